@@ -1,0 +1,101 @@
+# nbdspec: `make conformance` and `make check` are the two commands; both install what is missing (ci/packages).
+# Sources are found by their place; objects are kept out of the tree. SAN=address,undefined builds with sanitizers.
+
+VERSION := 0.1
+CC := gcc
+CLANG := clang-14
+CFLAGS := -O2 -g
+PYTHON := /usr/bin/python3
+PYTEST := /usr/bin/pytest-3
+SAN :=
+BUILD := build$(if $(SAN),-san)
+
+rooms := harness fakeserver cases reports
+sources := $(wildcard $(addsuffix /*.c,$(rooms)) $(addsuffix /*/*.c,$(rooms)))
+objects := $(sources:%.c=$(BUILD)/obj/%.o)
+library := $(filter-out %/harness/main.o,$(objects))
+units := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit_*.c))
+fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+packages := jansson libxml-2.0
+warnings := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes -Wwrite-strings
+pkg_cflags := $(shell pkg-config --cflags $(packages) 2>/dev/null)
+pkg_libs := $(shell pkg-config --libs $(packages) 2>/dev/null)
+flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. $(warnings) $(CFLAGS) $(EXTRA_CFLAGS) \
+	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer) $(pkg_cflags)
+libs = $(if $(SAN),-fsanitize=$(SAN)) $(pkg_libs) -lm
+
+ifeq ($(V),)
+quiet = @printf '  %-7s %s\n' $(1) $@;
+endif
+
+all: $(BUILD)/nbdspec
+
+$(BUILD)/nbdspec: $(objects)
+	$(call quiet,LINK)$(CC) $(CFLAGS) -o $@ $^ $(libs)
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(flags) -MMD -MP -c -o $@ $<
+
+$(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(flags) -MMD -MP -MF $@.d -o $@ $< $(library) $(libs) -lcmocka
+
+# Everything is built again when the flags change.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(flags)' | cmp -s - $@ || echo '$(CC) $(flags)' > $@
+
+# Fuzz drivers are whole programs of the code that they feed: everything but main, with libFuzzer.
+build/fuzz/%: tests/fuzz/%.c $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(CLANG) -std=gnu11 -D_GNU_SOURCE -I. -g -O1 -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all -o $@ $^
+
+units: $(units)
+fuzzers: $(fuzzers)
+
+# ---- the two commands; each installs what is missing, then starts over with it ----
+
+conformance:
+	@ci/install build targets
+	@$(MAKE) --no-print-directory all
+	@ci/conformance
+
+check:
+	@ci/install build targets check
+	@$(MAKE) --no-print-directory check-installed
+
+check-installed: all units lint mutants sanitized fuzz
+	$(PYTEST) -q tests
+
+lint:
+	@cppcheck --quiet --enable=warning,portability,performance --inline-suppr --suppressions-list=tests/cppcheck-suppressions \
+		--std=c11 --error-exitcode=1 -I. $(rooms)
+	@clang-format-14 --dry-run --Werror $(sources) $(wildcard $(addsuffix /*.h,$(rooms)))
+	@../shared/tools/check-catalogue 2>/dev/null || [ ! -x ../shared/tools/check-catalogue ]
+
+# The proof that the suite can fail; the matrix is reviewed as a diff of the golden file.
+mutants: all
+	$(BUILD)/nbdspec mutants --matrix $(BUILD)/mutants.txt
+	@diff -u tests/golden/mutants.txt $(BUILD)/mutants.txt || { echo 'the lie × case matrix has changed: look at it, then make mutants-accept'; exit 1; }
+
+mutants-accept:
+	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
+
+sanitized:
+	@$(MAKE) --no-print-directory SAN=address,undefined all units
+	@for u in build-san/tests/unit_*; do case $$u in *.d) ;; *) echo "  UNIT    $$u"; $$u >$$u.log 2>&1 || { cat $$u.log; exit 1; };; esac; done
+	build-san/nbdspec server -q --time-factor 3 -- build-san/nbdspec serve --unix {socket} --export name=disk,size=64M,description=d {file}
+
+FUZZ_SECONDS := 5
+fuzz:
+	@tests/fuzz/run $(FUZZ_SECONDS)
+
+clean:
+	rm -rf build build-san
+
+FORCE:
+.PHONY: all units fuzzers clean conformance check check-installed lint mutants mutants-accept sanitized fuzz FORCE
+-include $(objects:.o=.d) $(units:=.d)

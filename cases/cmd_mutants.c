@@ -1,0 +1,215 @@
+/* nbdspec mutants: runs the proof and says what is not proven. */
+#include "cases/mutants.h"
+#include "harness/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum option_id { OPT_CASE = 1, OPT_MUTANT, OPT_JOBS, OPT_MATRIX };
+
+static const struct cli_option options[] = {
+	{ "case", 'c', "GLOB", "only these cases; what a whole run must prove is then not asked", OPT_CASE, false },
+	{ "mutant", 'm', "GLOB", "only these mutants: a lie's name, 'honest', 'knob NAME', 'profile NAME'", OPT_MUTANT, false },
+	{ "jobs", 'j', "N", "N side by side (default: the number of processors)", OPT_JOBS, false },
+	{ "matrix", 0, "FILE", "write the lie × case matrix", OPT_MATRIX, false },
+	{ 0 },
+};
+
+struct request_line {
+	const char *case_glob, *mutant_glob, *matrix_path;
+	unsigned long jobs;
+};
+
+static int
+read_command_line(struct cli *cli, struct request_line *q)
+{
+	*q = (struct request_line){ .jobs = (unsigned long)sysconf(_SC_NPROCESSORS_ONLN) };
+	for (size_t i = 0; i < cli->n_given; i++) {
+		const char *value = cli->given[i].value;
+
+		switch (cli->given[i].id) {
+		case OPT_CASE:
+			q->case_glob = value;
+			break;
+		case OPT_MUTANT:
+			q->mutant_glob = value;
+			break;
+		case OPT_MATRIX:
+			q->matrix_path = value;
+			break;
+		default:
+			if (!cli_number(cli, "--jobs", value, 1, 64, &q->jobs))
+				return STATUS_USAGE;
+		}
+	}
+	if (cli->n_args > 0)
+		return cli_usage_error(cli, "'%s': takes no arguments", cli->args[0]);
+	return 0;
+}
+
+/* ---- what must hold ---- */
+
+static unsigned
+check_honest(const struct matrix *m)
+{
+	unsigned wrong = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++)
+		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie == NULL; c++) {
+			struct cell *cell = matrix_cell(m, i, c);
+
+			if (cell->verdict < VERDICT_WARN)
+				continue;
+			printf("false accusation: %s, %s: %s: %s\n", m->mutants[i].name, m->cases[c]->id,
+			       cell->n_red > 0 ? requirement(cell->red[0])->id : verdict_name(cell->verdict), cell->message);
+			wrong++;
+		}
+	return wrong;
+}
+
+static unsigned
+check_lies(const struct matrix *m)
+{
+	unsigned wrong = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		bool seen = false;
+
+		if (m->mutants[i].lie == NULL)
+			continue;
+		for (size_t c = 0; c < m->n_cases; c++) {
+			struct cell *cell = matrix_cell(m, i, c);
+
+			for (size_t r = 0; r < cell->n_red; r++)
+				seen |= lists(m->mutants[i].lie->breaks, cell->red[r]);
+			if (cell->verdict == VERDICT_ERROR) {
+				printf("harness error: lie %s, %s: %s\n", m->mutants[i].name, m->cases[c]->id, cell->message);
+				wrong++;
+			}
+		}
+		if (!seen) {
+			printf("lie never seen for a requirement that it declares: %s (%s)\n", m->mutants[i].name,
+			       m->mutants[i].lie->file);
+			wrong++;
+		}
+	}
+	return wrong;
+}
+
+/* A case must be reddened, for a requirement that it cites, by a lie that declares to break it. */
+static bool
+case_is_proven(const struct matrix *m, size_t c)
+{
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		struct cell *cell = matrix_cell(m, i, c);
+
+		for (size_t r = 0; r < cell->n_red && m->mutants[i].lie != NULL; r++)
+			if (lists(m->cases[c]->cites, cell->red[r]) && lists(m->mutants[i].lie->breaks, cell->red[r]))
+				return true;
+	}
+	return false;
+}
+
+static unsigned
+check_cases(const struct matrix *m)
+{
+	unsigned wrong = 0;
+
+	for (size_t c = 0; c < m->n_cases; c++)
+		if (!case_is_proven(m, c)) {
+			printf("case never reddened for a requirement that it cites: %s (%s:%d)\n", m->cases[c]->id,
+			       m->cases[c]->file, m->cases[c]->line);
+			wrong++;
+		}
+	return wrong;
+}
+
+/* ---- the matrix ---- */
+
+static bool
+write_matrix(const struct matrix *m, const char *path)
+{
+	FILE *f = fopen(path, "we");
+	bool ok;
+
+	if (f == NULL)
+		return false;
+	fprintf(f, "# lie × case: for each lie the cases that it turns red, and the requirements that they name\n");
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		if (m->mutants[i].lie == NULL)
+			continue;
+		fprintf(f, "%s\n", m->mutants[i].name);
+		for (size_t c = 0; c < m->n_cases; c++) {
+			struct cell *cell = matrix_cell(m, i, c);
+
+			if (cell->verdict < VERDICT_WARN)
+				continue;
+			fprintf(f, "\t%s %s", verdict_name(cell->verdict), m->cases[c]->id);
+			for (size_t r = 0; r < cell->n_red; r++)
+				fprintf(f, " %s", requirement(cell->red[r])->id);
+			fputc('\n', f);
+		}
+	}
+	ok = !ferror(f);
+	return fclose(f) == 0 && ok;
+}
+
+static void
+print_counts(const struct matrix *m, double seconds)
+{
+	unsigned lies = 0, red = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		lies += m->mutants[i].lie != NULL;
+		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie != NULL; c++)
+			red += matrix_cell(m, i, c)->verdict >= VERDICT_WARN;
+	}
+	printf("%zu cases × %u lies and %zu honest servers: %zu runs, %u red, in %.1f s\n", m->n_cases, lies,
+	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
+}
+
+static int
+run_mutants(struct cli *cli)
+{
+	struct timespec from, to;
+	struct request_line q;
+	struct matrix m = { 0 };
+	unsigned wrong;
+	char *why;
+	int status = read_command_line(cli, &q);
+
+	if (status != 0)
+		return status;
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	if (!matrix_run(&m, q.case_glob, q.mutant_glob, (unsigned)q.jobs, &why)) {
+		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
+		free(why);
+		matrix_free(&m);
+		return status;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	if (m.n_cases == 0 || m.n_mutants == 0) {
+		matrix_free(&m);
+		return cli_usage_error(cli, "nothing matches");
+	}
+	wrong = check_honest(&m) + check_lies(&m);
+	if (q.mutant_glob == NULL)
+		wrong += check_cases(&m);
+	print_counts(&m, (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9);
+	if (q.matrix_path != NULL && !write_matrix(&m, q.matrix_path)) {
+		status = cli_broken(cli, "%s: %s", q.matrix_path, strerror(errno));
+		wrong = 1;
+	}
+	matrix_free(&m);
+	return status != 0 ? status : wrong > 0 ? STATUS_FAILED : STATUS_OK;
+}
+
+COMMAND(mutants) = {
+	.name = "mutants", .usage = "[OPTION]...",
+	.summary = "prove that the suite can fail: every case against the honest fake server and every lie",
+	.options = options, .run = run_mutants,
+};

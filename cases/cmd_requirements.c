@@ -1,0 +1,185 @@
+/* nbdspec requirements: the catalogue, with the cases that cite each entry and the lies that prove it. */
+#include "cases/mutants.h"
+#include "harness/cli.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum option_id { OPT_PROVE = 1, OPT_OPEN, OPT_BINDS, OPT_TLS };
+
+static const struct cli_option options[] = {
+	{ "prove", 0, NULL, "run the mutants and say what is proven (takes about a minute)", OPT_PROVE, false },
+	{ "open", 0, NULL, "only what is not yet cited (with --prove: not yet proven)", OPT_OPEN, false },
+	{ "binds", 0, "PARTY", "only what binds the server or the client", OPT_BINDS, false },
+	{ "tls", 0, NULL, "count the statements about TLS too", OPT_TLS, false },
+	{ 0 },
+};
+
+struct query {
+	bool prove, open, tls;
+	int binds;			/* enum binds, or -1 */
+	char **globs;
+	size_t n_globs;
+	struct matrix matrix;
+};
+
+/* What we know of one requirement. */
+enum standing { STANDING_UNTESTABLE, STANDING_OPEN, STANDING_CITED, STANDING_PROVEN };
+static const char *const standing_names[] = { "untestable", "open", "cited", "proven" };
+
+static bool
+is_cited(enum requirement_id r)
+{
+	const struct case_def *c;
+
+	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
+		if (lists(c->cites, r))
+			return true;
+	return false;
+}
+
+static const char *
+knob_for(enum requirement_id r)
+{
+	for (int k = 0; k < N_KNOBS; k++)
+		if (knob_requirement((enum knob)k) == r)
+			return knob_name((enum knob)k);
+	return NULL;
+}
+
+/*
+ * A duty is proven by a lie that declares to break it and turns a case that cites it red; a freedom by both choices:
+ * the default and a knob, under which the whole suite is green (the run fails otherwise).
+ */
+static enum standing
+standing_of(const struct query *q, enum requirement_id id, const char **by)
+{
+	const struct requirement *r = requirement(id);
+	const struct mutant *m;
+
+	*by = NULL;
+	if (r->untestable != NULL)
+		return STANDING_UNTESTABLE;
+	if (r->level == LEVEL_MAY && (*by = knob_for(id)) != NULL)
+		return STANDING_PROVEN;
+	if (q->prove && (m = matrix_proof(&q->matrix, id)) != NULL) {
+		*by = m->name;
+		return STANDING_PROVEN;
+	}
+	return is_cited(id) ? STANDING_CITED : STANDING_OPEN;
+}
+
+static bool
+speaks_of_tls(const struct requirement *r)
+{
+	return strstr(r->id, "tls") != NULL || strstr(r->text, "TLS") != NULL;
+}
+
+static bool
+wanted(const struct query *q, enum requirement_id id)
+{
+	const struct requirement *r = requirement(id);
+
+	if (q->binds >= 0 && (int)r->binds != q->binds && r->binds != BINDS_BOTH)
+		return false;
+	if (!q->tls && speaks_of_tls(r))
+		return false;
+	for (size_t i = 0; i < q->n_globs; i++)
+		if (fnmatch(q->globs[i], r->id, 0) == 0)
+			return true;
+	return q->n_globs == 0;
+}
+
+static void
+print_one(const struct query *q, enum requirement_id id, enum standing standing, const char *by)
+{
+	const struct requirement *r = requirement(id);
+	const struct case_def *c;
+
+	printf("%-10s %s  %s, %s, %s%s%s\n           %s\n", standing_names[standing], r->id, level_name(r->level), r->where,
+	       binds_name(r->binds), by ? "; proven by " : "", by ? by : "", r->text);
+	if (r->untestable != NULL)
+		printf("           untestable: %s\n", r->untestable);
+	for (size_t i = 0; q->n_globs > 0 && (c = case_at(i)) != NULL; i++)
+		if (lists(c->cites, id))
+			printf("           cited by %s\n", c->id);
+}
+
+static void
+print_all(const struct query *q)
+{
+	unsigned count[4] = { 0 }, testable;
+	const char *by;
+
+	for (int id = 1; id < N_REQUIREMENTS; id++) {
+		enum standing standing;
+
+		if (!wanted(q, (enum requirement_id)id))
+			continue;
+		standing = standing_of(q, (enum requirement_id)id, &by);
+		count[standing]++;
+		if (!q->open || standing == STANDING_OPEN || (q->prove && standing == STANDING_CITED))
+			print_one(q, (enum requirement_id)id, standing, by);
+	}
+	testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
+	printf("\n%u requirements%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE],
+	       q->binds == BINDS_SERVER ? " that bind servers" : q->binds == BINDS_CLIENT ? " that bind clients" : "",
+	       q->tls ? "" : ", TLS aside", testable,
+	       q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED],
+	       q->prove ? "proven" : "cited by a case");
+	if (testable > 0)
+		printf(" (%.1f %%)", 100.0 * (q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED]) /
+					     testable);
+	putchar('\n');
+}
+
+static int
+take_options(struct cli *cli, struct query *q)
+{
+	for (size_t i = 0; i < cli->n_given; i++)
+		switch (cli->given[i].id) {
+		case OPT_PROVE:
+			q->prove = true;
+			break;
+		case OPT_OPEN:
+			q->open = true;
+			break;
+		case OPT_TLS:
+			q->tls = true;
+			break;
+		default:
+			q->binds = strcmp(cli->given[i].value, "server") == 0 ? BINDS_SERVER
+				   : strcmp(cli->given[i].value, "client") == 0 ? BINDS_CLIENT : -2;
+			if (q->binds == -2)
+				return cli_usage_error(cli, "--binds %s: want server or client", cli->given[i].value);
+		}
+	return 0;
+}
+
+static int
+run_requirements(struct cli *cli)
+{
+	struct query q = { .binds = -1, .globs = cli->args, .n_globs = cli->n_args };
+	int status = take_options(cli, &q);
+	char *why = NULL;
+
+	if (status != 0)
+		return status;
+	if (q.prove && !matrix_run(&q.matrix, NULL, NULL, (unsigned)sysconf(_SC_NPROCESSORS_ONLN), &why))
+		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
+	else
+		print_all(&q);
+	free(why);
+	if (q.prove)
+		matrix_free(&q.matrix);
+	return status;
+}
+
+COMMAND(requirements) = {
+	.name = "requirements", .usage = "[OPTION]... [GLOB]...",
+	.summary = "the catalogue: what the protocol text demands, and what is cited and proven", .options = options,
+	.run = run_requirements,
+};

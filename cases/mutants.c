@@ -1,0 +1,193 @@
+#include "cases/mutants.h"
+
+#include "fakeserver/fork.h"
+
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Kinds of server that are no single knob: exports of another shape, other handshakes. */
+struct profile {
+	const char *name;
+	const char *exports[3];
+	bool oldstyle;
+};
+
+#define DESCRIBED "description=a disk of the fake server"
+
+static const struct profile profiles[] = {
+	{ "plain", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, false },
+	{ "read-only", { "name=nbdspec,size=64M,read-only", NULL }, false },
+	{ "oldstyle", { "name=,size=64M", NULL }, true },
+	{ "default-export-named-empty", { "name=,size=64M," DESCRIBED, "name=other,size=1M", NULL }, false },
+	{ "blocks-512", { "name=nbdspec,size=64M,min=512,pref=4096,max=33554432", NULL }, false },
+	{ "blocks-4096", { "name=nbdspec,size=64M,min=4096,pref=65536,max=33554432", NULL }, false },
+	{ "blocks-65536", { "name=nbdspec,size=64M,min=65536,pref=65536,max=1048576", NULL }, false },
+	{ "tiny", { "name=nbdspec,size=512", NULL }, false },
+	{ "empty", { "name=nbdspec,size=0", NULL }, false },
+	{ "huge", { "name=nbdspec,size=8388607T", NULL }, false },
+	{ "bare-flags", { "name=nbdspec,size=64M,flags=HAS_FLAGS", NULL }, false },
+};
+
+#define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
+
+/* In the server's process. */
+static void
+serve_mutant(void *arg, int listen_fd, struct quiet *q)
+{
+	const struct mutant *m = arg;
+	const struct profile *p = m->profile;
+	struct fake_export exports[3];
+	struct fake_config config = { .exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1 };
+	struct lie_use use = { .lie = m->lie, .nth = 1 };
+	char error[256];
+
+	memset(exports, 0, sizeof(exports));
+	for (; p->exports[config.n_exports] != NULL; config.n_exports++)
+		if (!export_parse(p->exports[config.n_exports], &exports[config.n_exports], error)) {
+			fprintf(stderr, "nbdspec: profile %s: %s\n", p->name, error);
+			_exit(1);
+		}
+	if (m->knob >= 0)
+		config.knob[m->knob] = true;
+	if (m->lie != NULL) {
+		config.lies = &use;
+		config.n_lies = 1;
+	}
+	fake_child(&config, listen_fd);
+}
+
+static void
+add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
+{
+	if (glob != NULL && fnmatch(glob, mutant.name, 0) != 0)
+		return;
+	m->mutants = reallocarray(m->mutants, m->n_mutants + 1, sizeof(*m->mutants));
+	if (m->mutants == NULL)
+		abort();
+	if (mutant.profile == NULL)
+		mutant.profile = &profiles[0];
+	mutant.target = (struct target){ .via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1,
+					 .serve = serve_mutant, .fresh = true };
+	m->mutants[m->n_mutants++] = mutant;
+}
+
+static const char *
+joined(const char *a, const char *b)
+{
+	char *text;
+
+	if (asprintf(&text, "%s %s", a, b) < 0)
+		abort();
+	return text;
+}
+
+static void
+list_mutants(struct matrix *m, const char *glob)
+{
+	const struct lie *l;
+
+	add_mutant(m, glob, (struct mutant){ .name = strdup("honest"), .knob = -1 });
+	for (size_t i = 1; i < N_PROFILES; i++)
+		add_mutant(m, glob, (struct mutant){ .name = joined("profile", profiles[i].name), .knob = -1,
+						     .profile = &profiles[i] });
+	for (int k = 0; k < N_KNOBS; k++)
+		add_mutant(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
+	for (size_t i = 0; (l = lie_at(i)) != NULL; i++)
+		add_mutant(m, glob, (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1 });
+}
+
+static void
+on_result(void *arg, const struct job *job, const struct result *r)
+{
+	struct cell *c = job->tag;
+
+	(void)arg;
+	if (r->verdict > c->verdict)
+		c->verdict = r->verdict;
+	if (r->verdict < VERDICT_WARN)
+		return;
+	if (c->message == NULL && asprintf(&c->message, "%s%s%s%s%s%s%s%s%s", r->point ? "[" : "", r->point ? r->point : "",
+					   r->point ? "] " : "", r->message, *r->expected ? "expected " : "", r->expected,
+					   *r->got ? "; got " : "", r->got, r->server) < 0)
+		abort();
+	if (r->requirement == REQUIREMENT_NONE || cell_has(c, r->requirement))
+		return;
+	c->red = reallocarray(c->red, c->n_red + 1, sizeof(*c->red));
+	if (c->red == NULL)
+		abort();
+	c->red[c->n_red++] = r->requirement;
+}
+
+bool
+matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
+{
+	struct runner runner = { .slots = slots, .trace_fd = -1, .result = on_result };
+	char *globs[] = { (char *)case_glob };
+	struct job *jobs;
+	struct run_end end;
+
+	m->cases = select_cases(SUITE_SERVER, globs, case_glob != NULL, &m->n_cases);
+	list_mutants(m, mutant_glob);
+	m->cells = calloc(m->n_mutants * m->n_cases + 1, sizeof(*m->cells));
+	jobs = calloc(m->n_mutants * m->n_cases + 1, sizeof(*jobs));
+	if (m->cells == NULL || jobs == NULL)
+		abort();
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		m->mutants[i].target.arg = &m->mutants[i];
+		for (size_t c = 0; c < m->n_cases; c++)
+			jobs[i * m->n_cases + c] =
+				(struct job){ m->cases[c], &m->mutants[i].target, matrix_cell(m, i, c) };
+	}
+	end = run_jobs(&runner, jobs, m->n_mutants * m->n_cases);
+	free(jobs);
+	*why = end.broken;
+	return !end.interrupted && end.broken == NULL;
+}
+
+void
+matrix_free(struct matrix *m)
+{
+	for (size_t i = 0; i < m->n_mutants * m->n_cases; i++) {
+		free(m->cells[i].red);
+		free(m->cells[i].message);
+	}
+	for (size_t i = 0; i < m->n_mutants; i++)
+		free((char *)m->mutants[i].name);
+	free(m->cells);
+	free(m->mutants);
+	free(m->cases);
+}
+
+bool
+cell_has(const struct cell *c, enum requirement_id r)
+{
+	for (size_t i = 0; i < c->n_red; i++)
+		if (c->red[i] == r)
+			return true;
+	return false;
+}
+
+bool
+lists(const enum requirement_id *list, enum requirement_id r)
+{
+	for (; *list != REQUIREMENT_NONE; list++)
+		if (*list == r)
+			return true;
+	return false;
+}
+
+const struct mutant *
+matrix_proof(const struct matrix *m, enum requirement_id r)
+{
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		if (m->mutants[i].lie == NULL || !lists(m->mutants[i].lie->breaks, r))
+			continue;
+		for (size_t c = 0; c < m->n_cases; c++)
+			if (lists(m->cases[c]->cites, r) && cell_has(matrix_cell(m, i, c), r))
+				return &m->mutants[i];
+	}
+	return NULL;
+}

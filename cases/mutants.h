@@ -1,0 +1,52 @@
+/*
+ * The proof that the suite can fail (design, section 12): every case against the honest fake server under every knob
+ * and profile, and against every lie.
+ */
+#ifndef NBDSPEC_MUTANTS_H
+#define NBDSPEC_MUTANTS_H
+
+#include "fakeserver/lie.h"
+#include "harness/runner.h"
+
+/* One way to set the fake server up. */
+struct mutant {
+	const char *name;		/* "honest", "knob list_denied", "profile read-only", or the lie's name */
+	const struct lie *lie;		/* NULL: honest */
+	int knob;			/* or -1 */
+	const struct profile *profile;	/* NULL: the plain one */
+	struct target target;
+};
+
+/* What one case said of one mutant. */
+struct cell {
+	enum verdict verdict;		/* the worst */
+	enum requirement_id *red;	/* requirements whose fail or warn was seen, each once */
+	size_t n_red;
+	char *message;			/* of the first red or erroneous result; NULL */
+};
+
+struct matrix {
+	struct mutant *mutants;
+	size_t n_mutants;
+	const struct case_def **cases;
+	size_t n_cases;
+	struct cell *cells;		/* [mutant * n_cases + case] */
+};
+
+/* Runs everything that matches the globs (NULL: all). False: interrupted, or broken with *why (malloc'd) set. */
+bool matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why);
+void matrix_free(struct matrix *m);
+
+static inline struct cell *
+matrix_cell(const struct matrix *m, size_t mutant, size_t c)
+{
+	return &m->cells[mutant * m->n_cases + c];
+}
+
+bool cell_has(const struct cell *c, enum requirement_id r);
+bool lists(const enum requirement_id *list, enum requirement_id r);	/* ends with REQUIREMENT_NONE */
+
+/* A lie that declares to break r reddens a case that cites r with a verdict for r. Returns that mutant, or NULL. */
+const struct mutant *matrix_proof(const struct matrix *m, enum requirement_id r);
+
+#endif

@@ -1,0 +1,463 @@
+/* nbdspec serve: the fake server by hand. */
+#include "fakeserver/lie.h"
+#include "fakeserver/listen.h"
+#include "fakeserver/server.h"
+#include "harness/cli.h"
+#include "harness/file.h"
+#include "harness/uri.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum option_id {
+	OPT_UNIX = 1, OPT_TCP, OPT_STDIO, OPT_EXPORT, OPT_SIZE, OPT_KNOB, OPT_LIE, OPT_OLDSTYLE, OPT_SEED, OPT_ONCE,
+	OPT_TRACE, OPT_RUN, OPT_VERBOSE, OPT_LIST_LIES, OPT_LIST_KNOBS,
+};
+
+static const struct cli_option options[] = {
+	{ "unix", 'U', "PATH", "listen on a Unix socket", OPT_UNIX, false },
+	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one", OPT_TCP, false },
+	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
+	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,min=,pref=,max=,read-only", OPT_EXPORT, true },
+	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
+	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
+	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE, true },
+	{ "oldstyle", 'o', NULL, "oldstyle negotiation", OPT_OLDSTYLE, false },
+	{ "seed", 0, "N", "for all that is chosen at random (default: 1)", OPT_SEED, false },
+	{ "once", '1', NULL, "stop when a connection has ended", OPT_ONCE, false },
+	{ "trace", 0, "FILE", "record every message", OPT_TRACE, false },
+	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop", OPT_RUN, false },
+	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
+	{ "list-lies", 0, NULL, "print the lies", OPT_LIST_LIES, false },
+	{ "list-knobs", 0, NULL, "print the knobs", OPT_LIST_KNOBS, false },
+	{ 0 },
+};
+
+struct serve {
+	struct cli *cli;
+	struct fake_config config;
+	struct fake_server *server;
+	const char *unix_path, *tcp, *size, *run, *trace_path;
+	bool stdio, list_lies, list_knobs;
+	int activated;			/* descriptors that systemd, or who plays it, hands over */
+	struct trace trace;
+	char *private_dir, *made_socket;	/* removed at the end */
+	char *uri, *unixsocket, port[8];
+	int signals;			/* signalfd */
+	pid_t child;			/* of --run; 0: none, or it has ended */
+	int child_status;
+};
+
+/* ---- the command line ---- */
+
+static int
+add_export(struct serve *q, const char *spec)
+{
+	struct fake_config *config = &q->config;
+	char error[256], *text;
+	bool ok;
+
+	config->exports = reallocarray(config->exports, config->n_exports + 1, sizeof(*config->exports));
+	if (config->exports == NULL || asprintf(&text, "size=%s,%s", q->size != NULL ? q->size : "64M", spec) < 0)
+		abort();
+	ok = export_parse(text, &config->exports[config->n_exports], error);
+	free(text);
+	if (!ok)
+		return cli_usage_error(q->cli, "--export '%s': %s", spec, error);
+	config->n_exports++;
+	return 0;
+}
+
+static int
+add_lie(struct serve *q, const char *spec)
+{
+	struct fake_config *config = &q->config;
+	char error[256];
+
+	config->lies = reallocarray(config->lies, config->n_lies + 1, sizeof(*config->lies));
+	if (config->lies == NULL)
+		abort();
+	if (!lie_parse(spec, &config->lies[config->n_lies], error))
+		return cli_usage_error(q->cli, "--lie '%s': %s", spec, error);
+	config->n_lies++;
+	return 0;
+}
+
+static int
+read_option(struct serve *q, const struct cli_given *given)
+{
+	const char *value = given->value;
+	unsigned long long bytes;
+	unsigned long seed;
+	char error[256];
+
+	switch (given->id) {
+	case OPT_UNIX:
+		q->unix_path = value;
+		break;
+	case OPT_TCP:
+		q->tcp = value;
+		break;
+	case OPT_STDIO:
+		q->stdio = true;
+		break;
+	case OPT_SIZE:
+		if (!size_parse(value, &bytes) || bytes > INT64_MAX)
+			return cli_usage_error(q->cli, "--size %s: want bytes, up to 2^63-1, with k, M, G, T, P or E", value);
+		q->size = value;
+		break;
+	case OPT_KNOB:
+		if (!knob_parse(value, &q->config, error))
+			return cli_usage_error(q->cli, "--knob '%s': %s", value, error);
+		break;
+	case OPT_LIE:
+		return add_lie(q, value);
+	case OPT_OLDSTYLE:
+		q->config.oldstyle = true;
+		break;
+	case OPT_SEED:
+		if (!cli_number(q->cli, "--seed", value, 0, ULONG_MAX, &seed))
+			return STATUS_USAGE;
+		q->config.seed = seed;
+		break;
+	case OPT_ONCE:
+		q->config.once = true;
+		break;
+	case OPT_TRACE:
+		q->trace_path = value;
+		break;
+	case OPT_RUN:
+		q->run = value;
+		break;
+	case OPT_VERBOSE:
+		q->config.log = stderr;
+		break;
+	case OPT_LIST_LIES:
+		q->list_lies = true;
+		break;
+	case OPT_LIST_KNOBS:
+		q->list_knobs = true;
+		break;
+	}
+	return 0;
+}
+
+static int
+read_command_line(struct serve *q)
+{
+	struct cli *cli = q->cli;
+	int status = 0;
+
+	for (size_t i = 0; i < cli->n_given && status == 0; i++)
+		status = read_option(q, &cli->given[i]);
+	/* Exports come last, as --size holds for those before it, too. */
+	for (size_t i = 0; i < cli->n_given && status == 0; i++)
+		if (cli->given[i].id == OPT_EXPORT)
+			status = add_export(q, cli->given[i].value);
+	if (status == 0 && q->config.n_exports == 0)
+		status = add_export(q, "");
+	if (status != 0)
+		return status;
+	if (cli->n_args > 0)
+		return cli_usage_error(cli, "'%s': takes no arguments; a name is given by --export name=…", cli->args[0]);
+	if (cli->program != NULL)
+		return cli_usage_error(cli, "takes no program behind '--' or in '[ ]'; see --run");
+	if ((q->unix_path != NULL) + (q->tcp != NULL) + q->stdio > 1)
+		return cli_usage_error(cli, "want one of --unix, --tcp and --stdio");
+	if (q->run != NULL && q->stdio)
+		return cli_usage_error(cli, "--run goes with --unix or --tcp, not with --stdio");
+	return 0;
+}
+
+/* ---- tables ---- */
+
+static int
+list_lies(void)
+{
+	static const char *const places[] = { "incoming", "state", "outgoing", "disk", "process" };
+	const struct lie *l;
+
+	for (size_t i = 0; (l = lie_at(i)) != NULL; i++) {
+		printf("%-36s %-8s  %s\n%47sbreaks", l->name, places[l->place], l->text, "");
+		for (const enum requirement_id *r = l->breaks; *r != REQUIREMENT_NONE; r++)
+			printf(" %s", requirement(*r)->id);
+		putchar('\n');
+	}
+	return STATUS_OK;
+}
+
+static int
+list_knobs(void)
+{
+	for (int k = 0; k < N_KNOBS; k++)
+		printf("%-28s %s\n%29s%s, %s\n", knob_name(k), knob_text(k), "", requirement(knob_requirement(k))->id,
+		       requirement(knob_requirement(k))->where);
+	return STATUS_OK;
+}
+
+/* ---- where clients come from ---- */
+
+static char *
+make_uri(const struct serve *q, struct nbd_uri u)
+{
+	u.export = q->config.oldstyle ? (char *)"" : q->config.exports[0].name;
+	return uri_format(&u);
+}
+
+static int
+listen_unix(struct serve *q)
+{
+	char error[LISTEN_MAX_ERROR];
+	char *path;
+	int fd;
+
+	if (q->unix_path != NULL) {
+		path = absolute_path(q->unix_path);
+	} else {
+		q->private_dir = make_private_dir(error);
+		if (q->private_dir == NULL)
+			return cli_broken(q->cli, "%s", error);
+		path = join_path(q->private_dir, "nbd.sock");
+	}
+	fd = listen_on_unix(path, error);
+	if (fd < 0) {
+		free(path);
+		return cli_broken(q->cli, "%s", error);
+	}
+	q->unixsocket = path;
+	q->made_socket = strdup(path);
+	q->uri = make_uri(q, (struct nbd_uri){ .transport = URI_UNIX, .socket = path });
+	if (fake_add_listener(q->server, fd) < 0)
+		return cli_broken(q->cli, "%s: %s", path, strerror(errno));
+	return 0;
+}
+
+static int
+listen_tcp(struct serve *q)
+{
+	struct tcp_listeners l;
+	char error[LISTEN_MAX_ERROR];
+
+	switch (listen_on_tcp(q->tcp != NULL ? q->tcp : URI_DEFAULT_PORT, &l, error)) {
+	case LISTEN_BAD_ADDRESS:
+		return cli_usage_error(q->cli, "--tcp %s: %s", q->tcp, error);
+	case LISTEN_FAILED:
+		return cli_broken(q->cli, "%s", error);
+	case LISTEN_OK:
+		break;
+	}
+	snprintf(q->port, sizeof(q->port), "%u", l.port);
+	q->uri = make_uri(q, (struct nbd_uri){ .transport = URI_TCP, .host = l.host, .port = q->port });
+	for (size_t i = 0; i < l.n; i++)
+		if (fake_add_listener(q->server, l.fds[i]) < 0)
+			return cli_broken(q->cli, "%s", strerror(errno));
+	return 0;
+}
+
+static int
+take_activated(struct serve *q)
+{
+	for (int fd = LISTEN_FIRST_ACTIVATED; fd < LISTEN_FIRST_ACTIVATED + q->activated; fd++) {
+		int added = is_listening(fd) ? fake_add_listener(q->server, fd)
+					     : fake_add_connection(q->server, fd, fd);
+
+		if (added < 0)
+			return cli_broken(q->cli, "descriptor %d of LISTEN_FDS: %s", fd, strerror(errno));
+	}
+	return 0;
+}
+
+static int
+start_listening(struct serve *q)
+{
+	if (q->activated > 0)
+		return take_activated(q);
+	if (q->stdio) {
+		if (fake_add_connection(q->server, STDIN_FILENO, STDOUT_FILENO) < 0)
+			return cli_broken(q->cli, "--stdio: standard input and output: %s", strerror(errno));
+		return 0;
+	}
+	if (q->unix_path != NULL || (q->tcp == NULL && q->run != NULL))
+		return listen_unix(q);
+	return listen_tcp(q);
+}
+
+/* ---- signals and --run ---- */
+
+static bool
+block_signals(struct serve *q)
+{
+	struct sigaction on_child = { .sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP };
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigaction(SIGCHLD, &on_child, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	if (q->run != NULL)
+		sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	q->signals = signalfd(-1, &set, SFD_CLOEXEC);
+	return q->signals >= 0;
+}
+
+static _Noreturn void
+be_child(const struct serve *q)
+{
+	sigset_t none;
+
+	signal(SIGPIPE, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setenv("uri", q->uri, 1);
+	setenv("unixsocket", q->unixsocket != NULL ? q->unixsocket : "", 1);
+	setenv("port", q->port, 1);
+	setenv("exportname", q->config.exports[0].name, 1);
+	execl("/bin/sh", "sh", "-c", q->run, (char *)NULL);
+	fprintf(stderr, "nbdspec serve: --run: /bin/sh: %s\n", strerror(errno));
+	_exit(127);
+}
+
+static int
+start_child(struct serve *q)
+{
+	fflush(NULL);
+	q->child = fork();
+	if (q->child < 0)
+		return cli_broken(q->cli, "--run: %s", strerror(errno));
+	if (q->child == 0)
+		be_child(q);
+	return 0;
+}
+
+/* Waits for one signal; one that is meant for us goes to the command, too. */
+static void
+take_signal(struct serve *q)
+{
+	struct signalfd_siginfo info;
+
+	if (read(q->signals, &info, sizeof(info)) != (ssize_t)sizeof(info) || q->child <= 0)
+		return;
+	if (info.ssi_signo == SIGCHLD && waitpid(q->child, &q->child_status, WNOHANG) == q->child)
+		q->child = 0;
+	else if (info.ssi_signo != SIGCHLD)
+		kill(q->child, (int)info.ssi_signo);
+}
+
+static int
+exit_status(int wait_status)
+{
+	return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+}
+
+/* The server stops at the first signal, or by itself; the command is waited for in either case. */
+static int
+serve_until_done(struct serve *q)
+{
+	int status = 0;
+
+	if (q->run != NULL)
+		status = start_child(q);
+	else if (q->uri != NULL)
+		printf("%s\n", q->uri);
+	fflush(stdout);
+	if (status == 0 && fake_run(q->server, q->signals) < 0)
+		status = cli_broken(q->cli, "%s", strerror(errno));
+	fake_free(q->server);
+	q->server = NULL;
+	while (q->child > 0)
+		take_signal(q);
+	return status != 0 || q->run == NULL ? status : exit_status(q->child_status);
+}
+
+/* ---- the command ---- */
+
+static int
+open_trace(struct serve *q)
+{
+	int fd;
+
+	if (q->trace_path == NULL)
+		return 0;
+	fd = open(q->trace_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
+	if (fd < 0 || trace_start(&q->trace, fd, UINT32_MAX) < 0)
+		return cli_broken(q->cli, "--trace %s: %s", q->trace_path, strerror(errno));
+	q->config.trace = &q->trace;
+	return 0;
+}
+
+static int
+serve(struct serve *q)
+{
+	int status;
+
+	q->activated = activated_descriptors();
+	if (q->activated > 0 && (q->unix_path != NULL || q->tcp != NULL || q->stdio))
+		return cli_usage_error(q->cli, "--unix, --tcp and --stdio do not go with LISTEN_FDS");
+	if (q->activated > 0 && q->run != NULL)
+		return cli_usage_error(q->cli, "--run does not go with LISTEN_FDS");
+	status = open_trace(q);
+	if (status != 0)
+		return status;
+	if (!block_signals(q))
+		return cli_broken(q->cli, "signals: %s", strerror(errno));
+	q->server = fake_new(&q->config);
+	if (q->server == NULL)
+		return cli_broken(q->cli, "%s", strerror(errno));
+	status = start_listening(q);
+	return status != 0 ? status : serve_until_done(q);
+}
+
+static void
+clean_up(struct serve *q)
+{
+	fake_free(q->server);
+	if (q->made_socket != NULL)
+		unlink(q->made_socket);
+	if (q->private_dir != NULL)
+		remove_dir(q->private_dir);
+	if (q->trace.fd >= 0)
+		close(q->trace.fd);
+	if (q->signals >= 0)
+		close(q->signals);
+	for (size_t i = 0; i < q->config.n_exports; i++)
+		export_free(&q->config.exports[i]);
+	for (size_t i = 0; i < q->config.n_lies; i++)
+		lie_use_free(&q->config.lies[i]);
+	free(q->config.exports);
+	free(q->config.lies);
+	free(q->private_dir);
+	free(q->made_socket);
+	free(q->unixsocket);
+	free(q->uri);
+}
+
+static int
+run_serve(struct cli *cli)
+{
+	struct serve q = { .cli = cli, .config.seed = 1, .trace.fd = -1, .signals = -1 };
+	int status = read_command_line(&q);
+
+	if (status == 0)
+		status = q.list_lies ? list_lies() : q.list_knobs ? list_knobs() : serve(&q);
+	clean_up(&q);
+	return status;
+}
+
+COMMAND(serve) = {
+	.name = "serve", .usage = "[--unix PATH | --tcp [ADDR:]PORT | --stdio] [OPTION]...",
+	.summary = "run the fake server by hand: an honest NBD server, with its knobs and lies",
+	.help = "When it is ready it prints its URI, one line. Without --unix, --tcp and --stdio it takes the sockets that\n"
+		"LISTEN_FDS names, else with --run it listens on a private Unix socket, else on port 10809 of localhost.\n",
+	.options = options, .run = run_serve,
+};

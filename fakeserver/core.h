@@ -1,0 +1,145 @@
+/*
+ * What the files of the fake server share with one another and with nobody else.
+ *
+ * A session's life: server.c accepts and reads; session.c takes whole messages off the input and hands each one to
+ * option.c or transmission.c, which answer through outgoing_send(); server.c writes what outgoing.c has put into
+ * conn.output. Lies and the trace are asked at the seams between these, and only when there are any.
+ */
+#ifndef NBDSPEC_FAKESERVER_CORE_H
+#define NBDSPEC_FAKESERVER_CORE_H
+
+#include "fakeserver/lie.h"
+#include "fakeserver/server.h"
+
+/* Limits in bytes: what a client can make us keep. */
+enum {
+	OPTION_DATA_MAX = 256 << 10,	/* the longest valid GO has 4 + 4096 + 2 + 2 × 65535; longer data is not kept */
+	OUTPUT_MAX = 64 << 20,		/* with more than this unsent we take no more requests */
+	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
+	INPUT_MOST = 256 << 10,
+	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
+};
+
+/* Something that happens when so many bytes of the output are sent. */
+enum mark_kind { MARK_MESSAGE, MARK_SPLIT, MARK_DELAY, MARK_CLOSE, MARK_RESET, MARK_SILENCE };
+struct mark {
+	size_t at;
+	enum mark_kind kind;
+	unsigned ms;			/* of MARK_DELAY */
+	enum message_kind message;	/* MARK_MESSAGE, only for the trace: it began at `start` */
+	size_t start;
+	uint64_t cookie;
+};
+struct marks {
+	struct mark *at;
+	size_t n, cap;
+};
+
+enum source_kind { SOURCE_LISTENER, SOURCE_IN, SOURCE_OUT, SOURCE_WAKE, SOURCE_STOP };
+struct source {				/* what an epoll event points to */
+	enum source_kind kind;
+	int fd;
+	bool watched;
+	uint32_t events;		/* as epoll knows them */
+	void *owner;			/* struct listener or struct conn */
+};
+
+struct conn_private {
+	struct conn *next, *previous;
+	struct source in_source, out_source;	/* a socket has only the first */
+	bool is_socket;
+	bool inherited;			/* others may hold the descriptors, so closing them is not enough for epoll */
+	/* Input. */
+	size_t taken;			/* bytes at the front of .input that are done with */
+	size_t need;			/* so many bytes more than .taken before it is worth looking again */
+	size_t room;			/* how much is read at once */
+	uint64_t discard;		/* bytes to drop before anything else is looked at */
+	bool has_pending;		/* .pending is acted on once .discard bytes are dropped */
+	struct incoming pending;
+	uint8_t pending_header[REQUEST_SIZE];
+	bool input_ended;
+	/* Output. */
+	size_t sent;			/* bytes at the front of .output that are gone */
+	struct marks marks;		/* in .output; the first marks_passed lie behind .sent */
+	size_t marks_passed;
+	struct buf held;		/* of outgoing.hold */
+	struct marks held_marks;
+	bool blocked;			/* the descriptor takes no more at the moment */
+	uint64_t wake_ns;		/* a delay ends; 0: none runs */
+	bool silent;			/* AFTER_SILENCE: neither reads nor writes any more */
+	/* For the knob replies_out_of_order: where in .output the answers of this batch begin. */
+	size_t *answers, n_answers, answers_cap;
+	bool gone;			/* closed; freed when the batch of events is done */
+};
+
+struct listener {
+	struct source source;
+	bool tcp;
+	struct listener *next;
+};
+
+struct fake_server {
+	struct fake_config *config;
+	bool lies[LIE_PLACES];		/* some lie hooks this place */
+	bool traced;			/* somebody wants to know each message */
+	int epoll, wake;
+	struct source wake_source, stop_source;
+	struct listener *listeners, *dead_listeners;	/* events may still lead to the dead */
+	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
+	struct conn *conns, *dead;
+	unsigned n_accepted, n_delayed;
+	uint64_t started_ns;
+	bool stop;
+};
+
+static inline bool
+knob(const struct conn *c, enum knob k)
+{
+	return c->server->config->knob[k];
+}
+
+static inline bool
+lies(const struct conn *c, enum lie_place place)
+{
+	return c->server->lies[place];
+}
+
+/* ---- server.c ---- */
+void conn_end(struct conn *c);				/* no more is taken; closes once the output is sent */
+void conn_flush(struct conn *c);			/* sends what can be sent now */
+void conn_process_event(struct conn *c, struct process_event *e);	/* asks the lies and does what they say */
+void conn_record(struct conn *c, struct trace_record r);	/* to the trace and the log */
+
+/* ---- session.c ---- */
+void session_start(struct conn *c);			/* sends the greeting */
+bool session_take(struct conn *c);			/* takes all whole messages; true: stopped by OUTPUT_MAX alone */
+void session_moment(struct conn *c, enum state_moment moment);
+void conn_enter_transmission(struct conn *c, struct fake_export *e);
+uint16_t session_flags(const struct conn *c, const struct fake_export *e);
+uint32_t max_payload(const struct fake_export *e);	/* the longest READ or WRITE that is carried out */
+
+/* ---- option.c and transmission.c ---- */
+void handle_option(struct conn *c, const struct option *o);
+void handle_request(struct conn *c, const struct request *r);
+
+/* ---- outgoing.c ---- */
+/* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */
+uint8_t *outgoing_room(struct conn *c, size_t header, size_t n);
+void outgoing_send(struct conn *c, struct outgoing *m);
+void outgoing_release(struct conn *c);			/* what outgoing.hold has held back */
+void marks_add(struct marks *l, struct mark m);
+
+/* The start of every outgoing message. */
+#define OUTGOING(kind_) { .kind = kind_, .cut = SIZE_MAX }
+
+/* Makes room for n more bytes without counting them. */
+static inline void
+buf_reserve(struct buf *b, size_t n)
+{
+	if (b->cap - b->len < n) {
+		buf_grow(b, n);
+		b->len -= n;
+	}
+}
+
+#endif

@@ -1,0 +1,219 @@
+/*
+ * A radix tree of 4 KiB pages. A slot at any level is NULL (a hole), PROVISIONED (zeroes, but no hole), or the next node
+ * or page; a whole subtree that reads as zeroes is therefore one slot, and reading or zeroing it is one step.
+ */
+#include "fakeserver/disk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE_BITS = 12, PAGE_BYTES = 1 << PAGE_BITS, NODE_BITS = 9, NODE_SLOTS = 1 << NODE_BITS };
+
+struct node {
+	void *slot[NODE_SLOTS];
+};
+
+struct disk {
+	uint64_t size;
+	unsigned levels;		/* of nodes above the pages; 0: the root is a page */
+	void *root;
+};
+
+static char provisioned;
+#define PROVISIONED ((void *)&provisioned)
+
+static bool
+is_empty(const void *slot)
+{
+	return slot == NULL || slot == PROVISIONED;
+}
+
+/* The last byte of a subtree, counted from its first; the top of a large tree is wider than 64 bits. */
+static uint64_t
+level_mask(unsigned level)
+{
+	unsigned bits = PAGE_BITS + NODE_BITS * level;
+
+	return bits < 64 ? (UINT64_C(1) << bits) - 1 : UINT64_MAX;
+}
+
+static unsigned
+index_at(uint64_t offset, unsigned level)
+{
+	return (offset >> (PAGE_BITS + NODE_BITS * (level - 1))) & (NODE_SLOTS - 1);
+}
+
+struct disk *
+disk_new(uint64_t size)
+{
+	struct disk *d = calloc(1, sizeof(*d));
+
+	if (d == NULL)
+		abort();
+	d->size = size;
+	while (size > 0 && level_mask(d->levels) < size - 1)
+		d->levels++;
+	return d;
+}
+
+static void
+free_subtree(void *slot, unsigned level)
+{
+	struct node *node = slot;
+
+	if (is_empty(slot))
+		return;
+	for (unsigned i = 0; level > 0 && i < NODE_SLOTS; i++)
+		free_subtree(node->slot[i], level - 1);
+	free(slot);
+}
+
+void
+disk_free(struct disk *d)
+{
+	if (d == NULL)
+		return;
+	free_subtree(d->root, d->levels);
+	free(d);
+}
+
+uint64_t
+disk_size(const struct disk *d)
+{
+	return d->size;
+}
+
+/* The page that holds offset, or the empty subtree around it; *level is its height. */
+static const void *
+find(const struct disk *d, uint64_t offset, unsigned *level)
+{
+	const void *slot = d->root;
+
+	for (*level = d->levels; *level > 0 && !is_empty(slot); --*level)
+		slot = ((const struct node *)slot)->slot[index_at(offset, *level)];
+	return slot;
+}
+
+/* How many bytes of a request lie on the disk. */
+static size_t
+clamp(const struct disk *d, uint64_t offset, size_t length)
+{
+	if (offset >= d->size)
+		return 0;
+	return length < d->size - offset ? length : (size_t)(d->size - offset);
+}
+
+void
+disk_read(const struct disk *d, uint64_t offset, size_t length, uint8_t *data)
+{
+	size_t inside = clamp(d, offset, length);
+
+	if (inside < length)
+		memset(data + inside, 0, length - inside);
+	for (size_t n; inside > 0; inside -= n, offset += n, data += n) {
+		unsigned level;
+		const uint8_t *page = find(d, offset, &level);
+		uint64_t to_end = level_mask(level) - (offset & level_mask(level));
+
+		n = inside - 1 <= to_end ? inside : (size_t)to_end + 1;
+		if (is_empty(page))
+			memset(data, 0, n);
+		else
+			memcpy(data, page + offset % PAGE_BYTES, n);
+	}
+}
+
+/* Makes a node whose slots are all what the slot was. */
+static struct node *
+split(void **slot)
+{
+	void *was = *slot;
+	struct node *node = was == NULL ? calloc(1, sizeof(*node)) : malloc(sizeof(*node));
+
+	if (node != NULL && was != NULL)
+		for (unsigned i = 0; i < NODE_SLOTS; i++)
+			node->slot[i] = was;
+	if (node != NULL)
+		*slot = node;
+	return node;
+}
+
+/* The page to be written at offset; a new one is zeroed unless all of it is about to be written. */
+static uint8_t *
+page_at(struct disk *d, uint64_t offset, bool whole)
+{
+	void **slot = &d->root;
+
+	for (unsigned level = d->levels; level > 0; level--) {
+		if (is_empty(*slot) && split(slot) == NULL)
+			return NULL;
+		slot = &((struct node *)*slot)->slot[index_at(offset, level)];
+	}
+	if (is_empty(*slot)) {
+		uint8_t *page = whole ? malloc(PAGE_BYTES) : calloc(1, PAGE_BYTES);
+
+		if (page == NULL)
+			return NULL;
+		*slot = page;
+	}
+	return *slot;
+}
+
+bool
+disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data)
+{
+	size_t n;
+
+	length = clamp(d, offset, length);
+	for (; length > 0; length -= n, offset += n, data += n) {
+		size_t in_page = offset % PAGE_BYTES;
+		uint8_t *page;
+
+		n = PAGE_BYTES - in_page < length ? PAGE_BYTES - in_page : length;
+		page = page_at(d, offset, n == PAGE_BYTES);
+		if (page == NULL)
+			return false;
+		memcpy(page + in_page, data, n);
+	}
+	return true;
+}
+
+/* Zeroes [first, last], offsets within the subtree. What cannot be split for want of memory was empty: it stays so. */
+static void
+zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *fill)
+{
+	struct node *node;
+	uint64_t mask;
+
+	if (*slot == fill)
+		return;
+	if (first == 0 && last == level_mask(level)) {
+		free_subtree(*slot, level);
+		*slot = fill;
+		return;
+	}
+	if (level == 0) {
+		if (!is_empty(*slot))
+			memset((uint8_t *)*slot + first, 0, (size_t)(last - first + 1));
+		else if (fill == PROVISIONED)
+			*slot = PROVISIONED;
+		return;
+	}
+	node = is_empty(*slot) ? split(slot) : *slot;
+	if (node == NULL)
+		return;
+	mask = level_mask(level - 1);
+	for (unsigned i = index_at(first, level); i <= index_at(last, level); i++)
+		zero_subtree(&node->slot[i], level - 1, i == index_at(first, level) ? first & mask : 0,
+			     i == index_at(last, level) ? last & mask : mask, fill);
+}
+
+void
+disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_zero how)
+{
+	if (offset >= d->size || length == 0)
+		return;
+	if (length > d->size - offset)
+		length = d->size - offset;
+	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : NULL);
+}

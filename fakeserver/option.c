@@ -1,0 +1,283 @@
+/* Option haggling: each option is answered, and the next one is still understood (proto.md:2418-2420). */
+#include "fakeserver/core.h"
+
+#include "harness/nbd.h"
+
+#include <string.h>
+
+/* Why an option is refused; sent only under the knob error_messages (proto.md:1667). */
+static void
+send_error(struct conn *c, uint32_t type, const char *why)
+{
+	struct outgoing m = OUTGOING(MSG_OPTION_REPLY);
+
+	m.reply = (struct option_reply){ .magic = NBD_OPTION_REPLY_MAGIC, .option = c->option, .type = type };
+	m.option = c->option;
+	m.final = true;
+	m.payload = PAYLOAD_MESSAGE;
+	if (knob(c, KNOB_error_messages))
+		m.message = bytes_of(why);
+	outgoing_send(c, &m);
+}
+
+static struct outgoing
+reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload)
+{
+	struct outgoing m = OUTGOING(MSG_OPTION_REPLY);
+
+	m.reply = (struct option_reply){ .magic = NBD_OPTION_REPLY_MAGIC, .option = c->option, .type = type };
+	m.option = c->option;
+	m.payload = payload;
+	return m;
+}
+
+static void
+send_ack(struct conn *c)
+{
+	struct outgoing m = reply_start(c, NBD_REP_ACK, PAYLOAD_RAW);
+
+	m.final = true;
+	outgoing_send(c, &m);
+}
+
+/* The option breaks a MUST: an error owed by name, or, as freely, a hard disconnect (proto.md:243). */
+static void
+refuse_invalid(struct conn *c, const char *why)
+{
+	if (knob(c, KNOB_bad_option_closes))
+		conn_end(c);
+	else
+		send_error(c, NBD_REP_ERR_INVALID, why);
+}
+
+/* Without a name the default export is meant, which is the first one where none is called so (proto.md:1176). */
+static struct fake_export *
+export_named(const struct conn *c, struct bytes name)
+{
+	struct fake_config *config = c->server->config;
+
+	for (size_t i = 0; i < config->n_exports; i++)
+		if (bytes_equal(bytes_of(config->exports[i].name), name))
+			return &config->exports[i];
+	return name.len == 0 && config->n_exports > 0 ? &config->exports[0] : NULL;
+}
+
+/* Sizes that a client must know of, or its requests are refused (proto.md:785-803). */
+static bool
+is_constrained(const struct fake_export *e)
+{
+	struct info_block_size block = export_block(e);
+
+	return block.minimum > 1 || block.maximum < NBD_DEFAULT_MAX_PAYLOAD;
+}
+
+static void
+handle_export_name(struct conn *c, const struct option *o)
+{
+	struct outgoing m = OUTGOING(MSG_EXPORT_NAME_REPLY);
+	struct fake_export *e = o->length <= NBD_MAX_STRING ? export_named(c, o->data) : NULL;
+
+	c->named = e;
+	if (e == NULL || (is_constrained(e) && !knob(c, KNOB_block_sizes_optional))) {
+		conn_end(c);
+		return;
+	}
+	m.export_name = (struct export_name_reply){ .size = e->size, .flags = session_flags(c, e) };
+	m.padding = c->no_zeroes ? 0 : NBD_EXPORT_NAME_PADDING;
+	m.option = c->option;
+	m.final = true;
+	outgoing_send(c, &m);
+	conn_enter_transmission(c, e);
+}
+
+static void
+handle_list(struct conn *c, const struct option *o)
+{
+	const struct fake_config *config = c->server->config;
+
+	if (o->length > 0) {
+		refuse_invalid(c, "NBD_OPT_LIST takes no data");
+		return;
+	}
+	if (knob(c, KNOB_list_denied)) {
+		send_error(c, NBD_REP_ERR_POLICY, "this server does not tell its exports");
+		return;
+	}
+	for (size_t i = 0; i < config->n_exports; i++) {
+		const struct fake_export *e = &config->exports[i];
+		struct outgoing m = reply_start(c, NBD_REP_SERVER, PAYLOAD_SERVER);
+
+		m.server.name = bytes_of(e->name);
+		if (knob(c, KNOB_list_descriptions) && e->description != NULL)
+			m.server.details = bytes_of(e->description);
+		outgoing_send(c, &m);
+	}
+	send_ack(c);
+}
+
+static void
+handle_structured_reply(struct conn *c, const struct option *o)
+{
+	if (o->length > 0)
+		refuse_invalid(c, "NBD_OPT_STRUCTURED_REPLY takes no data");
+	else if (knob(c, KNOB_no_structured_replies))
+		send_error(c, NBD_REP_ERR_UNSUP, "this server has simple replies only");
+	else if (c->structured && knob(c, KNOB_second_structured_invalid))
+		send_error(c, NBD_REP_ERR_INVALID, "structured replies were agreed before");
+	else {
+		c->structured = true;
+		send_ack(c);
+	}
+}
+
+/* ---- NBD_OPT_INFO and NBD_OPT_GO ---- */
+
+enum { ALL_INFOS = 1 << NBD_INFO_EXPORT | 1 << NBD_INFO_NAME | 1 << NBD_INFO_DESCRIPTION | 1 << NBD_INFO_BLOCK_SIZE };
+
+static void
+send_info(struct conn *c, const struct fake_export *e, uint16_t type)
+{
+	struct outgoing m = reply_start(c, NBD_REP_INFO, PAYLOAD_INFO);
+
+	m.info.type = type;
+	switch (type) {
+	case NBD_INFO_EXPORT:
+		m.payload = PAYLOAD_INFO_EXPORT;
+		m.info_export = (struct info_export){ e->size, session_flags(c, e) };
+		break;
+	case NBD_INFO_NAME:
+		m.info.payload = bytes_of(e->name);
+		break;
+	case NBD_INFO_DESCRIPTION:
+		if (e->description == NULL)
+			return;
+		m.info.payload = bytes_of(e->description);
+		break;
+	default:
+		m.payload = PAYLOAD_INFO_BLOCK_SIZE;
+		m.block_size = export_block(e);
+	}
+	outgoing_send(c, &m);
+}
+
+/* Unknown requests are ignored (proto.md:1280); none is answered twice (proto.md:1566). */
+static unsigned
+infos_asked(const struct opt_go *go)
+{
+	unsigned set = 0;
+
+	for (size_t i = 0; i < go->n_infos; i++)
+		if (opt_go_info(go, i) <= NBD_INFO_BLOCK_SIZE)
+			set |= 1u << opt_go_info(go, i);
+	return set;
+}
+
+static void
+send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
+{
+	unsigned set = asked | 1u << NBD_INFO_EXPORT;
+
+	if (knob(c, KNOB_unasked_infos))
+		set = ALL_INFOS;
+	/* Sizes that we enforce must be told to who asks for them (proto.md:1617). */
+	if (knob(c, KNOB_few_infos))
+		set = 1u << NBD_INFO_EXPORT | (is_constrained(e) ? asked & 1u << NBD_INFO_BLOCK_SIZE : 0);
+	for (unsigned i = NBD_INFO_EXPORT; i <= NBD_INFO_BLOCK_SIZE; i++) {
+		unsigned type = knob(c, KNOB_infos_reversed) ? NBD_INFO_BLOCK_SIZE - i : i;
+
+		if ((set & 1u << type) != 0)
+			send_info(c, e, (uint16_t)type);
+	}
+}
+
+static bool
+is_string(struct bytes s)
+{
+	return s.len <= NBD_MAX_STRING && (s.len == 0 || memchr(s.at, '\0', s.len) == NULL);
+}
+
+static void
+answer_go(struct conn *c, struct fake_export *e, unsigned asked)
+{
+	/* The error without the sizes would cost the client a round trip (proto.md:1334). */
+	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
+		send_info(c, e, NBD_INFO_BLOCK_SIZE);
+		send_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
+		return;
+	}
+	send_infos(c, e, asked);
+	send_ack(c);
+	if (c->option == NBD_OPT_GO)
+		conn_enter_transmission(c, e);
+}
+
+static void
+handle_go(struct conn *c, const struct option *o)
+{
+	struct opt_go go;
+
+	if (o->length > OPTION_DATA_MAX) {
+		send_error(c, NBD_REP_ERR_TOO_BIG, "more data than any valid request has");
+		return;
+	}
+	if (wire_get_opt_go(wire_over(o->data), &go) != WIRE_EXACT) {
+		refuse_invalid(c, "the lengths do not agree");
+		return;
+	}
+	if (!is_string(go.name)) {
+		refuse_invalid(c, "a name has at most 4096 bytes, and no NUL");
+		return;
+	}
+	c->named = export_named(c, go.name);
+	if (c->named == NULL)
+		send_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+	else
+		answer_go(c, c->named, infos_asked(&go));
+}
+
+/* ---- any option ---- */
+
+static void
+handle_fixed(struct conn *c, const struct option *o)
+{
+	switch (o->option) {
+	case NBD_OPT_EXPORT_NAME:
+		handle_export_name(c, o);
+		break;
+	case NBD_OPT_ABORT:
+		/* Data with it is ignored (proto.md:1207). */
+		send_ack(c);
+		conn_end(c);
+		break;
+	case NBD_OPT_LIST:
+		handle_list(c, o);
+		break;
+	case NBD_OPT_INFO:
+	case NBD_OPT_GO:
+		handle_go(c, o);
+		break;
+	case NBD_OPT_STRUCTURED_REPLY:
+		handle_structured_reply(c, o);
+		break;
+	default:
+		send_error(c, NBD_REP_ERR_UNSUP, "this server does not know the option");
+	}
+}
+
+void
+handle_option(struct conn *c, const struct option *o)
+{
+	if (o->magic != NBD_OPTION_MAGIC) {
+		if (knob(c, KNOB_bad_option_magic_replies) && c->fixed_newstyle && o->option != NBD_OPT_EXPORT_NAME)
+			send_error(c, NBD_REP_ERR_INVALID, "the option's magic is wrong");
+		else
+			conn_end(c);
+		return;
+	}
+	/* The only option of newstyle that is not fixed (proto.md:1182), which knows no replies to others. */
+	if (!c->fixed_newstyle && o->option != NBD_OPT_EXPORT_NAME) {
+		conn_end(c);
+		return;
+	}
+	handle_fixed(c, o);
+}

@@ -1,0 +1,793 @@
+/* The event loop: one thread, epoll, no descriptor that ever blocks. */
+#include "fakeserver/core.h"
+
+#include "harness/nbd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	EVENTS_AT_ONCE = 64,
+	ACCEPTS_AT_ONCE = 64,
+	ACCEPT_RETRY_MS = 100,		/* without descriptors; sooner when a connection ends */
+	DRAIN_MOST = 1 << 20,		/* bytes thrown away at a disconnect */
+};
+
+static uint64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- what is told of it ---- */
+
+void
+conn_record(struct conn *c, struct trace_record r)
+{
+	struct fake_server *s = c->server;
+
+	r.connection = (uint16_t)c->number;
+	r.ns = now_ns();
+	if (s->config->trace != NULL)
+		trace_add(s->config->trace, &r);
+	if (s->config->log != NULL)
+		describe_record(s->config->log, &r, s->started_ns, 32);
+}
+
+static void
+record_event(struct conn *c, enum trace_kind kind, const char *text)
+{
+	struct bytes data = bytes_of(text);
+
+	if (c->server->traced)
+		conn_record(c, (struct trace_record){ .kind = kind, .direction = NO_DIRECTION, .data = data,
+						      .length = (uint32_t)data.len });
+}
+
+static void
+record_connect(struct conn *c)
+{
+	struct sockaddr_storage a;
+	socklen_t len = sizeof(a);
+	char host[64], port[16], text[96] = "a local client";
+
+	if (!c->server->traced)
+		return;
+	if (c->private->is_socket && getpeername(c->in, (struct sockaddr *)&a, &len) == 0 && a.ss_family != AF_UNIX &&
+	    getnameinfo((struct sockaddr *)&a, len, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+		snprintf(text, sizeof(text), "%s port %s", host, port);
+	record_event(c, TRACE_CONNECT, text);
+}
+
+/* Only bytes that the clients sent count: the order of accept is the order in which they connected. */
+static void
+count_consumed(struct conn *c, size_t n)
+{
+	struct quiet *q = c->server->config->quiet;
+
+	if (q != NULL && c->number <= QUIET_CONNECTIONS)
+		atomic_fetch_add(&q->consumed[c->number - 1], n);
+}
+
+/* ---- epoll ---- */
+
+static int
+watch(struct fake_server *s, struct source *source, uint32_t events)
+{
+	struct epoll_event e = { .events = events, .data.ptr = source };
+	int op = source->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+
+	if (source->watched && source->events == events)
+		return 0;
+	source->watched = true;
+	source->events = events;
+	return epoll_ctl(s->epoll, op, source->fd, &e);
+}
+
+static void
+unwatch(struct fake_server *s, struct source *source)
+{
+	if (source->watched)
+		epoll_ctl(s->epoll, EPOLL_CTL_DEL, source->fd, NULL);
+	source->watched = false;
+}
+
+/* ---- the end of a connection ---- */
+
+static size_t
+unsent(const struct conn *c)
+{
+	return c->output.len - c->private->sent;
+}
+
+/* What came too late is read, since unread bytes would turn our orderly end into a reset for the peer. */
+static void
+drain(struct conn *c)
+{
+	uint8_t junk[16 << 10];
+	ssize_t n = 0;
+
+	for (size_t got = 0; c->private->is_socket && got < DRAIN_MOST; got += (size_t)n) {
+		n = recv(c->in, junk, sizeof(junk), MSG_DONTWAIT);
+		if (n <= 0)
+			return;
+		count_consumed(c, (size_t)n);
+	}
+}
+
+static void
+close_descriptors(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	/* Closing takes a descriptor out of epoll only when nobody else has it. */
+	if (p->inherited) {
+		unwatch(c->server, &p->in_source);
+		unwatch(c->server, &p->out_source);
+	}
+	close(c->in);
+	if (c->out != c->in)
+		close(c->out);
+}
+
+static void
+unlink_conn(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	if (p->previous != NULL)
+		p->previous->private->next = p->next;
+	else
+		c->server->conns = p->next;
+	if (p->next != NULL)
+		p->next->private->previous = p->previous;
+	p->next = c->server->dead;
+	c->server->dead = c;
+}
+
+static void
+conn_close(struct conn *c, enum trace_kind why)
+{
+	struct process_event e = { .moment = PROCESS_DISCONNECT };
+	struct conn_private *p = c->private;
+	struct fake_server *s = c->server;
+
+	if (p->gone)
+		return;
+	p->gone = true;
+	record_event(c, why, "");
+	conn_process_event(c, &e);
+	if (why == TRACE_DISCONNECT && !p->input_ended)
+		drain(c);
+	if (p->wake_ns != 0)
+		s->n_delayed--;
+	unlink_conn(c);
+	if (e.leak)
+		unwatch(s, &p->in_source);
+	else
+		close_descriptors(c);
+	s->accept_again_ns = s->accept_again_ns != 0 ? 1 : 0;
+	if (s->config->once)
+		s->stop = true;
+}
+
+static void
+conn_reset(struct conn *c)
+{
+	struct linger now = { .l_onoff = 1 };
+
+	if (c->private->is_socket)
+		setsockopt(c->in, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	/* Unread bytes stay unread: on a Unix socket they make the reset. */
+	conn_close(c, TRACE_RESET);
+}
+
+static void
+free_dead(struct fake_server *s)
+{
+	while (s->dead != NULL) {
+		struct conn *c = s->dead;
+		struct conn_private *p = c->private;
+
+		s->dead = p->next;
+		buf_free(&c->input);
+		buf_free(&c->output);
+		buf_free(&p->held);
+		free(p->marks.at);
+		free(p->held_marks.at);
+		free(p->answers);
+		free(c);
+	}
+}
+
+void
+conn_end(struct conn *c)
+{
+	c->phase = PHASE_CLOSING;
+}
+
+/* ---- lies about the process ---- */
+
+static void
+stop_listening(struct fake_server *s)
+{
+	while (s->listeners != NULL) {
+		struct listener *l = s->listeners;
+
+		s->listeners = l->next;
+		unwatch(s, &l->source);
+		close(l->source.fd);
+		l->next = s->dead_listeners;
+		s->dead_listeners = l;
+	}
+}
+
+void
+conn_process_event(struct conn *c, struct process_event *e)
+{
+	struct fake_server *s = c->server;
+
+	if (!lies(c, ON_PROCESS))
+		return;
+	lie_process(s, c, e);
+	if (e->die)
+		abort();
+	if (e->stop_listening)
+		stop_listening(s);
+	while (e->close_all && s->conns != NULL)
+		conn_close(s->conns, TRACE_DISCONNECT);
+}
+
+/* ---- output ---- */
+
+static void
+fall_silent(struct conn *c)
+{
+	struct quiet *q = c->server->config->quiet;
+
+	c->private->silent = true;
+	if (q != NULL)
+		atomic_store(&q->silent, true);
+}
+
+static void
+start_delay(struct conn *c, unsigned ms)
+{
+	c->private->wake_ns = now_ns() + (uint64_t)ms * 1000000;
+	c->server->n_delayed++;
+}
+
+/* Everything up to the mark is sent: what it stands for happens now. False: nothing more is sent for the moment. */
+static bool
+pass_mark(struct conn *c, const struct mark *m)
+{
+	switch (m->kind) {
+	case MARK_MESSAGE:
+		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE, .message = m->message, .direction = TO_CLIENT,
+			    .cookie = m->cookie, .length = (uint32_t)(m->at - m->start),
+			    .data = { c->output.at + m->start, m->at - m->start } });
+		return true;
+	case MARK_SPLIT:
+		return true;
+	case MARK_DELAY:
+		start_delay(c, m->ms);
+		return false;
+	case MARK_CLOSE:
+		conn_close(c, TRACE_DISCONNECT);
+		return false;
+	case MARK_RESET:
+		conn_reset(c);
+		return false;
+	case MARK_SILENCE:
+		fall_silent(c);
+		return false;
+	}
+	return true;
+}
+
+static bool
+pass_marks(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	while (p->marks_passed < p->marks.n && p->marks.at[p->marks_passed].at <= p->sent) {
+		struct mark m = p->marks.at[p->marks_passed++];
+
+		if (!pass_mark(c, &m))
+			return false;
+	}
+	return true;
+}
+
+/* How far one write may go. */
+static size_t
+next_stop(const struct conn *c)
+{
+	const struct conn_private *p = c->private;
+
+	for (size_t i = p->marks_passed; i < p->marks.n; i++)
+		if (p->marks.at[i].kind != MARK_MESSAGE)
+			return p->marks.at[i].at;
+	return c->output.len;
+}
+
+/* Forgets what is sent: at once when that is all, else when it is the larger part, as its bytes have to be moved. */
+static void
+forget_sent(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	size_t keep = p->sent;
+
+	if (p->sent == c->output.len && p->marks_passed == p->marks.n) {
+		buf_clear(&c->output);
+		if (c->output.cap > BUFFER_KEPT)
+			buf_free(&c->output);
+		p->sent = p->marks.n = p->marks_passed = 0;
+		return;
+	}
+	if (p->marks_passed < p->marks.n && p->marks.at[p->marks_passed].kind == MARK_MESSAGE)
+		keep = p->marks.at[p->marks_passed].start;
+	if (keep < INPUT_MOST || keep < c->output.len / 2)
+		return;
+	buf_consume(&c->output, keep);
+	p->sent -= keep;
+	p->marks.n -= p->marks_passed;
+	memmove(p->marks.at, p->marks.at + p->marks_passed, p->marks.n * sizeof(*p->marks.at));
+	p->marks_passed = 0;
+	for (size_t i = 0; i < p->marks.n; i++) {
+		p->marks.at[i].at -= keep;
+		p->marks.at[i].start -= keep;
+	}
+}
+
+void
+conn_flush(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	while (!p->gone && !p->silent && p->wake_ns == 0 && pass_marks(c) && unsent(c) > 0 && !p->blocked) {
+		const uint8_t *from = c->output.at + p->sent;
+		size_t n = next_stop(c) - p->sent;
+		ssize_t sent = p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, from, n);
+
+		if (sent >= 0)
+			p->sent += (size_t)sent;
+		else if (errno == EAGAIN)
+			p->blocked = true;
+		else if (errno != EINTR)
+			conn_close(c, errno == ECONNRESET || errno == EPIPE ? TRACE_CLOSED : TRACE_RESET);
+	}
+	if (!p->gone)
+		forget_sent(c);
+}
+
+/* ---- input ---- */
+
+static void
+input_ends(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	p->input_ended = true;
+	record_event(c, TRACE_CLOSED, "");
+	/* A pipe without a writer would be reported for ever. */
+	if (c->out != c->in)
+		unwatch(c->server, &p->in_source);
+}
+
+static void
+read_input(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	size_t want = p->need > p->room ? p->need : p->room;
+	size_t space;
+	ssize_t n;
+
+	if (c->input.len == 0 && c->input.cap > BUFFER_KEPT && p->need <= p->room)
+		buf_free(&c->input);
+	if (c->input.cap < want)
+		buf_reserve(&c->input, want - c->input.len);
+	space = c->input.cap - c->input.len;
+	n = p->is_socket ? recv(c->in, c->input.at + c->input.len, space, MSG_DONTWAIT)
+			 : read(c->in, c->input.at + c->input.len, space);
+	if (n > 0) {
+		c->input.len += (size_t)n;
+		count_consumed(c, (size_t)n);
+		if ((size_t)n == space && p->room < INPUT_MOST)
+			p->room *= 2;
+	} else if (n == 0) {
+		input_ends(c);
+	} else if (errno != EAGAIN && errno != EINTR) {
+		conn_close(c, TRACE_RESET);
+	}
+}
+
+/* ---- a connection's turn ---- */
+
+static bool
+wants_input(const struct conn *c)
+{
+	const struct conn_private *p = c->private;
+
+	return !p->input_ended && !p->silent && c->phase != PHASE_CLOSING && unsent(c) <= OUTPUT_MAX;
+}
+
+static int
+watch_conn(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	uint32_t in = wants_input(c) ? EPOLLIN : 0;
+	uint32_t out = p->blocked && p->wake_ns == 0 && !p->silent ? EPOLLOUT : 0;
+
+	if (c->in == c->out)
+		return watch(c->server, &p->in_source, in | out);
+	if (!p->input_ended && watch(c->server, &p->in_source, in) < 0)
+		return -1;
+	return watch(c->server, &p->out_source, out);
+}
+
+static bool
+is_drained(const struct conn *c)
+{
+	const struct conn_private *p = c->private;
+
+	return unsent(c) == 0 && p->wake_ns == 0 && p->marks_passed == p->marks.n && !p->silent;
+}
+
+static void
+conn_turn(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	bool more;
+
+	do {
+		more = session_take(c);
+		if ((p->input_ended && !more) || c->phase == PHASE_CLOSING)
+			outgoing_release(c);
+		conn_flush(c);
+	} while (!p->gone && more && unsent(c) <= OUTPUT_MAX);
+	if (p->gone)
+		return;
+	if ((c->phase == PHASE_CLOSING || p->input_ended) && is_drained(c))
+		conn_close(c, TRACE_DISCONNECT);
+	else if (watch_conn(c) < 0)
+		conn_close(c, TRACE_RESET);
+}
+
+static void
+conn_ready(struct conn *c, struct source *source, uint32_t events)
+{
+	struct conn_private *p = c->private;
+	bool broken = (events & (EPOLLHUP | EPOLLERR)) != 0;
+
+	if (p->gone)
+		return;
+	if ((events & EPOLLOUT) != 0)
+		p->blocked = false;
+	if (source->kind == SOURCE_IN && wants_input(c) && (events & ~(uint32_t)EPOLLOUT) != 0)
+		read_input(c);
+	else if (broken) {
+		/* Nobody is there any more to send to, and epoll would say so again and again. */
+		conn_close(c, TRACE_CLOSED);
+	}
+	if (!p->gone)
+		conn_turn(c);
+}
+
+/* ---- new connections ---- */
+
+static struct conn *
+conn_new(struct fake_server *s, int in, int out, bool is_socket)
+{
+	struct both {
+		struct conn conn;
+		struct conn_private private;
+	} *both = calloc(1, sizeof(*both));
+	struct conn *c = &both->conn;
+	struct conn_private *p = &both->private;
+
+	if (both == NULL)
+		abort();
+	c->private = p;
+	c->server = s;
+	c->number = ++s->n_accepted;
+	c->in = in;
+	c->out = out;
+	p->is_socket = is_socket;
+	p->room = INPUT_FIRST;
+	p->in_source = (struct source){ .kind = SOURCE_IN, .fd = in, .owner = c };
+	p->out_source = (struct source){ .kind = SOURCE_OUT, .fd = out, .owner = c };
+	p->next = s->conns;
+	if (s->conns != NULL)
+		s->conns->private->previous = c;
+	s->conns = c;
+	return c;
+}
+
+static void
+conn_start(struct conn *c)
+{
+	struct process_event e = { .moment = PROCESS_ACCEPT };
+
+	record_connect(c);
+	conn_process_event(c, &e);
+	if (e.refuse)
+		conn_close(c, TRACE_DISCONNECT);
+	if (c->private->gone)
+		return;
+	session_start(c);
+	conn_turn(c);
+}
+
+/* Without descriptors the listeners rest: they would be ready all the time. */
+static void
+rest_listeners(struct fake_server *s, bool rest)
+{
+	s->accept_again_ns = rest ? now_ns() + (uint64_t)ACCEPT_RETRY_MS * 1000000 : 0;
+	for (struct listener *l = s->listeners; l != NULL; l = l->next)
+		watch(s, &l->source, rest ? 0 : EPOLLIN);
+}
+
+static void
+accept_some(struct fake_server *s, struct listener *l)
+{
+	int fd;
+
+	for (int i = 0; i < ACCEPTS_AT_ONCE && s->listeners != NULL && !s->stop; i++) {
+		fd = accept4(l->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
+			rest_listeners(s, true);
+		if (fd < 0)
+			return;
+		if (s->config->quiet != NULL)
+			atomic_fetch_add(&s->config->quiet->accepts, 1);
+		/* proto.md:73-77 */
+		if (l->tcp)
+			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+		conn_start(conn_new(s, fd, fd, true));
+	}
+}
+
+int
+fake_add_listener(struct fake_server *s, int fd)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+	int domain = AF_UNIX, flags = fcntl(fd, F_GETFL);
+
+	if (l == NULL)
+		return -1;
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) });
+	l->tcp = domain == AF_INET || domain == AF_INET6;
+	l->source = (struct source){ .kind = SOURCE_LISTENER, .fd = fd, .owner = l };
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || watch(s, &l->source, EPOLLIN) < 0) {
+		free(l);
+		return -1;
+	}
+	l->next = s->listeners;
+	s->listeners = l;
+	return 0;
+}
+
+static bool
+set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
+}
+
+int
+fake_add_connection(struct fake_server *s, int in, int out)
+{
+	int type, domain = AF_UNIX;
+	bool is_socket = getsockopt(in, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){ sizeof(type) }) == 0 &&
+			 getsockopt(out, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) }) == 0;
+	struct conn *c;
+
+	/* A socket is used without waiting call by call, since others may share its flags. */
+	if (!is_socket && (!set_nonblocking(in) || !set_nonblocking(out)))
+		return -1;
+	if (is_socket && domain != AF_UNIX)
+		setsockopt(out, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+	c = conn_new(s, in, out, is_socket);
+	c->private->inherited = true;
+	if (watch_conn(c) < 0) {
+		int saved = errno;
+
+		c->private->gone = true;
+		unlink_conn(c);
+		free_dead(s);
+		errno = saved;
+		return -1;
+	}
+	conn_start(c);
+	return 0;
+}
+
+/* ---- the loop ---- */
+
+static int
+milliseconds_until(uint64_t ns, uint64_t now)
+{
+	return ns <= now ? 0 : (int)((ns - now + 999999) / 1000000);
+}
+
+/* How long epoll may wait: -1 for ever. */
+static int
+next_timer(const struct fake_server *s)
+{
+	uint64_t now, first = s->accept_again_ns;
+
+	if (s->n_delayed == 0 && first == 0)
+		return -1;
+	now = now_ns();
+	for (const struct conn *c = s->conns; c != NULL && s->n_delayed > 0; c = c->private->next)
+		if (c->private->wake_ns != 0 && (first == 0 || c->private->wake_ns < first))
+			first = c->private->wake_ns;
+	return milliseconds_until(first, now);
+}
+
+static void
+run_timers(struct fake_server *s)
+{
+	uint64_t now;
+
+	if (s->n_delayed == 0 && s->accept_again_ns == 0)
+		return;
+	now = now_ns();
+	if (s->accept_again_ns != 0 && s->accept_again_ns <= now)
+		rest_listeners(s, false);
+	for (struct conn *next, *c = s->conns; c != NULL && s->n_delayed > 0; c = next) {
+		/* The turn of a connection may end others under a lie; those still lead here. */
+		next = c->private->next;
+		if (c->private->gone)
+			break;
+		if (c->private->wake_ns == 0 || c->private->wake_ns > now)
+			continue;
+		c->private->wake_ns = 0;
+		s->n_delayed--;
+		conn_turn(c);
+	}
+}
+
+/* Nothing will come from us before something comes to us. */
+static bool
+is_idle(const struct fake_server *s)
+{
+	if (s->n_delayed > 0 || s->accept_again_ns != 0)
+		return false;
+	for (const struct conn *c = s->conns; c != NULL; c = c->private->next)
+		if (!c->private->silent && unsent(c) > 0)
+			return false;
+	return true;
+}
+
+static int
+wait_for_events(struct fake_server *s, struct epoll_event *events)
+{
+	struct quiet *q = s->config->quiet;
+	int n;
+
+	if (q == NULL || !is_idle(s))
+		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
+	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);
+	if (n != 0)
+		return n;
+	quiet_fall_idle(q);
+	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, -1);
+	quiet_wake(q);
+	return n;
+}
+
+static void
+dispatch(struct fake_server *s, struct source *source, uint32_t events)
+{
+	switch (source->kind) {
+	case SOURCE_LISTENER:
+		if (source->watched)
+			accept_some(s, source->owner);
+		break;
+	case SOURCE_IN:
+	case SOURCE_OUT:
+		conn_ready(source->owner, source, events);
+		break;
+	case SOURCE_WAKE:
+	case SOURCE_STOP:
+		s->stop = true;
+	}
+}
+
+int
+fake_run(struct fake_server *s, int stop_fd)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	int n;
+
+	s->stop_source = (struct source){ .kind = SOURCE_STOP, .fd = stop_fd };
+	if (stop_fd >= 0 && watch(s, &s->stop_source, EPOLLIN) < 0)
+		return -1;
+	while (!s->stop && (s->listeners != NULL || s->conns != NULL)) {
+		n = wait_for_events(s, events);
+		if (n < 0 && errno != EINTR)
+			return -1;
+		for (int i = 0; i < n; i++)
+			dispatch(s, events[i].data.ptr, events[i].events);
+		run_timers(s);
+		free_dead(s);
+	}
+	unwatch(s, &s->stop_source);
+	return 0;
+}
+
+void
+fake_stop(struct fake_server *s)
+{
+	(void)!write(s->wake, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+struct fake_server *
+fake_new(struct fake_config *config)
+{
+	struct fake_server *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->config = config;
+	s->traced = config->trace != NULL || config->log != NULL;
+	s->started_ns = now_ns();
+	for (size_t i = 0; i < config->n_lies; i++)
+		s->lies[config->lies[i].lie->place] = true;
+	s->epoll = epoll_create1(EPOLL_CLOEXEC);
+	s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->wake_source = (struct source){ .kind = SOURCE_WAKE, .fd = s->wake };
+	if (s->epoll < 0 || s->wake < 0 || watch(s, &s->wake_source, EPOLLIN) < 0) {
+		int saved = errno;
+
+		fake_free(s);
+		errno = saved;
+		return NULL;
+	}
+	return s;
+}
+
+void
+fake_free(struct fake_server *s)
+{
+	if (s == NULL)
+		return;
+	while (s->conns != NULL)
+		conn_close(s->conns, TRACE_DISCONNECT);
+	free_dead(s);
+	stop_listening(s);
+	while (s->dead_listeners != NULL) {
+		struct listener *l = s->dead_listeners;
+
+		s->dead_listeners = l->next;
+		free(l);
+	}
+	if (s->epoll >= 0)
+		close(s->epoll);
+	if (s->wake >= 0)
+		close(s->wake);
+	free(s);
+}
+
+struct fake_config *
+fake_config_of(struct fake_server *s)
+{
+	return s->config;
+}

@@ -1,0 +1,98 @@
+/*
+ * The fake server: an honest NBD server in one thread over epoll, with knobs (legal freedoms, knobs.def) and hooks for
+ * lies (lie.h). It never decides to misbehave by itself.
+ */
+#ifndef NBDSPEC_FAKESERVER_H
+#define NBDSPEC_FAKESERVER_H
+
+#include "harness/quiet.h"
+#include "harness/requirement.h"
+#include "harness/trace.h"
+#include "harness/wire.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum knob {
+#define KNOB(name, requirement, text) KNOB_##name,
+#include "fakeserver/knobs.def"
+#undef KNOB
+	N_KNOBS
+};
+
+struct disk;
+struct lie_use;
+struct fake_server;
+
+struct fake_export {
+	char *name;			/* owned; "" is the default export */
+	char *description;		/* owned, or NULL */
+	uint64_t size;			/* bytes */
+	uint16_t flags;			/* transmission flags; SEND_DF is left out where structured replies were not agreed */
+	struct info_block_size block;	/* bytes; all 0: the defaults (export_block) */
+	struct disk *disk;		/* owned */
+};
+
+struct fake_config {
+	struct fake_export *exports;	/* an empty name in an option means the first one, unless one is named "" */
+	size_t n_exports;
+	bool oldstyle;
+	bool knob[N_KNOBS];
+	struct lie_use *lies;		/* in the order given */
+	size_t n_lies;
+	uint64_t seed;
+	struct quiet *quiet;		/* NULL unless the harness started us */
+	struct trace *trace;		/* NULL for none */
+	FILE *log;			/* every message in words, NULL for none */
+	bool once;			/* stop after the first connection has ended */
+};
+
+enum phase { PHASE_CLIENT_FLAGS, PHASE_HAGGLING, PHASE_TRANSMISSION, PHASE_CLOSING };
+
+/* A session. Lies on state may change the fields down to the line. */
+struct conn {
+	enum phase phase;
+	bool fixed_newstyle;		/* both sides agreed */
+	bool no_zeroes;			/* both sides agreed */
+	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
+	struct fake_export *export;	/* in transmission; NULL before */
+	uint16_t flags;			/* transmission flags that this session was told */
+	/* ---- */
+	struct fake_server *server;
+	unsigned number;		/* in order of accept, from 1 */
+	uint32_t option;		/* being handled, or 0 */
+	const struct request *request;	/* being handled, or NULL */
+	struct fake_export *named;	/* the export that the option being handled names, or NULL */
+	int in, out;			/* descriptors; the same for a socket */
+	struct buf input, output;
+	struct conn_private *private;
+};
+
+/* Takes the config over by pointer (it must outlive the server). NULL and errno. */
+struct fake_server *fake_new(struct fake_config *config);
+void fake_free(struct fake_server *s);
+int fake_add_listener(struct fake_server *s, int fd);		/* takes the descriptor over */
+int fake_add_connection(struct fake_server *s, int in, int out);	/* likewise; a session on a pipe pair or socket */
+/* Serves until fake_stop, until `stop_fd` is readable (-1 for none), or until nothing is left to serve. 0, or -1 and errno. */
+int fake_run(struct fake_server *s, int stop_fd);
+void fake_stop(struct fake_server *s);				/* async-signal-safe */
+struct fake_config *fake_config_of(struct fake_server *s);
+
+/* "NAME" or "no-NAME"; false and one line of error. */
+bool knob_parse(const char *text, struct fake_config *config, char error[256]);
+const char *knob_name(enum knob k);
+const char *knob_text(enum knob k);
+enum requirement_id knob_requirement(enum knob k);		/* whose freedom it uses */
+
+/*
+ * "name=…,size=64M,flags=SEND_FLUSH+SEND_FUA,description=…,min=…,pref=…,max=…,read-only": fills an export with a new
+ * memory disk. Without a size it has 64 MiB; the last of two values counts; a backslash takes the next character as it
+ * stands. What an honest server must not advertise is refused. False: *e is empty, and one line of error.
+ */
+bool export_parse(const char *text, struct fake_export *e, char error[256]);
+void export_free(struct fake_export *e);
+struct info_block_size export_block(const struct fake_export *e);	/* 1, 4096, 32 MiB where nothing else is set */
+
+#endif

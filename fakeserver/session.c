@@ -1,0 +1,371 @@
+/* A session: takes whole messages off the input, and keeps in step with the client whatever becomes of them. */
+#include "fakeserver/core.h"
+
+#include "harness/nbd.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* With so much to send the client gets it at once, while we go on with what it asked. */
+enum { FLUSH_EARLY = 256 << 10 };
+
+void
+session_moment(struct conn *c, enum state_moment moment)
+{
+	struct state_change change = { .moment = moment, .option = c->option, .request = c->request };
+
+	if (lies(c, ON_STATE))
+		lie_state(c, &change);
+}
+
+/* Handshake flags and the client flags that answer them have the same bits (proto.md:1052, 1073). */
+static uint16_t
+handshake_flags(const struct conn *c)
+{
+	return (knob(c, KNOB_no_fixed_newstyle) ? 0 : NBD_FLAG_FIXED_NEWSTYLE) |
+	       (knob(c, KNOB_no_no_zeroes) ? 0 : NBD_FLAG_NO_ZEROES);
+}
+
+/* NBD_FLAG_SEND_DF must be clear where structured replies were not negotiated (proto.md:1120). */
+uint16_t
+session_flags(const struct conn *c, const struct fake_export *e)
+{
+	return c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+}
+
+uint32_t
+max_payload(const struct fake_export *e)
+{
+	return export_block(e).maximum;
+}
+
+void
+conn_enter_transmission(struct conn *c, struct fake_export *e)
+{
+	c->phase = PHASE_TRANSMISSION;
+	c->export = e;
+	c->flags = session_flags(c, e);
+	session_moment(c, STATE_ENTER_TRANSMISSION);
+}
+
+static void
+start_oldstyle(struct conn *c)
+{
+	static const uint8_t zeroes[NBD_EXPORT_NAME_PADDING];
+	struct fake_export *e = &c->server->config->exports[0];
+	struct outgoing m = OUTGOING(MSG_OLDSTYLE_GREETING);
+
+	m.oldstyle = (struct oldstyle_greeting){
+		.magic = NBD_MAGIC, .cliserv_magic = NBD_CLISERV_MAGIC, .size = e->size,
+		.flags = session_flags(c, e), .reserved = { zeroes, sizeof(zeroes) },
+	};
+	outgoing_send(c, &m);
+	conn_enter_transmission(c, e);
+}
+
+void
+session_start(struct conn *c)
+{
+	struct outgoing m = OUTGOING(MSG_GREETING);
+
+	session_moment(c, STATE_CONNECTED);
+	if (c->server->config->oldstyle) {
+		start_oldstyle(c);
+		return;
+	}
+	c->phase = PHASE_CLIENT_FLAGS;
+	m.greeting = (struct greeting){ NBD_MAGIC, NBD_OPTION_MAGIC, handshake_flags(c) };
+	outgoing_send(c, &m);
+}
+
+/* A flag that is unknown, or was not offered, ends the session (proto.md:137, 1087). */
+static void
+handle_client_flags(struct conn *c, uint32_t flags)
+{
+	if ((flags & ~(uint32_t)handshake_flags(c)) != 0) {
+		conn_end(c);
+		return;
+	}
+	c->fixed_newstyle = (flags & NBD_FLAG_C_FIXED_NEWSTYLE) != 0 ||
+			    (knob(c, KNOB_fixed_newstyle_unasked) && !knob(c, KNOB_no_fixed_newstyle));
+	c->no_zeroes = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
+	c->phase = PHASE_HAGGLING;
+}
+
+/* ---- a message is here ---- */
+
+static void
+carry_out(struct conn *c, struct incoming *m)
+{
+	switch (m->kind) {
+	case MSG_CLIENT_FLAGS:
+		handle_client_flags(c, m->client_flags);
+		break;
+	case MSG_OPTION:
+		session_moment(c, STATE_BEFORE_OPTION);
+		handle_option(c, &m->option);
+		session_moment(c, STATE_AFTER_OPTION);
+		break;
+	default:
+		session_moment(c, STATE_BEFORE_REQUEST);
+		handle_request(c, &m->request);
+		session_moment(c, STATE_AFTER_REQUEST);
+	}
+}
+
+static void
+take_off(struct conn *c, uint64_t n)
+{
+	struct conn_private *p = c->private;
+	size_t left = c->input.len - p->taken;
+
+	p->taken += n < left ? (size_t)n : left;
+	p->discard = n < left ? 0 : n - left;
+	p->need = 0;
+}
+
+/* Lies may change anything in *m: what is taken off the stream, and what is done. */
+static void
+ask_lies(struct conn *c, struct incoming *m)
+{
+	struct process_event e = { .moment = PROCESS_INCOMING, .kind = m->kind, .option = c->option,
+				   .request = c->request };
+	uint64_t whole = m->consumed;
+
+	conn_process_event(c, &e);
+	if (lies(c, ON_INCOMING))
+		lie_incoming(c, m);
+	/* A message that is never taken off would come again for ever. */
+	if (m->consumed == 0 && whole > 0)
+		m->consumed = 1;
+}
+
+static void
+arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
+{
+	if (c->server->traced)
+		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE, .message = m->kind,
+			    .direction = TO_SERVER, .cookie = m->request.cookie, .data = kept,
+			    .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
+	c->option = m->kind == MSG_OPTION ? m->option.option : 0;
+	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
+	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))
+		ask_lies(c, m);
+	take_off(c, m->consumed);
+	if (m->close)
+		conn_end(c);
+	else if (!m->ignore && !c->private->gone)
+		carry_out(c, m);
+	c->option = 0;
+	c->request = NULL;
+	c->named = NULL;
+}
+
+/* ---- taking messages off the stream ---- */
+
+static bool
+wait_for(struct conn *c, uint64_t n)
+{
+	c->private->need = (size_t)n;
+	return false;
+}
+
+/* A message that is too long to keep is acted on when the last of its bytes has come, and only its header is kept. */
+static bool
+put_off(struct conn *c, const struct incoming *m, const uint8_t *header, size_t header_size, uint64_t data)
+{
+	struct conn_private *p = c->private;
+
+	p->pending = *m;
+	p->pending.consumed = 0;
+	p->has_pending = true;
+	memcpy(p->pending_header, header, header_size);
+	p->taken += header_size;
+	p->discard = data;
+	return true;
+}
+
+static bool
+take_discarded(struct conn *c, size_t left)
+{
+	struct conn_private *p = c->private;
+	size_t n = p->discard < left ? (size_t)p->discard : left;
+	struct incoming m;
+
+	p->taken += n;
+	p->discard -= n;
+	if (p->discard > 0)
+		return wait_for(c, 1);
+	if (p->has_pending) {
+		bool is_option = p->pending.kind == MSG_OPTION;
+
+		m = p->pending;
+		p->has_pending = false;
+		arrived(c, &m, (struct bytes){ p->pending_header, is_option ? OPTION_HEADER_SIZE : REQUEST_SIZE },
+			is_option ? OPTION_HEADER_SIZE + (uint64_t)m.option.length
+				  : REQUEST_SIZE + (uint64_t)m.request.length);
+	}
+	return true;
+}
+
+static bool
+take_client_flags(struct conn *c, struct wire in)
+{
+	struct incoming m = { .kind = MSG_CLIENT_FLAGS, .consumed = CLIENT_FLAGS_SIZE };
+
+	if (in.left < CLIENT_FLAGS_SIZE)
+		return wait_for(c, CLIENT_FLAGS_SIZE);
+	m.client_flags = wire_be32(&in);
+	arrived(c, &m, (struct bytes){ in.at - CLIENT_FLAGS_SIZE, CLIENT_FLAGS_SIZE }, CLIENT_FLAGS_SIZE);
+	return true;
+}
+
+static bool
+take_option(struct conn *c, struct wire in)
+{
+	struct incoming m = { .kind = MSG_OPTION, .consumed = OPTION_HEADER_SIZE };
+	uint64_t whole;
+
+	if (in.left < OPTION_HEADER_SIZE)
+		return wait_for(c, OPTION_HEADER_SIZE);
+	if (wire_get_option(in, &m.option) != WIRE_SHORT) {
+		m.consumed += m.option.length;
+	} else if (m.option.magic == NBD_OPTION_MAGIC || knob(c, KNOB_bad_option_magic_replies)) {
+		whole = OPTION_HEADER_SIZE + (uint64_t)m.option.length;
+		if (m.option.length <= OPTION_DATA_MAX)
+			return wait_for(c, whole);
+		return put_off(c, &m, in.at, OPTION_HEADER_SIZE, m.option.length);
+	}
+	/* Else it is no option that we go on after, and its length means nothing. */
+	arrived(c, &m, (struct bytes){ in.at, m.consumed }, m.consumed);
+	return true;
+}
+
+static bool
+take_request(struct conn *c, struct wire in)
+{
+	struct incoming m = { .kind = MSG_REQUEST, .consumed = REQUEST_SIZE };
+	uint32_t most = max_payload(c->export);
+	uint64_t whole;
+
+	if (in.left < REQUEST_SIZE)
+		return wait_for(c, REQUEST_SIZE);
+	if (most < NBD_DEFAULT_MAX_PAYLOAD)
+		most = NBD_DEFAULT_MAX_PAYLOAD;
+	if (wire_get_request(in, &m.request) != WIRE_SHORT) {
+		m.consumed += m.request.data.len;
+	} else if (m.request.length / 4 > most) {
+		/* A payload of this size may be called a denial of service (proto.md:831). */
+		m.close = true;
+	} else if (m.request.magic == NBD_REQUEST_MAGIC || knob(c, KNOB_bad_request_magic_replies)) {
+		whole = REQUEST_SIZE + (uint64_t)m.request.length;
+		if (m.request.length <= most)
+			return wait_for(c, whole);
+		return put_off(c, &m, in.at, REQUEST_SIZE, m.request.length);
+	}
+	arrived(c, &m, (struct bytes){ in.at, m.consumed }, m.consumed);
+	return true;
+}
+
+static bool
+take_one(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	struct wire in = wire(c->input.at + p->taken, c->input.len - p->taken);
+
+	if (p->discard > 0 || p->has_pending)
+		return take_discarded(c, in.left);
+	if (in.left == 0 || in.left < p->need)
+		return false;
+	switch (c->phase) {
+	case PHASE_CLIENT_FLAGS:
+		return take_client_flags(c, in);
+	case PHASE_HAGGLING:
+		return take_option(c, in);
+	case PHASE_TRANSMISSION:
+		return take_request(c, in);
+	case PHASE_CLOSING:
+		break;
+	}
+	return false;
+}
+
+/* ---- the knob replies_out_of_order ---- */
+
+static void
+note_answer(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	if (p->n_answers == p->answers_cap) {
+		p->answers_cap = p->answers_cap > 0 ? 2 * p->answers_cap : 64;
+		p->answers = realloc(p->answers, p->answers_cap * sizeof(*p->answers));
+		if (p->answers == NULL)
+			abort();
+	}
+	p->answers[p->n_answers++] = c->output.len;
+}
+
+/* Puts the answers of this batch into the reverse order; the chunks of each stay in theirs. */
+static void
+reverse_answers(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	size_t first = p->n_answers > 0 ? p->answers[0] : 0, end = c->output.len;
+	struct buf old = { 0 };
+	struct marks marks = { 0 };
+
+	if (p->n_answers < 2)
+		goto out;
+	buf_put(&old, c->output.at + first, end - first);
+	for (size_t i = 0; i < p->marks.n && p->marks.at[i].start < first; i++)
+		marks_add(&marks, p->marks.at[i]);
+	c->output.len = first;
+	for (size_t i = p->n_answers; i-- > 0; end = p->answers[i]) {
+		size_t from = p->answers[i], to = c->output.len;
+
+		buf_put(&c->output, old.at + from - first, end - from);
+		for (size_t j = 0; j < p->marks.n; j++) {
+			struct mark m = p->marks.at[j];
+
+			if (m.start < from || m.start >= end)
+				continue;
+			m.at = m.at - from + to;
+			m.start = m.start - from + to;
+			marks_add(&marks, m);
+		}
+	}
+	buf_free(&old);
+	free(p->marks.at);
+	p->marks = marks;
+out:
+	p->n_answers = 0;
+}
+
+static size_t
+unsent(const struct conn *c)
+{
+	return c->output.len - c->private->sent;
+}
+
+bool
+session_take(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	/* Lies may have left marks in the output that would not survive it. */
+	bool reverse = knob(c, KNOB_replies_out_of_order) && !lies(c, ON_OUTGOING);
+	bool more = true;
+
+	while (more && !p->gone && !p->silent && c->phase != PHASE_CLOSING && unsent(c) <= OUTPUT_MAX) {
+		if (reverse && c->phase == PHASE_TRANSMISSION)
+			note_answer(c);
+		more = take_one(c);
+		if (!reverse && unsent(c) >= FLUSH_EARLY && !p->blocked)
+			conn_flush(c);
+	}
+	reverse_answers(c);
+	if (p->taken > 0)
+		buf_consume(&c->input, p->taken);
+	p->taken = 0;
+	return more && unsent(c) > OUTPUT_MAX;
+}

@@ -1,0 +1,119 @@
+#include "harness/cli.h"
+
+#include "harness/wire.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void
+complain(const struct cli *cli, const char *fmt, va_list ap)
+{
+	fprintf(stderr, "nbdspec %s: ", cli->command->name);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+}
+
+int
+cli_usage_error(const struct cli *cli, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	complain(cli, fmt, ap);
+	va_end(ap);
+	return STATUS_USAGE;
+}
+
+int
+cli_broken(const struct cli *cli, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	complain(cli, fmt, ap);
+	va_end(ap);
+	return STATUS_BROKEN;
+}
+
+bool
+cli_number(const struct cli *cli, const char *option, const char *value, unsigned long min, unsigned long max,
+	   unsigned long *out)
+{
+	char *end;
+
+	errno = 0;
+	*out = strtoul(value, &end, 0);
+	if (errno == 0 && end != value && *end == '\0' && value[0] != '-' && *out >= min && *out <= max)
+		return true;
+	cli_usage_error(cli, "%s %s: want a number from %lu to %lu", option, value, min, max);
+	return false;
+}
+
+bool
+cli_factor(const struct cli *cli, const char *option, const char *value, double *out)
+{
+	char *end;
+
+	*out = strtod(value, &end);
+	if (end != value && *end == '\0' && *out >= 0.01 && *out <= 1000)
+		return true;
+	cli_usage_error(cli, "%s %s: want a factor from 0.01 to 1000", option, value);
+	return false;
+}
+
+bool
+size_parse(const char *value, unsigned long long *bytes)
+{
+	static const char units[] = "kMGTPE";
+	const char *unit;
+	unsigned shift = 0;
+	char *end;
+
+	errno = 0;
+	*bytes = strtoull(value, &end, 10);
+	if (errno != 0 || end == value || value[0] == '-')
+		return false;
+	if (*end != '\0' && (unit = strchr(units, *end == 'K' ? 'k' : *end)) != NULL) {
+		shift = 10 * (unsigned)(unit - units + 1);
+		end++;
+	}
+	if (*end != '\0' || (shift > 0 && *bytes >> (64 - shift) != 0))
+		return false;
+	*bytes <<= shift;
+	return true;
+}
+
+static bool
+is_plain(const char *s)
+{
+	return s[0] != '\0' &&
+	       s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:,+@%{}")] == '\0';
+}
+
+char *
+shell_quote(char *const *argv)
+{
+	struct buf b = { 0 };
+
+	for (size_t i = 0; argv[i] != NULL; i++) {
+		if (i > 0)
+			buf_put(&b, " ", 1);
+		if (is_plain(argv[i])) {
+			put_bytes(&b, bytes_of(argv[i]));
+			continue;
+		}
+		buf_put(&b, "'", 1);
+		for (const char *p = argv[i]; *p != '\0'; p++)
+			if (*p == '\'')
+				buf_put(&b, "'\\''", 4);
+			else
+				buf_put(&b, p, 1);
+		buf_put(&b, "'", 1);
+	}
+	buf_put(&b, "", 1);
+	return (char *)b.at;
+}

@@ -1,0 +1,222 @@
+#include "harness/expect.h"
+
+#include "harness/printable.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REASON_WANTED "REASON WANTED"
+
+struct line {
+	unsigned number;
+	char *pattern, *reason;
+	enum verdict verdict;
+	enum requirement_id requirement;
+	bool flaky;
+	bool matched;
+};
+
+struct expectations {
+	char *path;
+	struct line *lines;
+	size_t n;
+};
+
+static bool
+parse_verdict(const char *word, struct line *l)
+{
+	l->flaky = strncmp(word, "flaky-", 6) == 0;
+	if (l->flaky)
+		word += 6;
+	return verdict_named(word, &l->verdict) && (l->verdict == VERDICT_FAIL || l->verdict == VERDICT_WARN);
+}
+
+/* What is wrong with the line, or NULL. */
+static const char *
+parse_line(char *text, struct line *l)
+{
+	char *save, *pattern = strtok_r(text, " \t", &save), *verdict = strtok_r(NULL, " \t", &save);
+	char *req = strtok_r(NULL, " \t", &save), *reason = strtok_r(NULL, "", &save);
+
+	if (pattern == NULL || verdict == NULL || req == NULL)
+		return "want PATTERN VERDICT REQUIREMENT REASON";
+	if (!parse_verdict(verdict, l))
+		return "the verdict must be fail, warn, flaky-fail or flaky-warn";
+	l->requirement = requirement_named(req);
+	if (l->requirement == REQUIREMENT_NONE)
+		return "no such requirement; 'nbdspec requirements' lists them";
+	l->pattern = strdup(pattern);
+	l->reason = strdup(reason != NULL ? reason + strspn(reason, " \t") : "");
+	return NULL;
+}
+
+static void
+add_reason(struct line *l, const char *more)
+{
+	char *joined;
+
+	if (asprintf(&joined, "%s%s%s", l->reason, *l->reason ? " " : "", more + strspn(more, " \t")) < 0)
+		abort();
+	free(l->reason);
+	l->reason = joined;
+}
+
+static const char *
+take_line(struct expectations *e, char *text, unsigned number)
+{
+	struct line *l;
+
+	text[strcspn(text, "\n")] = '\0';
+	if (text[0] == '#' || text[strspn(text, " \t")] == '\0')
+		return NULL;
+	if (text[0] == ' ' || text[0] == '\t') {
+		if (e->n == 0)
+			return "a continued reason without a line before it";
+		add_reason(&e->lines[e->n - 1], text);
+		return NULL;
+	}
+	e->lines = reallocarray(e->lines, e->n + 1, sizeof(*e->lines));
+	if (e->lines == NULL)
+		abort();
+	l = &e->lines[e->n++];
+	*l = (struct line){ .number = number };
+	return parse_line(text, l);
+}
+
+struct expectations *
+expect_load(const char *path, char error[512])
+{
+	struct expectations *e = calloc(1, sizeof(*e));
+	FILE *f = fopen(path, "re");
+	const char *wrong = NULL;
+	unsigned number = 0;
+	char *text = NULL;
+	size_t size = 0;
+
+	if (e == NULL)
+		abort();
+	e->path = strdup(path);
+	if (f == NULL) {
+		snprintf(error, 512, "%s: %s", path, strerror(errno));
+		expect_free(e);
+		return NULL;
+	}
+	while (wrong == NULL && getline(&text, &size, f) >= 0)
+		wrong = take_line(e, text, ++number);
+	for (size_t i = 0; i < e->n && wrong == NULL; i++)
+		if (e->lines[i].reason[0] == '\0' || strstr(e->lines[i].reason, REASON_WANTED) != NULL) {
+			wrong = "the reason is missing: say why this deviation is known";
+			number = e->lines[i].number;
+		}
+	free(text);
+	fclose(f);
+	if (wrong == NULL)
+		return e;
+	snprintf(error, 512, "%s:%u: %s", path, number, wrong);
+	expect_free(e);
+	return NULL;
+}
+
+void
+expect_free(struct expectations *e)
+{
+	if (e == NULL)
+		return;
+	for (size_t i = 0; i < e->n; i++) {
+		free(e->lines[i].pattern);
+		free(e->lines[i].reason);
+	}
+	free(e->lines);
+	free(e->path);
+	free(e);
+}
+
+/* '[' begins a point, so it is no special character of the glob. */
+static bool
+matches(const char *pattern, const char *id)
+{
+	char quoted[1024];
+	size_t n = 0;
+
+	for (; *pattern != '\0' && n + 3 < sizeof(quoted); pattern++) {
+		if (*pattern == '[' || *pattern == ']')
+			quoted[n++] = '\\';
+		quoted[n++] = *pattern;
+	}
+	quoted[n] = '\0';
+	return fnmatch(quoted, id, 0) == 0;
+}
+
+static struct line *
+line_for(struct expectations *e, const struct result *r)
+{
+	char id[512];
+
+	snprintf(id, sizeof(id), "%s%s%s%s", r->case_id, r->point ? "[" : "", r->point ? r->point : "",
+		 r->point ? "]" : "");
+	for (size_t i = 0; e != NULL && i < e->n; i++)
+		if (matches(e->lines[i].pattern, id))
+			return &e->lines[i];
+	return NULL;
+}
+
+void
+expect_judge(struct expectations *e, struct result *r, bool strict)
+{
+	struct line *l = line_for(e, r);
+	bool bad = r->verdict == VERDICT_FAIL || r->verdict == VERDICT_ERROR || (strict && r->verdict == VERDICT_WARN);
+
+	r->red = bad;
+	if (l == NULL)
+		return;
+	r->reason = l->reason;
+	if (r->verdict == VERDICT_SKIP || r->verdict == VERDICT_ERROR)
+		return;		/* it did not run: neither better nor worse */
+	l->matched = true;
+	r->expectation = l->flaky ? EXPECT_FLAKY : EXPECT_KNOWN;
+	if (r->verdict == l->verdict && r->requirement == l->requirement) {
+		r->red = false;
+		return;
+	}
+	if (r->verdict == VERDICT_PASS || r->verdict == VERDICT_INFO) {
+		r->expectation = l->flaky ? EXPECT_FLAKY : EXPECT_UNEXPECTED_PASS;
+		r->red = !l->flaky;
+		return;
+	}
+	r->expectation = EXPECT_CHANGED;
+	r->red = true;
+}
+
+unsigned
+expect_stale(struct expectations *e, bool (*selected)(void *arg, const char *pattern), void *arg,
+	     void (*found)(void *arg, const struct stale *s))
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; e != NULL && i < e->n; i++) {
+		struct stale s = { e->path, e->lines[i].number, e->lines[i].pattern };
+
+		if (e->lines[i].matched || !selected(arg, e->lines[i].pattern))
+			continue;
+		found(arg, &s);
+		n++;
+	}
+	return n;
+}
+
+void
+expect_write(FILE *f, const struct result *r)
+{
+	char *message = printable_string(r->message), *expected = printable_string(r->expected);
+	char *got = printable_string(r->got);
+
+	fprintf(f, "%s%s%s%s  %s  %s\n", r->case_id, r->point ? "[" : "", r->point ? r->point : "", r->point ? "]" : "",
+		verdict_name(r->verdict), requirement(r->requirement)->id);
+	fprintf(f, "\t" REASON_WANTED ": %s%s%s%s%s\n", message, *expected ? "expected " : "", expected,
+		*got ? "; got " : "", got);
+	free(message);
+	free(expected);
+	free(got);
+}

@@ -1,0 +1,69 @@
+#include "harness/quiet.h"
+
+#include <stddef.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct quiet *
+quiet_new(void)
+{
+	struct quiet *q = mmap(NULL, sizeof(*q), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (q == MAP_FAILED)
+		return NULL;
+	q->event = eventfd(0, EFD_NONBLOCK);
+	if (q->event < 0) {
+		munmap(q, sizeof(*q));
+		return NULL;
+	}
+	return q;
+}
+
+void
+quiet_free(struct quiet *q)
+{
+	if (q == NULL)
+		return;
+	close(q->event);
+	munmap(q, sizeof(*q));
+}
+
+void
+quiet_reset(struct quiet *q)
+{
+	uint64_t n;
+
+	atomic_store(&q->connects, 0);
+	atomic_store(&q->accepts, 0);
+	atomic_store(&q->idle, false);
+	atomic_store(&q->silent, false);
+	for (int i = 0; i < QUIET_CONNECTIONS; i++)
+		atomic_store(&q->consumed[i], 0);
+	(void)!read(q->event, &n, sizeof(n));
+}
+
+void
+quiet_fall_idle(struct quiet *q)
+{
+	atomic_store(&q->idle, true);
+	(void)!write(q->event, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+void
+quiet_wake(struct quiet *q)
+{
+	atomic_store(&q->idle, false);
+}
+
+bool
+quiet_is_over(const struct quiet *q, unsigned n, uint64_t sent)
+{
+	if (atomic_load(&q->silent))
+		return atomic_load(&q->idle);
+	if (n >= QUIET_CONNECTIONS)
+		return false;
+	/* idle is read last: a server that woke in between has set it to false before it accepted or counted. */
+	return atomic_load(&q->accepts) > n &&
+	       atomic_load(&q->consumed[n]) == sent && atomic_load(&q->idle);
+}

@@ -1,0 +1,39 @@
+/*
+ * How the fake server, when the harness itself started it, tells that nothing more will come.
+ *
+ * A lie of silence would cost every case its deadline. Instead the server publishes, in shared memory, how many bytes
+ * of each connection it has read, and that it is now blocked with nothing left to send. A client that has sent just so
+ * many bytes and finds its socket empty knows that its wait is a time-out, at once. The order makes it sound: the
+ * server sends first and publishes afterwards; the client looks at the counters first and at its socket afterwards.
+ */
+#ifndef NBDSPEC_QUIET_H
+#define NBDSPEC_QUIET_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { QUIET_CONNECTIONS = 256 };
+
+struct quiet {
+	int event;			/* eventfd, inherited by both: written whenever the server falls idle */
+	_Atomic uint32_t connects;	/* connections that clients made so far; the server accepts in this order */
+	_Atomic uint32_t accepts;	/* connections that the server took, in the same order */
+	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */
+	_Atomic bool silent;		/* a lie: it reads no more although bytes may be waiting */
+	_Atomic uint64_t consumed[QUIET_CONNECTIONS];	/* bytes read from each connection, in order of accept */
+};
+
+/* Maps shared memory and makes the eventfd; NULL and errno when the system refuses. */
+struct quiet *quiet_new(void);
+void quiet_free(struct quiet *q);
+void quiet_reset(struct quiet *q);		/* for a new server process; nobody may be using it */
+
+/* Server: about to block (publishes and wakes the clients), and awake again. */
+void quiet_fall_idle(struct quiet *q);
+void quiet_wake(struct quiet *q);
+
+/* Client: the server has read all `sent` bytes of connection n and will say nothing more. Check the socket after it. */
+bool quiet_is_over(const struct quiet *q, unsigned n, uint64_t sent);
+
+#endif

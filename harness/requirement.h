@@ -1,0 +1,40 @@
+/*
+ * The catalogue of requirements: what the protocol text demands, of whom, and where it says so.
+ * The entries stand in cases/requirements.def, which is data; R(name) is an identifier, so a misspelt one does not
+ * compile, and neither does one that the catalogue calls untestable.
+ */
+#ifndef NBDSPEC_REQUIREMENT_H
+#define NBDSPEC_REQUIREMENT_H
+
+#include <stdbool.h>
+
+enum level { LEVEL_MUST, LEVEL_MUST_NOT, LEVEL_SHOULD, LEVEL_SHOULD_NOT, LEVEL_MAY, LEVEL_TEXT };
+enum binds { BINDS_SERVER, BINDS_CLIENT, BINDS_BOTH };
+
+enum requirement_id {
+	REQUIREMENT_NONE,
+#define REQUIREMENT(id, level, binds, where, text) REQUIREMENT_##id,
+#define UNTESTABLE(id, level, binds, where, text, why) UNTESTABLE_##id,
+#include "cases/requirements.def"
+#undef REQUIREMENT
+#undef UNTESTABLE
+	N_REQUIREMENTS
+};
+
+#define R(id) REQUIREMENT_##id
+
+struct requirement {
+	const char *id;
+	enum level level;
+	enum binds binds;
+	const char *where;		/* "proto.md:2420-2421" */
+	const char *text;		/* what it asks, one sentence */
+	const char *untestable;		/* why no test can observe it, or NULL */
+};
+
+const struct requirement *requirement(enum requirement_id id);		/* never NULL; id 0 is "none" */
+enum requirement_id requirement_named(const char *id);			/* REQUIREMENT_NONE when unknown */
+const char *level_name(enum level level);				/* "MUST NOT" */
+const char *binds_name(enum binds binds);				/* "server" */
+
+#endif

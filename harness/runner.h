@@ -1,0 +1,38 @@
+/*
+ * Runs jobs: each is one case against one target, in a process of its own under a deadline. A slot owns a server and
+ * gives it to one case after another; slots work side by side. One event loop, no threads.
+ */
+#ifndef NBDSPEC_RUNNER_H
+#define NBDSPEC_RUNNER_H
+
+#include "harness/target.h"
+#include "harness/test.h"
+
+struct job {
+	const struct case_def *def;
+	const struct target *target;
+	void *tag;			/* the caller's */
+};
+
+struct runner {
+	unsigned slots;			/* from 1 */
+	int trace_fd;			/* all records of all cases are appended here; -1 for none */
+	bool transcripts;		/* decode them for what is not a pass */
+	void *arg;
+	/* A result as it comes; its strings live during the call. */
+	void (*result)(void *arg, const struct job *job, const struct result *r);
+	void (*progress)(void *arg, unsigned done, const struct case_def *running);	/* may be NULL */
+};
+
+struct run_end {
+	bool interrupted;		/* SIGINT or SIGTERM: what is known was reported */
+	char *broken;			/* malloc'd: why the run could not go on (the server does not start …), or NULL */
+};
+
+/* Every server is stopped and every process ended when it returns. */
+struct run_end run_jobs(const struct runner *r, const struct job *jobs, size_t n);
+
+/* The selected cases: those that match one of the globs ("option/…"), all without globs. malloc'd, NULL-terminated. */
+const struct case_def **select_cases(enum suite suite, char *const *globs, size_t n_globs, size_t *n);
+
+#endif

@@ -1,0 +1,286 @@
+/* Connections of a case: bytes in and out, with deadlines; every message goes into the trace. */
+#include "harness/test_private.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A server that says nothing for so long has hung; --time-factor scales it. */
+enum { WAIT_MS = 10000 };
+
+static int64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+const char *
+wait_text(enum outcome_of_wait w)
+{
+	static const char *const texts[] = { "an answer", "the connection was closed", "the connection was reset",
+					     "nothing within the time limit" };
+
+	return texts[w];
+}
+
+/* Waits for the descriptor or for the fake server's word that nothing will come; false: the time is up. */
+static bool
+wait_for(struct session *s, short events, int64_t until)
+{
+	const struct quiet *q = s->test->private->server->quiet;
+	struct pollfd p[2] = { { .fd = s->fd, .events = events }, { .fd = q ? q->event : -1, .events = POLLIN } };
+	int64_t left;
+	uint64_t n;
+
+	for (;;) {
+		/* The order counts: first the server's word, then the socket (harness/quiet.h). */
+		bool over = q != NULL && quiet_is_over(q, s->slot, s->sent);
+
+		left = until - now_ms();
+		p[0].revents = p[1].revents = 0;
+		if (poll(p, 2, over || left < 0 ? 0 : (int)left) < 0 && errno != EINTR)
+			return false;
+		if (p[0].revents != 0)
+			return true;
+		if (over || left <= 0)
+			return false;
+		if (p[1].revents != 0)
+			(void)!read(q->event, &n, sizeof(n));
+	}
+}
+
+enum outcome_of_wait
+session_recv(struct test *t, void *data, size_t len, size_t *got)
+{
+	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
+	ssize_t n;
+
+	for (*got = 0; *got < len;) {
+		n = recv(t->s->fd, (uint8_t *)data + *got, len - *got, MSG_DONTWAIT);
+		if (n > 0) {
+			*got += (size_t)n;
+			until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
+		} else if (n == 0) {
+			return WAIT_CLOSED;
+		} else if (errno == EAGAIN || errno == EINTR) {
+			if (!wait_for(t->s, POLLIN, until))
+				return WAIT_TIMED_OUT;
+		} else {
+			return WAIT_RESET;
+		}
+	}
+	return WAIT_OK;
+}
+
+static void
+send_all(struct test *t, struct bytes b)
+{
+	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
+	struct session *s = t->s;
+	ssize_t n;
+
+	while (b.len > 0 && !s->write_failed) {
+		n = send(s->fd, b.at, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0) {
+			s->sent += (uint64_t)n;
+			b.at += n;
+			b.len -= (size_t)n;
+			until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
+		} else if (errno != EINTR && (errno != EAGAIN || !wait_for(s, POLLOUT, until))) {
+			/* It reads no more; what it has sent is still looked at, and the silence is found there. */
+			s->write_failed = true;
+			note(t, "sending stopped: %s", errno == EAGAIN ? "it reads no more" : strerror(errno));
+		}
+	}
+}
+
+void
+session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes head, struct bytes data)
+{
+	struct buf b = { 0 };
+	size_t snap = t->private->trace.snap;
+
+	put_bytes(&b, head);
+	buf_put(&b, data.at, data.len < snap ? data.len : snap);
+	trace_add(&t->private->trace,
+		  &(struct trace_record){ .kind = TRACE_MESSAGE, .message = kind, .direction = TO_SERVER,
+					  .connection = t->s->number, .cookie = cookie,
+					  .length = (uint32_t)(head.len + data.len), .data = { b.at, b.len } });
+	buf_free(&b);
+	send_all(t, head);
+	send_all(t, data);
+}
+
+void
+trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data)
+{
+	trace_add(&t->private->trace,
+		  &(struct trace_record){ .kind = TRACE_MESSAGE, .message = kind, .direction = TO_CLIENT,
+					  .connection = t->s->number, .cookie = cookie, .length = (uint32_t)data.len,
+					  .data = data });
+}
+
+void
+trace_wait(struct test *t, enum outcome_of_wait w)
+{
+	static const enum trace_kind kinds[] = { [WAIT_CLOSED] = TRACE_CLOSED, [WAIT_RESET] = TRACE_RESET,
+						 [WAIT_TIMED_OUT] = TRACE_TIMEOUT };
+
+	if (w != WAIT_OK)
+		trace_text(&t->private->trace, kinds[w], t->s->number, w == WAIT_TIMED_OUT ? "nothing came" : "");
+}
+
+uint8_t *
+recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what)
+{
+	struct buf *in = &t->s->in;
+	enum outcome_of_wait w;
+	char got_text[200];
+	size_t got;
+
+	buf_grow(in, len);
+	w = session_recv(t, in->at + in->len - len, len, &got);
+	if (w == WAIT_OK)
+		return in->at + in->len - len;
+	in->len -= len - got;
+	if (in->len > 0)
+		trace_received(t, MSG_RAW, 0, (struct bytes){ in->at, in->len });
+	trace_wait(t, w);
+	if (got > 0)
+		snprintf(got_text, sizeof(got_text), "%s after %zu of %zu bytes", wait_text(w), got, len);
+	else
+		snprintf(got_text, sizeof(got_text), "%s", wait_text(w));
+	broken_values(t, owed, what, got_text);
+}
+
+/* ---- opening and closing ---- */
+
+void
+open_connection(struct test *t)
+{
+	struct test_private *p = t->private;
+	const struct server *server = p->server;
+	struct session *s;
+	char error[512];
+	bool gone;
+	int fd;
+
+	if (p->n_connections > 0)
+		need_connections(t);
+	fd = server_connect(server, &gone, error);
+	if (fd < 0 && p->n_connections == 0 && !p->points)
+		harness_error(t, "%s", error);
+	if (fd < 0) {
+		p->outcome.gone = gone;
+		broken_values(t, R(handshake_no_hard_disconnect), "the server accepts another connection", error);
+	}
+	s = calloc(1, sizeof(*s));
+	if (s == NULL)
+		abort();
+	*s = (struct session){ .next = p->sessions, .test = t, .fd = fd, .number = (uint16_t)++p->n_connections,
+			       .next_cookie = 0x4e42440000000001, .block = { 1, 4096, NBD_DEFAULT_MAX_PAYLOAD } };
+	if (server->quiet != NULL)
+		s->slot = atomic_fetch_add(&server->quiet->connects, 1);
+	p->sessions = t->s = s;
+	trace_text(&p->trace, TRACE_CONNECT, s->number, "the server");
+}
+
+void
+need_connections(struct test *t)
+{
+	if (t->private->server->target->via == VIA_STDIO)
+		skip(t, "connections", "a server on standard input and output serves one connection");
+}
+
+void
+use(struct test *t, struct session *s)
+{
+	t->s = s;
+}
+
+static void
+close_session(struct test *t, struct session *s)
+{
+	if (s->fd < 0)
+		return;
+	trace_text(&t->private->trace, TRACE_DISCONNECT, s->number, "");
+	close(s->fd);
+	s->fd = -1;
+	if (t->private->server->stdio >= 0)
+		shutdown(t->private->server->stdio, SHUT_RDWR);
+}
+
+void
+disconnect(struct test *t)
+{
+	close_session(t, t->s);
+}
+
+void
+close_sessions(struct test *t)
+{
+	struct session *next;
+
+	for (struct session *s = t->private->sessions; s != NULL; s = next) {
+		next = s->next;
+		close_session(t, s);
+		buf_free(&s->in);
+		free(s);
+	}
+	t->private->sessions = t->s = NULL;
+}
+
+void
+shut_write(struct test *t)
+{
+	shutdown(t->s->fd, SHUT_WR);
+	note(t, "we shut down our sending side");
+}
+
+/* ---- how it ends ---- */
+
+bool
+peer_goes_on(struct test *t, enum requirement_id owed)
+{
+	enum outcome_of_wait w;
+	uint8_t byte;
+	ssize_t n;
+
+	if (!wait_for(t->s, POLLIN, now_ms() + (int64_t)(WAIT_MS * t->private->factor))) {
+		trace_wait(t, WAIT_TIMED_OUT);
+		broken_values(t, owed, "an answer, or the end of the connection", wait_text(WAIT_TIMED_OUT));
+	}
+	n = recv(t->s->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	if (n > 0)
+		return true;
+	w = n == 0 ? WAIT_CLOSED : WAIT_RESET;
+	trace_wait(t, w);
+	return false;
+}
+
+void
+expect_disconnect(struct test *t, enum requirement_id r)
+{
+	enum outcome_of_wait w;
+	char text[80];
+	uint8_t bytes[256];
+	size_t got;
+
+	w = session_recv(t, bytes, sizeof(bytes), &got);
+	if (got > 0)
+		trace_received(t, MSG_RAW, 0, (struct bytes){ bytes, got });
+	trace_wait(t, w);
+	if (got > 0) {
+		snprintf(text, sizeof(text), "%zu%s bytes of data", got, w == WAIT_OK ? " or more" : "");
+		broken_values(t, r, "the server ends the connection, without more data", text);
+	}
+	if (w == WAIT_TIMED_OUT)
+		broken_values(t, r, "the server ends the connection", wait_text(w));
+}

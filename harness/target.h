@@ -1,0 +1,78 @@
+/*
+ * What is tested, how one instance of it is started, reached, watched and ended (design, section 2).
+ *
+ * A launched server gets a private directory; it is ready when it accepts, which the first case finds out by connecting
+ * (that connection is the case's own, so that servers for one client at a time are served). It dies with us.
+ */
+#ifndef NBDSPEC_TARGET_H
+#define NBDSPEC_TARGET_H
+
+#include "harness/quiet.h"
+#include "harness/uri.h"
+
+#include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+enum via {
+	VIA_URI,		/* it runs already */
+	VIA_UNIX,		/* the command has {socket} */
+	VIA_TCP,		/* the command has {port} */
+	VIA_STDIO,		/* its standard input and output are the connection: one per server process */
+	VIA_ACTIVATION,		/* systemd socket activation: LISTEN_FDS */
+	VIA_FORK,		/* the fake server, in a process of our own */
+};
+
+/* What the command line says; it outlives every server that is started from it. */
+struct target {
+	enum via via;
+	char **program;			/* with placeholders; not for VIA_URI and VIA_FORK */
+	const char *prepare;		/* shell command, with placeholders, before every start; or NULL */
+	struct nbd_uri uri;		/* for VIA_URI */
+	const char *export_name;	/* "" is the default export */
+	unsigned long long size;	/* of {file}, bytes */
+	bool destructive;		/* --destructive */
+	double factor;			/* on every time limit */
+	void (*serve)(void *arg, int listen_fd, struct quiet *q);	/* for VIA_FORK: what the process does */
+	void *arg;
+	bool fresh;			/* a new server for every case */
+	bool daemon;			/* the command ends once the server is in the background */
+};
+
+struct server {
+	const struct target *target;
+	char *dir;			/* private; removed by server_stop */
+	char *socket, *file;		/* paths in it, or NULL */
+	unsigned port;
+	struct sockaddr_storage address;	/* to connect to */
+	socklen_t address_len;		/* 0 for VIA_STDIO */
+	int stdio;			/* our end of the one connection, or -1 */
+	pid_t pid;			/* 0: not running */
+	int pidfd;			/* readable once it has ended; -1 */
+	bool starting;			/* nobody has connected yet */
+	struct quiet *quiet;		/* for VIA_FORK */
+};
+
+/* May a case write to the export? (What we made ourselves, or --destructive.) */
+bool target_may_write(const struct target *t);
+
+/* Starts an instance in *s (zeroed before its first use). On failure one line in error, and nothing is left. */
+bool server_start(struct server *s, const struct target *t, char error[512]);
+bool server_running(const struct server *s);
+/* Its end in words, "killed by signal 11 (Segmentation fault)", once it has ended by itself; reaps it. NULL: it runs. */
+char *server_ended(struct server *s, bool *by_fault);
+char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of what it printed; never NULL */
+void server_stop(struct server *s);			/* with all its children; removes its directory */
+
+/*
+ * For the case: a connected descriptor, waiting as long as the server is only starting. -1 and one line in error;
+ * *gone tells that the server has ended or refuses.
+ */
+int server_connect(const struct server *s, bool *gone, char error[512]);
+
+/* The placeholders that a command may have, for messages. */
+#define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir}"
+/* The line that says what is wrong with a command, or NULL. Chooses the via. */
+const char *target_check_program(struct target *t, const char *via, bool bracket);
+char *target_describe(const struct target *t);		/* malloc'd */
+#endif

@@ -1,0 +1,322 @@
+/* The verdicts of a case, its points, and the process that it runs in. */
+#include "harness/test.h"
+
+#include "harness/section.h"
+#include "harness/test_private.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+SECTION_LIST(case, struct case_def, nbdspec_cases)
+
+const struct case_def *
+case_at(size_t i)
+{
+	return section_sorted(case_section(), i);
+}
+
+static uint64_t
+now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+/* ---- telling the runner ---- */
+
+static void
+send_report(struct test *t, const struct report_header *head, const char *const strings[REPORT_STRINGS])
+{
+	struct report_header h = *head;
+	struct buf b = { 0 };
+	ssize_t n;
+
+	for (int i = 0; i < REPORT_STRINGS; i++)
+		h.length[i] = (uint32_t)(strings != NULL && strings[i] != NULL ? strlen(strings[i]) : 0);
+	buf_put(&b, &h, sizeof(h));
+	for (int i = 0; i < REPORT_STRINGS; i++)
+		if (h.length[i] > 0)
+			buf_put(&b, strings[i], h.length[i]);
+	for (size_t at = 0; at < b.len; at += (size_t)n) {
+		n = write(t->private->report_fd, b.at + at, b.len - at);
+		if (n <= 0)
+			_exit(1);	/* the runner is gone */
+	}
+	buf_free(&b);
+}
+
+static void
+send_outcome(struct test *t)
+{
+	struct test_private *p = t->private;
+	struct outcome *o = &p->outcome;
+	const char *strings[REPORT_STRINGS] = { p->point, o->message, o->expected, o->got, o->feature };
+	struct report_header h = {
+		.type = REPORT_RESULT, .verdict = o->verdict, .requirement = o->requirement, .gone = o->gone,
+		.duration_us = now_us() - p->started_us, .trace_from = p->trace_from, .trace_to = trace_end(&p->trace),
+	};
+
+	send_report(t, &h, strings);
+	p->trace_from = h.trace_to;
+	p->started_us = now_us();
+	free(o->message);
+	free(o->expected);
+	free(o->got);
+	free(o->feature);
+	*o = (struct outcome){ .verdict = VERDICT_PASS };
+}
+
+void
+report_served(struct test *t)
+{
+	if (t->private->server->starting && t->s->number == 1)
+		send_report(t, &(struct report_header){ .type = REPORT_SERVED }, NULL);
+}
+
+_Noreturn void
+run_case(const struct case_def *def, const struct server *server, int trace_fd, int report_fd)
+{
+	struct test_private p = { .server = server, .report_fd = report_fd, .factor = server->target->factor };
+	struct test t = { .def = def, .private = &p };
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGPIPE, SIG_IGN);
+	p.trace = (struct trace){ .fd = trace_fd, .snap = 1u << 16 };
+	p.started_us = now_us();
+	trace_text(&p.trace, TRACE_CASE, 0, def->id);
+	p.trace_from = trace_end(&p.trace);
+	if (sigsetjmp(p.top, 0) == 0)
+		def->run(&t);
+	if (p.points == 0 || p.outcome.verdict != VERDICT_PASS)
+		send_outcome(&t);
+	send_report(&t, &(struct report_header){ .type = REPORT_DONE }, NULL);
+	_exit(0);
+}
+
+_Noreturn void
+end_case(struct test *t)
+{
+	struct test_private *p = t->private;
+
+	if (p->in_point)
+		siglongjmp(p->jump, 1);
+	siglongjmp(p->top, 1);
+}
+
+/* ---- points ---- */
+
+void
+point_begin(struct test *t, const char *fmt, ...)
+{
+	struct test_private *p = t->private;
+	va_list ap;
+
+	/* What stood before the first point belongs to the case as a whole. */
+	if (p->points++ == 0 && p->outcome.verdict != VERDICT_PASS)
+		send_outcome(t);
+	close_sessions(t);
+	va_start(ap, fmt);
+	if (vasprintf(&p->point, fmt, ap) < 0)
+		abort();
+	va_end(ap);
+	p->in_point = true;
+	p->started_us = now_us();
+	trace_text(&p->trace, TRACE_POINT, 0, p->point);
+}
+
+bool
+point_open(struct test *t)
+{
+	return t->private->in_point;
+}
+
+void
+point_end(struct test *t)
+{
+	struct test_private *p = t->private;
+
+	p->in_point = false;
+	send_outcome(t);
+	free(p->point);
+	p->point = NULL;
+	close_sessions(t);
+}
+
+sigjmp_buf *
+point_jump(struct test *t)
+{
+	return &t->private->jump;
+}
+
+/* ---- verdicts ---- */
+
+static char *
+format(const char *fmt, va_list ap)
+{
+	char *text;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		abort();
+	return text;
+}
+
+/* The worst verdict stays, and of equals the first. */
+static void
+settle(struct test *t, enum verdict v, enum requirement_id r, char *message, char *expected, char *got, char *feature)
+{
+	struct outcome *o = &t->private->outcome;
+
+	if (v <= o->verdict && o->verdict != VERDICT_PASS) {
+		free(message);
+		free(expected);
+		free(got);
+		free(feature);
+		return;
+	}
+	free(o->message);
+	free(o->expected);
+	free(o->got);
+	free(o->feature);
+	*o = (struct outcome){ v, r, message, expected, got, feature, o->gone };
+}
+
+static enum verdict
+verdict_of(enum requirement_id r)
+{
+	switch (requirement(r)->level) {
+	case LEVEL_MAY:
+		return VERDICT_INFO;
+	case LEVEL_SHOULD:
+	case LEVEL_SHOULD_NOT:
+		return VERDICT_WARN;
+	default:
+		return VERDICT_FAIL;
+	}
+}
+
+void
+broken(struct test *t, enum requirement_id r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
+	va_end(ap);
+	end_case(t);
+}
+
+static void
+settle_values(struct test *t, enum requirement_id r, const char *expected, const char *got)
+{
+	settle(t, verdict_of(r), r, NULL, strdup(expected), strdup(got), NULL);
+}
+
+void
+broken_values(struct test *t, enum requirement_id r, const char *expected, const char *got)
+{
+	settle_values(t, r, expected, got);
+	end_case(t);
+}
+
+void
+deviates(struct test *t, enum requirement_id r, const char *expected, const char *got)
+{
+	settle_values(t, r, expected, got);
+	if (verdict_of(r) == VERDICT_FAIL)
+		end_case(t);
+}
+
+void
+expect_failed(struct test *t, enum requirement_id r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
+	va_end(ap);
+	if (verdict_of(r) == VERDICT_FAIL)
+		end_case(t);
+}
+
+void
+expect_number(struct test *t, enum requirement_id r, const char *what, uint64_t got, uint64_t want)
+{
+	char e[160], g[160];
+
+	if (got == want)
+		return;
+	snprintf(e, sizeof(e), "%s is %" PRIu64 " (0x%" PRIx64 ")", what, want, want);
+	snprintf(g, sizeof(g), "%" PRIu64 " (0x%" PRIx64 ")", got, got);
+	deviates(t, r, e, g);
+}
+
+void
+expect_one_of(struct test *t, enum requirement_id r, enum name_kind kind, uint64_t got, const uint64_t *want, size_t n)
+{
+	char text[NAME_MAX_TEXT], expected[1024] = "";
+
+	for (size_t i = 0; i < n; i++)
+		if (want[i] == got)
+			return;
+	for (size_t i = 0; i < n; i++)
+		snprintf(expected + strlen(expected), sizeof(expected) - strlen(expected), "%s%s",
+			 i == 0 ? "" : i + 1 == n ? " or " : ", ", name_text(kind, want[i], text));
+	deviates(t, r, expected, name_text(kind, got, text));
+}
+
+void
+observe(struct test *t, enum requirement_id r, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, VERDICT_INFO, r, format(fmt, ap), NULL, NULL, NULL);
+	va_end(ap);
+}
+
+void
+skip(struct test *t, const char *feature, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, VERDICT_SKIP, REQUIREMENT_NONE, format(fmt, ap), NULL, NULL, strdup(feature));
+	va_end(ap);
+	end_case(t);
+}
+
+void
+harness_error(struct test *t, const char *fmt, ...)
+{
+	const char *strings[REPORT_STRINGS] = { NULL };
+	va_list ap;
+
+	va_start(ap, fmt);
+	strings[REPORT_MESSAGE] = format(fmt, ap);
+	va_end(ap);
+	send_report(t, &(struct report_header){ .type = REPORT_BROKEN, .verdict = VERDICT_ERROR }, strings);
+	_exit(0);
+}
+
+void
+note(struct test *t, const char *fmt, ...)
+{
+	va_list ap;
+	char *text;
+
+	va_start(ap, fmt);
+	text = format(fmt, ap);
+	va_end(ap);
+	trace_text(&t->private->trace, TRACE_NOTE, t->s ? t->s->number : 0, text);
+	free(text);
+}

@@ -1,0 +1,235 @@
+/*
+ * What a case sees: the registry, verdicts, and the steps of a client that may misbehave (design, section 5).
+ *
+ *	CASE(option, unknown_is_refused, "An option nobody knows is refused by name, and the next is still understood",
+ *	     R(unknown_option_unsup), R(next_message_parsed))
+ *	{
+ *		struct option_reply r;
+ *
+ *		open_fixed_newstyle(t);
+ *		send_option(t, 0x7fffffff, "payload", 7);
+ *		r = recv_option_reply(t, R(unknown_option_unsup));
+ *		EXPECT_REPLY(t, R(unknown_option_unsup), r.type, NBD_REP_ERR_UNSUP);
+ *		expect_in_step(t, R(next_message_parsed));
+ *	}
+ *
+ * A case runs in its own process and needs no cleanup. A step that cannot go on ends the case (or its point) with a
+ * verdict for the requirement that it was given; nothing returns an error to the case. Every step takes the current
+ * connection, t->s; use() changes it.
+ */
+#ifndef NBDSPEC_TEST_H
+#define NBDSPEC_TEST_H
+
+#include "harness/names.h"
+#include "harness/nbd.h"
+#include "harness/requirement.h"
+#include "harness/result.h"
+#include "harness/wire.h"
+
+#include <setjmp.h>
+
+enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DURABILITY, SUITE_CRASH };
+
+struct test;
+
+struct case_def {
+	const char *id;				/* "group/name", stable for ever */
+	const char *title;			/* what is done and what must follow, one sentence */
+	enum suite suite;
+	const enum requirement_id *cites;	/* ends with REQUIREMENT_NONE */
+	void (*run)(struct test *t);
+	const char *file;
+	int line;
+};
+
+#define CASE(group, ident, title_, ...)                                                                                \
+	static void case_##group##_##ident(struct test *t);                                                            \
+	static const struct case_def case_def_##group##_##ident = {                                                    \
+		.id = #group "/" #ident, .title = title_, .suite = SUITE_SERVER,                                       \
+		.cites = (const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE },                               \
+		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__,                                     \
+	};                                                                                                             \
+	static const struct case_def *const case_entry_##group##_##ident                                               \
+		__attribute__((used, section("nbdspec_cases"))) = &case_def_##group##_##ident;                         \
+	static void case_##group##_##ident(struct test *t)
+
+const struct case_def *case_at(size_t i);	/* sorted by id; NULL past the last */
+
+/* A connection, and what was agreed on it. */
+struct session {
+	struct session *next;
+	struct test *test;
+	int fd;
+	uint16_t number;		/* in the trace, from 1 */
+	uint64_t sent;			/* bytes */
+	unsigned slot;			/* in struct quiet */
+	bool write_failed;		/* the peer no longer reads; what it sent before can still be received */
+	bool oldstyle;
+	uint16_t handshake_flags;	/* as the server sent them */
+	uint32_t client_flags;		/* as we sent them */
+	bool transmission;		/* agreed, and entered */
+	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
+	uint32_t option;		/* the last one that we sent, for messages */
+	/* In transmission: */
+	uint64_t size;			/* bytes */
+	uint16_t flags;			/* transmission flags */
+	struct info_block_size block;	/* as advertised, or the defaults 1, 4096, 32 MiB */
+	bool block_advertised;
+	uint64_t next_cookie;
+	struct buf in;			/* what recv_* handed out last points in here */
+};
+
+struct test {
+	const struct case_def *def;
+	struct session *s;		/* the current connection; NULL before open_* */
+	struct test_private *private;
+};
+
+/* ---- verdicts ---- */
+
+/* Ends the case or its point: the requirement is broken. */
+_Noreturn void broken(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+_Noreturn void broken_values(struct test *t, enum requirement_id r, const char *expected, const char *got);
+/* Records a broken requirement; returns where it is a SHOULD (warn), ends the case where it is a MUST. */
+void deviates(struct test *t, enum requirement_id r, const char *expected, const char *got);
+/* Records what was seen of a MAY. */
+void observe(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Ends the case: the server does not offer the feature ("FLUSH", "fixed newstyle"). */
+_Noreturn void skip(struct test *t, const char *feature, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Ends the case and the run: the harness or the set-up is broken. */
+_Noreturn void harness_error(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A line for the transcript. */
+void note(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#define EXPECT(t, r, cond, ...)                                                                                        \
+	do {                                                                                                           \
+		if (!(cond))                                                                                           \
+			expect_failed(t, r, __VA_ARGS__);                                                              \
+	} while (0)
+#define EXPECT_EQ(t, r, got, want) expect_number(t, r, #got, (uint64_t)(got), (uint64_t)(want))
+#define EXPECT_ONE_OF(t, r, kind, got, ...)                                                                            \
+	expect_one_of(t, r, kind, got, (const uint64_t[]){ __VA_ARGS__ },                                              \
+		      sizeof((const uint64_t[]){ __VA_ARGS__ }) / sizeof(uint64_t))
+#define EXPECT_REPLY(t, r, got, ...) EXPECT_ONE_OF(t, r, NAME_REPLY, got, __VA_ARGS__)
+#define EXPECT_ERROR(t, r, got, ...) EXPECT_ONE_OF(t, r, NAME_ERROR, got, __VA_ARGS__)
+
+void expect_failed(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void expect_number(struct test *t, enum requirement_id r, const char *what, uint64_t got, uint64_t want);
+void expect_one_of(struct test *t, enum requirement_id r, enum name_kind kind, uint64_t got, const uint64_t *want, size_t n);
+
+/*
+ * A point of a parameterised case has its own verdict and its own connections; a broken one does not end the others:
+ *
+ *	for (unsigned f = 0; f < 16; f++)
+ *		POINT(t, "flags=0x%x", f) { … }
+ */
+#define POINT(t, ...)                                                                                                  \
+	for (point_begin(t, __VA_ARGS__); point_open(t); point_end(t))                                                 \
+		if (sigsetjmp(*point_jump(t), 0) == 0)
+void point_begin(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool point_open(struct test *t);
+void point_end(struct test *t);
+sigjmp_buf *point_jump(struct test *t);
+
+/* ---- what the case needs; each ends it as a skip where that is missing ---- */
+void need_flag(struct test *t, uint16_t transmission_flag);
+void need_size(struct test *t, uint64_t bytes);
+void need_writable(struct test *t);		/* not read-only, and we may write to this export at all */
+void need_connections(struct test *t);		/* the server can be reached more than once */
+
+/* ---- connections ---- */
+void open_connection(struct test *t);		/* connects only; becomes t->s */
+void use(struct test *t, struct session *s);
+void disconnect(struct test *t);		/* our side closes, at once */
+void shut_write(struct test *t);		/* our side will send no more, but reads on */
+
+/* ---- the handshake ---- */
+void recv_greeting(struct test *t);		/* either style; fills t->s */
+void send_client_flags(struct test *t, uint32_t flags);
+void open_newstyle(struct test *t);		/* to behind the greeting; skips where the server is oldstyle */
+void open_haggling(struct test *t, uint32_t client_flags);	/* open_newstyle, and these client flags are sent */
+/* To option haggling, with every client flag that the server offers; skips where it is not fixed newstyle. */
+void open_fixed_newstyle(struct test *t);
+
+void send_option(struct test *t, uint32_t option, const void *data, size_t len);
+void send_option_header(struct test *t, uint32_t option, uint32_t length);	/* .length bytes are owed */
+void send_raw(struct test *t, const void *data, size_t len);
+/* Data of NBD_OPT_INFO and NBD_OPT_GO; infos is a list of n be16 values. Appends to b. */
+void put_go(struct buf *b, struct bytes name, const uint16_t *infos, size_t n);
+void send_go(struct test *t, uint32_t option, struct bytes name, const uint16_t *infos, size_t n);
+
+/*
+ * One reply to the option that was sent last. Magic, echoed option, and the limits of error texts are checked against
+ * their own requirements; where nothing comes, or the connection ends, the requirement `owed` is broken. The data
+ * stays valid until the next recv_ on this connection.
+ */
+struct option_reply recv_option_reply(struct test *t, enum requirement_id owed);
+/* All the replies up to the final one, which is returned. Those before it must have the type `each`. */
+struct option_reply recv_final_reply(struct test *t, enum requirement_id owed, uint32_t each, unsigned *count);
+bool is_error_reply(uint32_t type);
+
+/* Replies to INFO or GO, collected. Names and descriptions are owned by the struct and freed with the process. */
+struct infos {
+	uint32_t final;			/* type of the final reply */
+	unsigned count;			/* NBD_REP_INFO replies */
+	unsigned n_export, n_name, n_description, n_block_size, n_unknown;
+	struct info_export export;
+	struct info_block_size block;
+	char *name, *description;	/* NUL-terminated copies */
+	size_t name_length, description_length;
+};
+struct infos recv_infos(struct test *t, enum requirement_id owed);	/* checks each information's layout */
+
+/* A list of exports, as NBD_OPT_LIST tells it. Fails where LIST breaks its requirements, skips where it is refused. */
+struct listed {
+	unsigned count;
+	struct { char *name, *details; size_t name_length, details_length; } *exports;
+};
+struct listed list_exports(struct test *t);
+
+struct bytes export_name(const struct test *t);		/* of the export under test: --export, or the URI's */
+struct bytes unknown_export_name(void);			/* a name that no server has */
+
+/* Whole handshakes, in whatever style the server offers; they end in transmission and fill t->s. */
+void enter_transmission(struct test *t);
+void enter_by_export_name(struct test *t);
+void enter_by_go(struct test *t, const uint16_t *infos, size_t n);
+/* The reply to EXPORT_NAME: .padding is what must follow under the flags that were agreed. */
+void recv_export_name_reply(struct test *t, enum requirement_id owed);
+
+/* ---- transmission ---- */
+uint64_t new_cookie(struct test *t);
+void send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length,
+		  const void *data);		/* data: length bytes for a WRITE, or NULL: the header alone is sent */
+/* A simple reply to `cookie`, with `payload` bytes where its error is 0. Ownership as for option replies. */
+struct simple_reply recv_simple_reply(struct test *t, uint64_t cookie, uint32_t payload, enum requirement_id owed);
+/* The header alone, whatever its cookie is: for cases that have many requests in flight. */
+struct simple_reply recv_simple_header(struct test *t, enum requirement_id owed);
+struct bytes recv_payload(struct test *t, uint32_t length, enum requirement_id owed);
+/* One request and its reply; returns the error. */
+uint32_t do_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id owed);
+uint32_t do_write(struct test *t, uint16_t flags, uint64_t offset, uint32_t length, const void *data,
+		  enum requirement_id owed);
+uint32_t do_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length,
+		    enum requirement_id owed);
+void must_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id r);	/* or broken */
+void must_write(struct test *t, uint64_t offset, uint32_t length, const void *data, enum requirement_id r);
+/* Bytes that differ at every offset and for every seed, so that misplaced data is seen. */
+void fill_pattern(void *data, size_t len, uint64_t offset, unsigned seed);
+/* Compares and reports the first difference with its offset in the export. */
+void expect_data(struct test *t, enum requirement_id r, const void *got, const void *want, size_t len, uint64_t offset);
+/* A length and alignment that the export allows: `bytes` rounded up to the minimum block size. */
+uint32_t blocks(const struct test *t, uint32_t bytes);
+
+/* ---- how it ends ---- */
+
+/* The next valid message on this connection is understood and answered: an option in haggling, a READ in transmission. */
+void expect_in_step(struct test *t, enum requirement_id r);
+/* The peer ends the connection (orderly or by a reset), without a message before it. */
+void expect_disconnect(struct test *t, enum requirement_id r);
+/* Waits for what comes first: true and nothing taken where bytes come, false where the connection ended. */
+bool peer_goes_on(struct test *t, enum requirement_id owed);
+/* A new client is served, as far as a READ or an INFO goes. Closes the current connection first. */
+void expect_next_client_served(struct test *t, enum requirement_id r);
+
+#endif

@@ -1,0 +1,71 @@
+/* What the steps share and no case sees. */
+#ifndef NBDSPEC_TEST_PRIVATE_H
+#define NBDSPEC_TEST_PRIVATE_H
+
+#include "harness/target.h"
+#include "harness/test.h"
+#include "harness/trace.h"
+
+#include <sys/types.h>
+
+/* From the case's process to the runner, over a pipe: this header and then the strings, without NULs. */
+enum report_type {
+	REPORT_RESULT,
+	REPORT_DONE,		/* the case has ended by itself */
+	REPORT_BROKEN,		/* VERDICT_ERROR for the case, and the run ends: message */
+	REPORT_SERVED,		/* the server has greeted: it is no longer starting */
+};
+enum report_string { REPORT_POINT, REPORT_MESSAGE, REPORT_EXPECTED, REPORT_GOT, REPORT_FEATURE, REPORT_STRINGS };
+struct report_header {
+	uint32_t type;
+	uint32_t verdict;
+	uint32_t requirement;
+	uint32_t gone;			/* the verdict is for a connection that was refused or a server that has ended */
+	uint64_t duration_us;
+	int64_t trace_from, trace_to;	/* offsets of the records that belong to it */
+	uint32_t length[REPORT_STRINGS];
+};
+
+/* The verdict so far of the case or of the point that is open. */
+struct outcome {
+	enum verdict verdict;
+	enum requirement_id requirement;
+	char *message, *expected, *got, *feature;
+	bool gone;
+};
+
+struct test_private {
+	const struct server *server;
+	struct trace trace;
+	int report_fd;
+	double factor;
+	unsigned n_connections;
+	struct session *sessions;
+	struct outcome outcome;
+	char *point;			/* NULL outside points */
+	bool in_point;
+	unsigned points;
+	uint64_t started_us;
+	off_t trace_from;
+	sigjmp_buf top, jump;
+};
+
+/* Runs one case in this process and exits. */
+_Noreturn void run_case(const struct case_def *def, const struct server *server, int trace_fd, int report_fd);
+
+/* How a wait on a connection ended. */
+enum outcome_of_wait { WAIT_OK, WAIT_CLOSED, WAIT_RESET, WAIT_TIMED_OUT };
+const char *wait_text(enum outcome_of_wait w);
+
+/* Raw input and output of the current connection. */
+enum outcome_of_wait session_recv(struct test *t, void *data, size_t len, size_t *got);
+void session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes head, struct bytes data);
+/* Takes `len` bytes or ends the case: `owed` is broken. What came is recorded as `kind` together with what is in .in. */
+uint8_t *recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what);
+void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
+void trace_wait(struct test *t, enum outcome_of_wait w);
+void report_served(struct test *t);
+void close_sessions(struct test *t);
+_Noreturn void end_case(struct test *t);
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * The trace: every message with its moment, direction, connection, cookie and data; binary, append-only, valid up to
+ * the last whole record after a kill. Transcripts, event logs and captures are views of it. docs/trace-format.md
+ * describes the bytes.
+ */
+#ifndef NBDSPEC_TRACE_H
+#define NBDSPEC_TRACE_H
+
+#include "harness/wire.h"
+
+#include <stdio.h>
+#include <sys/types.h>
+
+enum trace_kind {
+	TRACE_MESSAGE,
+	TRACE_CONNECT,		/* data: the address, text */
+	TRACE_CLOSED,		/* orderly end of stream from the peer */
+	TRACE_RESET,		/* the connection was reset */
+	TRACE_TIMEOUT,		/* a deadline passed (or the fake server said that it has gone quiet) */
+	TRACE_DISCONNECT,	/* our side closed */
+	TRACE_CASE,		/* data: the case's id, text; connection numbers start again */
+	TRACE_POINT,		/* data: the point's name, text */
+	TRACE_NOTE,		/* data: text */
+	TRACE_MARK,		/* data: text that a workload set */
+	TRACE_KINDS
+};
+
+enum trace_direction { TO_SERVER, TO_CLIENT, NO_DIRECTION };
+
+struct trace_record {
+	enum trace_kind kind;
+	enum message_kind message;	/* for TRACE_MESSAGE */
+	enum trace_direction direction;
+	uint16_t connection;
+	uint64_t ns;			/* CLOCK_MONOTONIC */
+	uint64_t cookie;		/* of requests and replies, else 0 */
+	uint32_t length;		/* of the data as it was on the wire, bytes */
+	struct bytes data;		/* what was kept of it: at most the trace's snap length */
+};
+
+struct trace {
+	int fd;				/* opened for appending; -1: records go nowhere */
+	uint32_t snap;			/* bytes of data kept per record */
+};
+
+/* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
+int trace_start(struct trace *t, int fd, uint32_t snap);
+
+/* Appends one record by a single write; .ns is filled in here. A failed write is remembered nowhere: the trace ends. */
+void trace_add(struct trace *t, const struct trace_record *r);
+void trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const char *text);
+off_t trace_end(const struct trace *t);		/* the offset behind the last record */
+
+/* Reads. trace_check takes the file header off; trace_next takes a record, false at the last whole one. */
+bool trace_check(struct wire *w);
+bool trace_next(struct wire *w, struct trace_record *r);
+
+/*
+ * Decodes messages for people: the line of each message ("C: option NBD_OPT_GO (7), 10 bytes: …"), its fields where
+ * they matter, and a hex dump of at most `hex` bytes. Peer bytes go through printable(). `depth` is the messages
+ * before the end of [from, to) that are shown; earlier ones become "… 12 earlier messages".
+ */
+void describe_record(FILE *f, const struct trace_record *r, uint64_t ns_start, size_t hex);
+char *describe_transcript(int trace_fd, off_t from, off_t to, unsigned depth);	/* malloc'd; never NULL */
+
+#endif

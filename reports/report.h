@@ -1,0 +1,23 @@
+/* What several report writers say alike. Strings are malloc'd, printable and never NULL. */
+#ifndef NBDSPEC_REPORTS_REPORT_H
+#define NBDSPEC_REPORTS_REPORT_H
+
+#include "harness/result.h"
+
+char *result_id(const struct result *r);          /* "group/name[point]" */
+char *result_why(const struct result *r);         /* one line that says what is wrong, "" for a plain pass */
+const char *expectation_name(enum expectation e); /* "known"; NULL for none */
+
+/* A deviation that the expectation file speaks of, and that therefore does not count. */
+bool result_is_known(const struct result *r);
+
+/* "2.003": microseconds as seconds, rounded. Returns text. */
+enum { SECONDS_MAX_TEXT = 24 };
+const char *seconds_text(uint64_t us, char text[SECONDS_MAX_TEXT]);
+
+/* calloc() that ends the program with status 3, and a string that goes with its scope. */
+void *report_state(size_t size);
+void text_free(char **text);
+#define autofree __attribute__((cleanup(text_free)))
+
+#endif
