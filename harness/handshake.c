@@ -333,8 +333,8 @@ take_export(struct test *t, const struct infos *infos)
 }
 
 /* False: the server does not know GO. */
-static bool
-go(struct test *t, const uint16_t *list, size_t n)
+bool
+enter_by_go_here(struct test *t, const uint16_t *list, size_t n)
 {
 	struct infos infos;
 
@@ -356,7 +356,7 @@ void
 enter_by_go(struct test *t, const uint16_t *list, size_t n)
 {
 	open_fixed_newstyle(t);
-	if (!go(t, list, n))
+	if (!enter_by_go_here(t, list, n))
 		skip(t, "GO", "the server does not know NBD_OPT_GO");
 }
 
@@ -401,7 +401,7 @@ enter_transmission(struct test *t)
 	if (t->s->oldstyle)
 		return;
 	send_client_flags(t, offered_flags(t));
-	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) != 0 && go(t, &block_size, 1))
+	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) != 0 && enter_by_go_here(t, &block_size, 1))
 		return;
 	send_option(t, NBD_OPT_EXPORT_NAME, export_name(t).at, export_name(t).len);
 	recv_export_name_reply(t, R(export_name_reply_layout));

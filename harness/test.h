@@ -221,6 +221,63 @@ void expect_data(struct test *t, enum requirement_id r, const void *got, const v
 /* A length and alignment that the export allows: `bytes` rounded up to the minimum block size. */
 uint32_t blocks(const struct test *t, uint32_t bytes);
 
+/* ---- structured replies and metadata contexts ---- */
+
+/* In haggling: NBD_OPT_STRUCTURED_REPLY; skips where the server does not know it. */
+void negotiate_structured(struct test *t);
+/*
+ * NBD_OPT_LIST_META_CONTEXT or NBD_OPT_SET_META_CONTEXT for an export with n queries (NUL-terminated); the contexts that
+ * came before the final reply. Checks each reply's layout; .final is the type of the last one.
+ */
+struct contexts {
+	uint32_t final;
+	unsigned count;
+	struct { uint32_t id; char *name; size_t name_length; } context[64];
+};
+struct contexts meta_contexts(struct test *t, uint32_t option, struct bytes name, const char *const *queries, size_t n,
+			      enum requirement_id owed);
+/* Appends the data of such an option. */
+void put_meta_context(struct buf *b, struct bytes name, const char *const *queries, size_t n);
+/* Fixed newstyle, structured replies, and the transmission phase by GO; with contexts selected where n > 0. */
+void enter_structured(struct test *t);
+struct contexts enter_with_contexts(struct test *t, const char *const *queries, size_t n);	/* skips where none is selected */
+
+/* A request as it is on the way, for the judgement of its reply. */
+struct sent {
+	uint16_t type, flags;
+	uint64_t cookie, offset;
+	uint32_t length;
+};
+struct sent send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length,
+			 const void *data);
+
+struct status_chunk {
+	uint32_t context_id;
+	unsigned count;
+	struct extent *extents;		/* calloc'd */
+};
+
+/*
+ * A whole reply: a simple one or all the chunks of a structured one. recv_reply checks every rule of the text that a
+ * single reply can break (magic, cookie, DONE, shape, bounds and overlap of chunks, what a command may be answered
+ * with, error values), each against its own requirement, so that a case judges only what it asked for.
+ */
+struct reply {
+	bool structured;
+	uint32_t error;			/* of the first error chunk, or the simple reply; 0 is success */
+	unsigned n_chunks, n_data, n_hole, n_status, n_error, n_error_offset, n_none, n_unknown;
+	uint64_t error_offset;		/* of the first NBD_REPLY_TYPE_ERROR_OFFSET */
+	uint8_t *data;			/* of a READ: length bytes, assembled; holes are zero */
+	bool ascending;			/* content chunks came in order of their offsets */
+	struct status_chunk status[16];
+};
+struct reply recv_reply(struct test *t, const struct sent *q, enum requirement_id owed);
+/* send_command and recv_reply. */
+struct reply ask(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
+		 enum requirement_id owed);
+/* One chunk, whatever its cookie, magic checked; its data as other recv_ data: for replies that come interleaved. */
+struct chunk recv_chunk(struct test *t, enum requirement_id owed);
+
 /* ---- how it ends ---- */
 
 /* The next valid message on this connection is understood and answered: an option in haggling, a READ in transmission. */

@@ -64,6 +64,8 @@ void session_send(struct test *t, enum message_kind kind, uint64_t cookie, struc
 uint8_t *recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what);
 void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
 void trace_wait(struct test *t, enum outcome_of_wait w);
+void check_error_value(struct test *t, uint32_t error);
+bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
 void close_sessions(struct test *t);
 _Noreturn void end_case(struct test *t);
