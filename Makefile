@@ -47,11 +47,13 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CC) $(flags)' | cmp -s - $@ || echo '$(CC) $(flags)' > $@
 
-# Fuzz drivers are whole programs of the code that they feed: everything but main, with libFuzzer.
-build/fuzz/%: tests/fuzz/%.c $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
+# Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
+fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
+
+build/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h $(fuzzed) $(fuzzed:.c=.h)
 	@mkdir -p $(@D)
 	$(call quiet,FUZZ)$(CLANG) -std=gnu11 -D_GNU_SOURCE -I. -g -O1 -fsanitize=fuzzer,address,undefined \
-		-fno-sanitize-recover=all -o $@ $^
+		-fno-sanitize-recover=all -o $@ $< $(fuzzed) $(shell pkg-config --cflags --libs libxml-2.0)
 
 units: $(units)
 fuzzers: $(fuzzers)

@@ -39,12 +39,13 @@ now_ns(void)
 void
 trace_add(struct trace *t, const struct trace_record *r)
 {
-	uint32_t kept = r->data.len < t->snap ? (uint32_t)r->data.len : t->snap;
 	struct buf b = { 0 };
+	uint32_t kept;
 	uint8_t *at;
 
 	if (t == NULL || t->fd < 0)
 		return;
+	kept = r->data.len < t->snap ? (uint32_t)r->data.len : t->snap;
 	put_be32(&b, RECORD_FIXED + kept);
 	at = buf_grow(&b, 4);
 	at[0] = (uint8_t)r->kind;

@@ -44,15 +44,6 @@ struct codec {
 	}                                                                                                              \
 	static const struct codec name = { get_##name, put_##name, { __VA_ARGS__ } };
 
-/* An encoder writes one extent at a time, the decoder takes them all. */
-static void
-wire_put_chunk_block_status(struct buf *b, const struct chunk_block_status *m)
-{
-	put_be32(b, m->context_id);
-	for (size_t i = 0; i < m->extents.len / EXTENT_SIZE; i++)
-		wire_put_extent(b, chunk_extent(m, i));
-}
-
 CODEC(oldstyle_greeting, F(oldstyle_greeting, magic), F(oldstyle_greeting, cliserv_magic), F(oldstyle_greeting, size),
       F(oldstyle_greeting, flags), F(oldstyle_greeting, reserved))
 CODEC(greeting, F(greeting, magic), F(greeting, option_magic), F(greeting, flags))

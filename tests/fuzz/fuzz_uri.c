@@ -42,11 +42,12 @@ require_refused(const struct nbd_uri *u, const char error[URI_MAX_ERROR])
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	char *text = strndup((const char *)data, size), *formatted, error[URI_MAX_ERROR];
+	char *text = strndup((const char *)data, size), error[URI_MAX_ERROR];
 	struct nbd_uri u, again;
 
 	if (uri_parse(text, &u, error)) {
-		formatted = uri_format(&u);
+		char *formatted = uri_format(&u);
+
 		REQUIRE(uri_parse(formatted, &again, error));
 		require_same(&u, &again);
 		free(formatted);

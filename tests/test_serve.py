@@ -1,0 +1,795 @@
+"""nbdspec serve: other people's clients work against it, and a raw client sees that it is exact and cannot be hurt."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NBDSPEC = os.environ.get("NBDSPEC", os.path.join(ROOT, "build/nbdspec"))
+MIB = 1 << 20
+PATIENCE = 60  # seconds; a server or a client that needs longer hangs
+
+# Names of the protocol text.
+OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_STARTTLS, OPT_INFO, OPT_GO, OPT_STRUCTURED_REPLY = 1, 2, 3, 5, 6, 7, 8
+REP_ACK, REP_SERVER, REP_INFO = 1, 2, 3
+ERR_UNSUP, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN, ERR_BLOCK_SIZE_REQD, ERR_TOO_BIG = (
+    (1 << 31) + n for n in (1, 2, 3, 6, 8, 9))
+CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_CACHE, CMD_WRITE_ZEROES, CMD_BLOCK_STATUS = range(8)
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO = 1, 2, 4, 8, 16
+EPERM, EINVAL, ENOSPC, EOVERFLOW, ENOTSUP = 1, 22, 28, 75, 95
+DEFAULT_FLAGS = 0xd6d  # HAS_FLAGS FLUSH FUA TRIM WRITE_ZEROES MULTI_CONN CACHE FAST_ZERO; SEND_DF once agreed
+SEND_DF = 0x80
+
+
+def need(program):
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    return path
+
+
+def run(*argv, **kwargs):
+    return subprocess.run([str(a) for a in argv], check=True, text=True, timeout=PATIENCE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, **kwargs).stdout
+
+
+class Server:
+    def __init__(self, path, *args, where=None, **kwargs):
+        where = ["--unix", str(path)] if where is None else where
+        self.path = str(path)
+        self.process = subprocess.Popen([NBDSPEC, "serve", *where, *args], text=True, stdout=subprocess.PIPE, **kwargs)
+        self.uri = self.process.stdout.readline().strip()
+        assert self.uri, self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(PATIENCE)
+        self.process.stdout.close()
+        return status
+
+    def rss(self):
+        with open(f"/proc/{self.process.pid}/statm") as f:
+            return int(f.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    servers = []
+
+    def start(*args, **kwargs):
+        servers.append(Server(tmp_path / f"{len(servers)}.sock", *args, **kwargs))
+        return servers[-1]
+
+    yield start
+    for s in servers:
+        assert s.process.poll() is not None or s.stop() == 0
+        assert not os.path.exists(s.path)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A file of 16 MiB with data and holes."""
+    path = tmp_path / "image"
+    rng = random.Random(1)
+    with open(path, "wb") as f:
+        for i in range(16):
+            f.write(bytes(MIB) if i % 3 == 1 else rng.randbytes(MIB - 512) + bytes(512))
+    return path
+
+
+# ---- other people's clients ----
+
+def test_nbdinfo(serve):
+    need("nbdinfo")
+    s = serve("--size", "1G")
+    info = json.loads(run("nbdinfo", "--json", s.uri))
+    export = info["exports"][0]
+    assert info["protocol"] == "newstyle-fixed" and info["structured"]
+    assert export["export-size"] == 1 << 30 and export["is_read_only"] is False
+    assert all(export["can_" + f] for f in ("cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"))
+    assert [export["block_size_" + b] for b in ("minimum", "preferred", "maximum")] == [1, 4096, 32 * MIB]
+
+
+@pytest.mark.parametrize("knobs", [[], ["--knob", "list_descriptions"], ["--knob", "unasked_infos", "--knob",
+                                                                        "infos_reversed"]])
+def test_nbdinfo_list(serve, knobs):
+    need("nbdinfo")
+    s = serve("--export", r"name=é and so on,description=one\, two,size=1M", "--export", "name=b,read-only", *knobs)
+    exports = json.loads(run("nbdinfo", "--list", "--json", s.uri))["exports"]
+    assert [e["export-name"] for e in exports] == ["é and so on", "b"]
+    assert exports[0]["export-size"] == MIB and exports[1]["is_read_only"] is True
+    if "list_descriptions" in knobs:
+        assert exports[0]["description"] == "one, two"
+
+
+@pytest.mark.parametrize("args", [["--connections", "1"], ["--connections", "4"], ["--synchronous"]])
+@pytest.mark.parametrize("setup", [[], ["--knob", "no_structured_replies"], ["--knob", "replies_out_of_order"],
+                                   ["--export", "min=4096,pref=4096,max=1M,size=16M"]])
+def test_nbdcopy(serve, image, tmp_path, args, setup):
+    need("nbdcopy")
+    s = serve("--size", "16M", *setup)
+    run("nbdcopy", *args, image, s.uri)
+    run("nbdcopy", *args, s.uri, tmp_path / "back")
+    assert open(image, "rb").read() == open(tmp_path / "back", "rb").read()
+
+
+def test_qemu_img(serve, image, tmp_path):
+    need("qemu-img")
+    s = serve("--size", "16M")
+    assert json.loads(run("qemu-img", "info", "--output=json", s.uri))["virtual-size"] == 16 * MIB
+    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, s.uri)
+    assert "identical" in run("qemu-img", "compare", "-f", "raw", "-F", "raw", image, s.uri)
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", s.uri, tmp_path / "q")
+    run("qemu-img", "compare", "-F", "qcow2", "-f", "raw", image, tmp_path / "q")
+    run("qemu-img", "bench", "-f", "raw", "-c", "200", "-d", "16", "-w", s.uri)
+
+
+def test_qemu_io(serve):
+    need("qemu-io")
+    s = serve("--size", "16M")
+    out = run("qemu-io", "-f", "raw", "-c", "write -P 0x5a 1000 100000", "-c", "read -P 0x5a 1000 100000",
+              "-c", "write -f -P 1 2M 1M", "-c", "flush", "-c", "discard 2M 64k", "-c", "write -z 3M 64k", "-c",
+              "write -z -u 4M 64k", "-c", "read -P 0 3M 64k", "-c", "aio_write -P 7 8M 1M", "-c", "aio_flush",
+              "-c", "read -P 7 8M 1M", s.uri)
+    assert "failed" not in out
+
+
+@pytest.fixture
+def libnbd():
+    return pytest.importorskip("nbd", reason="python3-libnbd is not installed")
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("knobs", [[], ["structured_successes", "read_ends_with_none"], ["simple_errors", "error_messages"],
+                                   ["replies_out_of_order"], ["few_infos"]])
+def test_libnbd(libnbd, serve, structured, knobs):
+    s = serve("--size", "5G", *(a for k in knobs for a in ("--knob", k)))
+    h = libnbd.NBD()
+    h.set_request_structured_replies(structured)
+    h.connect_uri(s.uri)
+    assert h.get_structured_replies_negotiated() == structured and h.can_df() == structured
+    data = random.Random(2).randbytes(3 * MIB + 17)
+    h.pwrite(data, 4 * 1024 * MIB - MIB, libnbd.CMD_FLAG_FUA)
+    h.flush()
+    assert h.pread(len(data), 4 * 1024 * MIB - MIB) == data
+    h.zero(MIB, 4 * 1024 * MIB, libnbd.CMD_FLAG_NO_HOLE | libnbd.CMD_FLAG_FAST_ZERO)
+    h.trim(MIB, 4 * 1024 * MIB - MIB, libnbd.CMD_FLAG_FUA)
+    h.cache(MIB, 0)
+    assert h.pread(2 * MIB, 4 * 1024 * MIB - MIB) == bytes(2 * MIB)
+    assert h.pread(MIB + 17, 4 * 1024 * MIB + MIB) == data[2 * MIB:]
+    if structured:
+        assert h.pread_structured(65536, 0, lambda *_: 0, libnbd.CMD_FLAG_DF) == bytes(65536)
+    h.set_strict_mode(0)
+    with pytest.raises(libnbd.Error) as e:
+        h.pwrite(b"x" * 512, 5 * 1024 * MIB)
+    assert e.value.errnum == ENOSPC
+    with pytest.raises(libnbd.Error) as e:
+        h.pread(512, 1 << 62)
+    assert e.value.errnum == EINVAL
+    assert h.pread(512, 0) == bytes(512)
+    h.shutdown()
+
+
+def test_libnbd_oldstyle(libnbd, serve):
+    s = serve("--oldstyle", "--size", "1M")
+    h = libnbd.NBD()
+    h.connect_uri(s.uri)
+    assert h.get_protocol() == "oldstyle" and h.get_size() == MIB
+    h.pwrite(b"x" * 512, 512)
+    assert h.pread(1024, 0) == bytes(512) + b"x" * 512
+    h.shutdown()
+
+
+def test_libnbd_not_fixed(libnbd, serve):
+    s = serve("--knob", "no_fixed_newstyle", "--export", "name=foo,size=1M")
+    h = libnbd.NBD()
+    h.connect_uri(s.uri)
+    assert h.get_protocol() == "newstyle" and h.get_size() == MIB
+    h.shutdown()
+
+
+def test_stdio(libnbd):
+    h = libnbd.NBD()
+    h.connect_command([NBDSPEC, "serve", "--stdio", "--size", "1M"])
+    assert h.get_size() == MIB and h.pread(512, 0) == bytes(512)
+    h.shutdown()
+
+
+def test_stdio_over_pipes():
+    p = subprocess.Popen([NBDSPEC, "serve", "--stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, _ = p.communicate(struct.pack(">IQII", 3, OPT_MAGIC, OPT_LIST, 0), timeout=PATIENCE)
+    assert p.returncode == 0 and len(out) == 18 + 24 + 20
+
+
+def test_socket_activation(libnbd):
+    h = libnbd.NBD()
+    h.connect_systemd_socket_activation([NBDSPEC, "serve", "--export", "name=foo,size=1M"])
+    assert h.get_size() == MIB
+    h.shutdown()
+
+
+def test_nbd_client_lists_over_tcp(serve, libnbd):
+    client = need("nbd-client")
+    s = serve("--export", "name=foo", "--export", "name=bar", where=["--tcp", "0"])
+    host, port = re.fullmatch(r"nbd://(localhost):(\d+)/foo", s.uri).groups()
+    assert {"foo", "bar"} <= set(run(client, "-l", host, port).split())
+    h = libnbd.NBD()
+    h.connect_uri(s.uri)
+    assert h.get_size() == 64 * MIB
+    h.shutdown()
+
+
+# ---- the command ----
+
+def nbdspec(*args, **kwargs):
+    return subprocess.run([NBDSPEC, "serve", *args], text=True, timeout=PATIENCE, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, **kwargs)
+
+
+def test_run(tmp_path):
+    p = nbdspec("--export", "name=a b,size=1M", "--run", 'printf "%s\\n" "$uri" "$unixsocket" "$port" "$exportname"; exit 7',
+                env=dict(os.environ, TMPDIR=str(tmp_path)))
+    uri, path, port, name, end = p.stdout.split("\n")
+    assert p.returncode == 7 and p.stderr == "" and port == "" and name == "a b" and end == ""
+    assert uri == f"nbd+unix:///a%20b?socket={path}" and path.startswith(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    p = nbdspec("--tcp", "0", "--run", 'echo "$uri $port"; kill -9 $$')
+    assert p.returncode == 128 + 9 and re.fullmatch(r"nbd://localhost:(\d+)/? \1\n", p.stdout)
+
+
+def test_run_is_interrupted(tmp_path):
+    p = subprocess.Popen([NBDSPEC, "serve", "--run", "echo ready; exec sleep 1000"], stdout=subprocess.PIPE,
+                         env=dict(os.environ, TMPDIR=str(tmp_path)))
+    p.stdout.readline()
+    p.terminate()
+    assert p.wait(PATIENCE) == 128 + signal.SIGTERM and os.listdir(tmp_path) == []
+    p.stdout.close()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_it_cleanly(serve, sig):
+    s = serve()
+    c = Client(s)
+    s.process.send_signal(sig)
+    assert s.process.wait(PATIENCE) == 0 and not os.path.exists(s.path)
+    assert c.ended()
+
+
+def test_once(serve):
+    s = serve("--once")
+    Client(s).s.close()
+    assert s.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("args, status, says", [
+    (["--unix", "a", "--tcp", "1"], 2, "--unix, --tcp"),
+    (["--tcp", "65536"], 2, "65535"),
+    (["--tcp", "1.2.3.4:0"], 3, "1.2.3.4"),
+    (["--unix", "/nonexistent/s"], 3, "/nonexistent/s"),
+    (["--unix", "x" * 200], 2, "107"),
+    (["--export", "size=8E"], 2, "2^63-1"),
+    (["--export", "sice=1"], 2, "size="),
+    (["--export", "min=3"], 2, "power of 2"),
+    (["--export", "size=100,min=512"], 2, "multiple"),
+    (["--export", "flags=SEND_RESIZE"], 2, "SEND_FLUSH"),
+    (["--export", "flags=SEND_FAST_ZERO"], 2, "SEND_WRITE_ZEROES"),
+    (["--size", "1X"], 2, "k, M"),
+    (["--knob", "frob"], 2, "--list-knobs"),
+    (["--lie", "frob"], 2, "--list-lies"),
+    (["--lie", "cookie_changed:nth=0"], 2, "from 1"),
+    (["--lie", "cookie_changed:frob=0"], 2, "times="),
+    (["--lie", "cookie_changed:command=FROB"], 2, "READ"),
+    (["--trace", "/nonexistent/t", "--run", "true"], 3, "/nonexistent/t"),
+    (["--stdio", "--run", "true"], 2, "--run"),
+    (["frob"], 2, "frob"),
+])
+def test_bad_arguments(args, status, says):
+    p = nbdspec(*args)
+    assert p.returncode == status and p.stderr.count("\n") == 1 and says in p.stderr and p.stdout == ""
+
+
+def test_address_in_use(serve):
+    s = serve()
+    p = nbdspec("--unix", s.path)
+    assert p.returncode == 3 and s.path in p.stderr and p.stderr.count("\n") == 1
+    assert Client(s).go()
+    s.process.kill()
+    s.process.wait()
+    assert os.path.exists(s.path)  # a socket that nobody listens on any more is replaced
+    p = nbdspec("--unix", s.path, "--run", "true")
+    assert p.returncode == 0
+
+
+def test_lists():
+    assert "cookie_changed" in nbdspec("--list-lies").stdout
+    assert "list_denied" in nbdspec("--list-knobs").stdout
+
+
+def test_verbose_and_trace(serve, tmp_path):
+    log = open(tmp_path / "log", "w+")
+    s = serve("-v", "--trace", str(tmp_path / "trace"), stderr=log)
+    c = Client(s)
+    c.go()
+    c.send_request(CMD_WRITE, 512, 3, b"abc")
+    c.recv_simple()
+    assert s.stop() == 0
+    log.seek(0)
+    text = log.read()
+    for words in ("NBD_OPT_GO", "NBD_INFO_EXPORT", "NBD_REP_ACK", "NBD_CMD_WRITE", "simple reply", "greeting"):
+        assert words in text
+    assert b"abc" in open(tmp_path / "trace", "rb").read()
+
+
+# ---- a raw client ----
+
+OPT_MAGIC, REPLY_MAGIC = 0x49484156454F5054, 0x3e889045565a9
+
+
+class Client:
+    def __init__(self, server, flags=3, timeout=PATIENCE):
+        self.s = socket.socket(socket.AF_UNIX)
+        self.s.settimeout(timeout)
+        self.s.connect(server.path)
+        self.structured = False
+        self.greeting = self.recv(18)
+        if flags is not None:
+            self.send(struct.pack(">I", flags))
+
+    def send(self, data):
+        self.s.sendall(data)
+
+    def recv(self, n):
+        data = b""
+        while len(data) < n:
+            more = self.s.recv(n - len(data))
+            assert more, f"closed after {len(data)} of {n} bytes"
+            data += more
+        return data
+
+    def ended(self):
+        """An orderly end, not a reset, and nothing before it."""
+        return self.s.recv(1) == b""
+
+    def send_option(self, option, data=b"", length=None, magic=OPT_MAGIC):
+        self.send(struct.pack(">QII", magic, option, len(data) if length is None else length) + data)
+
+    def recv_reply(self):
+        magic, option, kind, length = struct.unpack(">QIII", self.recv(20))
+        assert magic == REPLY_MAGIC
+        return option, kind, self.recv(length)
+
+    def option(self, option, data=b"", **kwargs):
+        """The types of all replies; those that carry something as (type, data)."""
+        self.send_option(option, data, **kwargs)
+        replies = []
+        while True:
+            echo, kind, data = self.recv_reply()
+            assert echo == option
+            replies.append((kind, data) if data else kind)
+            if kind == REP_ACK or kind >> 31:
+                return replies
+
+    def in_step(self):
+        assert self.option(0x7fffffff) == [ERR_UNSUP]
+        return True
+
+    def go(self, name=b"", infos=(), option=OPT_GO):
+        data = struct.pack(">I", len(name)) + name + struct.pack(f">{1 + len(infos)}H", len(infos), *infos)
+        return self.option(option, data)
+
+    def structured_reply(self):
+        assert self.option(OPT_STRUCTURED_REPLY) == [REP_ACK]
+        self.structured = True
+        return self
+
+    def send_request(self, command, offset=0, length=0, data=b"", flags=0, cookie=7, magic=0x25609513):
+        self.send(struct.pack(">IHHQQI", magic, flags, command, cookie, offset, length) + data)
+
+    def recv_simple(self, length=0):
+        magic, error, cookie = struct.unpack(">IIQ", self.recv(16))
+        assert magic == 0x67446698
+        return (error, cookie, self.recv(length)) if not error else (error, cookie, b"")
+
+    def recv_chunk(self):
+        magic, flags, kind, cookie, length = struct.unpack(">IHHQI", self.recv(20))
+        assert magic == 0x668e33ef
+        return flags, kind, cookie, self.recv(length)
+
+    def command(self, *args, **kwargs):
+        """The error of a command whose success has no payload."""
+        self.send_request(*args, **kwargs)
+        if not self.structured:
+            return self.recv_simple()[0]
+        magic = self.s.recv(4, socket.MSG_PEEK)
+        if magic == b"\x67\x44\x66\x98":
+            return self.recv_simple()[0]
+        flags, kind, cookie, data = self.recv_chunk()
+        assert flags == 1 and cookie == 7
+        return 0 if kind == 0 else struct.unpack(">IH", data)[0]
+
+    def alive(self):
+        self.send_request(CMD_READ, 0, 1)
+        if self.structured:
+            assert self.recv_chunk() == (1, 1, 7, bytes(8) + b"\0")
+        else:
+            assert self.recv_simple(1) == (0, 7, b"\0")
+        return True
+
+
+def info_export(size, flags):
+    return REP_INFO, struct.pack(">HQH", 0, size, flags)
+
+
+def test_greeting(serve):
+    assert Client(serve()).greeting == b"NBDMAGICIHAVEOPT\0\3"
+
+
+@pytest.mark.parametrize("flags", [4, 1 << 31, 0xffffffff, 7])
+def test_unknown_client_flags_close(serve, flags):
+    assert Client(serve(), flags).ended()
+
+
+def test_unoffered_client_flags_close(serve):
+    s = serve("--knob", "no_no_zeroes")
+    assert Client(s, 2).ended() and Client(s, 1).in_step()
+
+
+@pytest.mark.parametrize("flags", [0, 1, 2, 3])
+def test_export_name(serve, flags):
+    c = Client(serve("--export", "name=foo,size=1M"), flags)
+    c.send_option(OPT_EXPORT_NAME, b"foo")
+    assert c.recv(10) == struct.pack(">QH", MIB, DEFAULT_FLAGS)
+    if not flags & 2:
+        assert c.recv(124) == bytes(124)
+    assert c.alive()
+
+
+@pytest.mark.parametrize("name", [b"bar", b"fo", b"foo\0", b"x" * 4097, b"x" * 300000],
+                         ids=["bar", "fo", "NUL", "4097", "300000"])
+def test_export_name_unknown_closes(serve, name):
+    c = Client(serve("--export", "name=foo,size=1M"))
+    c.send_option(OPT_EXPORT_NAME, name)
+    assert c.ended()
+
+
+def test_without_fixed_newstyle(serve):
+    s = serve()
+    c = Client(s, 2)
+    c.send_option(OPT_LIST)
+    assert c.ended()
+    assert Client(serve("--knob", "fixed_newstyle_unasked"), 0).in_step()
+
+
+def test_options(serve):
+    c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar"))
+    assert c.option(OPT_LIST) == [(REP_SERVER, b"\0\0\0\3foo"), (REP_SERVER, b"\0\0\0\3bar"), REP_ACK]
+    for option in (0, 4, OPT_STARTTLS, 9, 10, 11, 12, 0xffffffff):
+        assert c.option(option) == [ERR_UNSUP] and c.option(option, b"some data") == [ERR_UNSUP]
+    assert c.option(OPT_LIST, b"x") == [ERR_INVALID]
+    assert c.option(OPT_STRUCTURED_REPLY, b"x") == [ERR_INVALID]
+    assert c.go(b"bar", option=OPT_INFO) == [info_export(64 * MIB, DEFAULT_FLAGS), REP_ACK]
+    assert c.option(OPT_STRUCTURED_REPLY) == [REP_ACK] and c.option(OPT_STRUCTURED_REPLY) == [REP_ACK]
+    assert c.go(b"", option=OPT_INFO) == [info_export(MIB, DEFAULT_FLAGS | SEND_DF), REP_ACK]
+    assert c.option(OPT_ABORT, b"ignored") == [REP_ACK] and c.ended()
+
+
+@pytest.mark.parametrize("option", [OPT_INFO, OPT_GO])
+def test_go_malformed(serve, option):
+    c = Client(serve())
+    good = struct.pack(">I", 3) + b"foo" + struct.pack(">HH", 1, 3)
+    assert c.option(option, good) == [ERR_UNKNOWN]
+    for n in range(len(good)):
+        assert c.option(option, good[:n]) == [ERR_INVALID]
+    assert c.option(option, good + b"x") == [ERR_INVALID]
+    for length in (4, 0xffffffff, 0xfffffff6, 1 << 31):
+        assert c.option(option, struct.pack(">I", length) + good[4:]) == [ERR_INVALID]
+    for name, error in ((b"a\0b", ERR_INVALID), (b"\0", ERR_INVALID), (b"x" * 4096, ERR_UNKNOWN),
+                        (b"x" * 4097, ERR_INVALID), (b"\xff", ERR_UNKNOWN)):
+        assert c.go(name, option=option) == [error]
+    assert c.go(b"foo", range(65535), option=option) == [ERR_UNKNOWN]
+    assert c.go(b"", range(4, 65535), option=OPT_INFO)[-1] == REP_ACK
+    assert c.go(b"", [3], option=option)[-1] == REP_ACK
+
+
+def test_infos(serve):
+    c = Client(serve("--export", "name=foo,size=1M,description=some disk"))
+    export, name = info_export(MIB, DEFAULT_FLAGS), (REP_INFO, b"\0\1foo")
+    description, block = (REP_INFO, b"\0\2some disk"), (REP_INFO, struct.pack(">HIII", 3, 1, 4096, 32 * MIB))
+    assert c.go(b"", [0], OPT_INFO) == [export, REP_ACK]
+    assert c.go(b"", [1], OPT_INFO) == [export, name, REP_ACK]
+    assert c.go(b"foo", [3, 2, 1, 3, 77], OPT_INFO) == [export, name, description, block, REP_ACK]
+    assert c.go(b"foo", [3]) == [export, block, REP_ACK] and c.alive()
+
+
+def test_block_sizes_required(serve):
+    s = serve("--export", "min=4096,max=1M,size=1M")
+    block = REP_INFO, struct.pack(">HIII", 3, 4096, 4096, MIB)
+    c = Client(s)
+    assert c.go() == [block, ERR_BLOCK_SIZE_REQD] and c.go(infos=[1], option=OPT_INFO) == [block, ERR_BLOCK_SIZE_REQD]
+    assert c.go(infos=[3])[-1] == REP_ACK
+    assert c.command(CMD_WRITE, 512, 4096, bytes(4096)) == EINVAL and c.command(CMD_WRITE, 0, 512, bytes(512)) == EINVAL
+    assert c.command(CMD_TRIM, 0, 4097) == EINVAL and c.command(CMD_WRITE, 4096, 4096, bytes(4096)) == 0
+    c = Client(s)
+    c.send_option(OPT_EXPORT_NAME)
+    assert c.ended()
+    c = Client(serve("--export", "min=4096,size=1M", "--knob", "block_sizes_optional"))
+    c.send_option(OPT_EXPORT_NAME)
+    c.recv(10)
+    assert c.command(CMD_READ, 1, 4096) == EINVAL
+
+
+def test_wrong_magics(serve):
+    s = serve()
+    c = Client(s)
+    c.send_option(OPT_LIST, b"some data", magic=OPT_MAGIC + 1)
+    assert c.ended()
+    c = Client(s)
+    c.go()
+    c.send_request(CMD_WRITE, 0, 512, bytes(512), magic=0x25609514)
+    assert c.ended()
+    s = serve("--knob", "bad_option_magic_replies", "--knob", "bad_request_magic_replies")
+    c = Client(s)
+    assert c.option(OPT_LIST, b"some data", magic=0) == [ERR_INVALID] and c.in_step() and c.go()[-1] == REP_ACK
+    assert c.command(CMD_WRITE, 0, 512, bytes(512), magic=0) == EINVAL and c.alive()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_requests(serve, structured):
+    size = 1 << 20
+    c = Client(serve("--size", str(size)))
+    if structured:
+        c.structured_reply()
+    c.go()
+    big = (1 << 64) - 512
+    for flags in (0, FUA):
+        assert c.command(CMD_WRITE, 0, 512, bytes(512), flags=flags) == 0
+        assert c.command(CMD_FLUSH, flags=flags) == 0 and c.command(CMD_TRIM, 512, 512, flags=flags) == 0
+        assert c.command(CMD_CACHE, 0, size, flags=flags) == 0
+        assert c.command(CMD_WRITE_ZEROES, 0, size, flags=flags | NO_HOLE | FAST_ZERO) == 0
+    for command in (CMD_WRITE_ZEROES, CMD_TRIM, CMD_CACHE):
+        past = ENOSPC if command == CMD_WRITE_ZEROES else EINVAL
+        assert c.command(command, 0, 0) == 0 and c.command(command, size, 0) == 0
+        for offset, length in ((0, size + 1), (size, 1), (size + 1, 0), (big, 512), (big, 1024), (big, 0xffffffff)):
+            assert c.command(command, offset, length) == past
+        assert c.command(command, 0, 512, flags=DF) == EINVAL and c.command(command, 0, 512, flags=0x8000) == EINVAL
+    for offset in (size - 511, size, big, big + 511):
+        assert c.command(CMD_READ, offset, 512) == EINVAL and c.command(CMD_WRITE, offset, 512, bytes(512)) == ENOSPC
+    assert c.command(CMD_WRITE, 5, 0) == 0 and c.command(CMD_WRITE, 0, 9, b"123456789", flags=NO_HOLE) == EINVAL
+    assert c.command(CMD_READ, 0, 9, flags=NO_HOLE) == EINVAL and c.command(CMD_FLUSH, flags=DF) == EINVAL
+    for command in (CMD_BLOCK_STATUS, 8, 9, 77, 0xffff):
+        assert c.command(command, 0, 512) == EINVAL
+    assert c.command(CMD_WRITE_ZEROES, 0, 512, flags=REQ_ONE) == EINVAL
+    assert c.command(CMD_WRITE, 0, 9, b"123456789", flags=32) == EINVAL
+    assert c.alive()
+    c.send_request(CMD_READ, 0, 512, cookie=1)
+    c.send_request(CMD_DISC, cookie=2)
+    assert (c.recv_chunk()[2] if structured else c.recv_simple(512)[1]) == 1 and c.ended()
+
+
+def test_structured_read(serve):
+    c = Client(serve("--size", "1M")).structured_reply()
+    c.go()
+    assert c.command(CMD_WRITE, 5, 3, b"abc") == 0
+    c.send_request(CMD_READ, 4, 5, flags=DF, cookie=1 << 63)
+    assert c.recv_chunk() == (1, 1, 1 << 63, struct.pack(">Q", 4) + b"\0abc\0")
+    c.send_request(CMD_READ, 4, 0)
+    assert c.recv_chunk() == (1, 0, 7, b"")
+    c.send_request(CMD_READ, MIB, 1)
+    assert c.recv_chunk() == (1, 0x8001, 7, struct.pack(">IH", EINVAL, 0))
+
+
+def test_nothing_unadvertised(serve):
+    c = Client(serve("--export", "flags=none")).structured_reply()
+    assert c.go()[0] == info_export(64 * MIB, 1)
+    for command in (CMD_FLUSH, CMD_TRIM, CMD_CACHE, CMD_WRITE_ZEROES):
+        assert c.command(command, 0, 512) == EINVAL
+    assert c.command(CMD_WRITE, 0, 1, b"x", flags=FUA) == EINVAL and c.command(CMD_READ, 0, 1, flags=DF) == EINVAL
+    assert c.alive()
+
+
+def test_read_only(serve):
+    c = Client(serve("--export", "read-only"))
+    c.go()
+    for command in (CMD_TRIM, CMD_WRITE_ZEROES):
+        assert c.command(command, 0, 512) == EPERM
+    assert c.command(CMD_WRITE, 0, 512, b"x" * 512) == EPERM and c.command(CMD_FLUSH) == 0 and c.alive()
+
+
+def test_too_long_for_one_request(serve):
+    c = Client(serve("--size", "1G"))
+    c.go()
+    c.send_request(CMD_READ, 0, 32 * MIB)
+    assert c.recv_simple(32 * MIB)[0] == 0
+    assert c.command(CMD_READ, 0, 32 * MIB + 1) == EINVAL
+    assert c.command(CMD_WRITE, 0, 32 * MIB, bytes(32 * MIB)) == 0
+    assert c.command(CMD_WRITE, 0, 40 * MIB, bytes(40 * MIB)) == EINVAL and c.alive()
+    assert c.command(CMD_WRITE_ZEROES, 0, 1 << 30, flags=NO_HOLE) == 0
+    c = Client(serve("--size", "1G")).structured_reply()
+    c.go()
+    assert c.command(CMD_READ, 0, 32 * MIB + 1) == EOVERFLOW
+
+
+@pytest.mark.parametrize("knob, expected", [
+    ("read_zero_is_einval", EINVAL), ("no-read_zero_is_einval", 0)])
+def test_a_knob(serve, knob, expected):
+    c = Client(serve("--knob", knob))
+    c.go()
+    assert c.command(CMD_READ, 0, 0) == expected and c.command(CMD_TRIM, 0, 0) == expected
+
+
+def test_out_of_order(serve):
+    c = Client(serve("--knob", "replies_out_of_order"))
+    c.go()
+    c.send(b"".join(struct.pack(">IHHQQI", 0x25609513, 0, CMD_READ, i, i, i) for i in range(1, 9)))
+    got = []
+    for _ in range(8):
+        magic, error, cookie = struct.unpack(">IIQ", c.recv(16))
+        got.append(cookie)
+        c.recv(cookie)
+    assert got == list(range(8, 0, -1))
+
+
+def test_dribbled_bytes_and_other_clients(serve):
+    s = serve("--size", "1M")
+    a, b = Client(s, None), Client(s)
+    b.go()
+    stream = struct.pack(">I", 3) + struct.pack(">QII", OPT_MAGIC, OPT_EXPORT_NAME, 0) + struct.pack(
+        ">IHHQQI", 0x25609513, 0, CMD_WRITE, 9, 0, 3) + b"abc"
+    for i, byte in enumerate(stream):
+        a.send(bytes([byte]))
+        if i < len(stream) - 1:
+            assert b.alive()
+    assert a.recv(10) and a.recv_simple() == (0, 9, b"")
+    b.send_request(CMD_READ, 0, 3)
+    assert b.recv_simple(3)[2] == b"abc"
+
+
+def test_vanishing_clients(serve):
+    s = serve()
+    for n in range(0, 60, 7):
+        c = Client(s, None)
+        c.send((struct.pack(">I", 3) + struct.pack(">QII", OPT_MAGIC, OPT_EXPORT_NAME, 0) +
+                struct.pack(">IHHQQI", 0x25609513, 0, CMD_READ, 9, 0, MIB))[:n])
+        c.s.close()
+    c = Client(s)
+    c.go()
+    assert c.alive()
+
+
+def test_half_closed_client_gets_its_replies(serve):
+    c = Client(serve())
+    c.go()
+    for cookie in range(16):
+        c.send_request(CMD_READ, 0, MIB, cookie=cookie)
+    c.s.shutdown(socket.SHUT_WR)
+    assert [c.recv_simple(MIB)[1] for _ in range(16)] == list(range(16)) and c.ended()
+
+
+# ---- a hostile client ----
+
+def test_endless_option_data_is_not_kept(serve):
+    s = serve()
+    c = Client(s)
+    before = s.rss()
+    for option, error in ((0x7fffffff, ERR_UNSUP), (OPT_LIST, ERR_INVALID), (OPT_GO, ERR_TOO_BIG), (OPT_INFO, ERR_TOO_BIG)):
+        c.send_option(option, length=64 * MIB)
+        for _ in range(64):
+            c.send(bytes(MIB))
+        assert c.recv_reply()[:2] == (option, error)
+    assert s.rss() < before + 8 * MIB and c.in_step()
+
+
+def test_endless_payload(serve):
+    s = serve()
+    c = Client(s)
+    c.go()
+    before = s.rss()
+    c.send_request(CMD_WRITE, 0, 128 * MIB)
+    for _ in range(128):
+        c.send(bytes(MIB))
+    assert c.recv_simple()[0] in (EINVAL, ENOSPC) and c.alive() and s.rss() < before + 8 * MIB
+    c.send_request(CMD_WRITE, 0, 0xffffffff)
+    assert c.ended()
+
+
+def test_reader_that_does_not_read(serve):
+    s = serve()
+    before = s.rss()
+    c = Client(s, timeout=1)
+    c.go()
+    with pytest.raises(socket.timeout):  # it takes no more once too much is unsent
+        for _ in range(100000):
+            c.send_request(CMD_READ, 0, 32 * MIB)
+    assert s.rss() < before + 256 * MIB
+    other = Client(s)
+    other.go()
+    assert other.alive()
+    assert c.recv_simple(32 * MIB)[0] == 0
+
+
+def test_huge_export_costs_nothing(serve):
+    size = (1 << 63) - 1
+    s = serve("--size", str(size))
+    c = Client(s)
+    assert c.go()[0] == info_export(size, DEFAULT_FLAGS)
+    before = s.rss()
+    for offset in (0, 1 << 32, (1 << 32) - 2, (1 << 62) + 5, size - 4):
+        assert c.command(CMD_WRITE, offset, 4, b"abcd") == 0
+        assert c.command(CMD_WRITE_ZEROES, offset, 2, flags=NO_HOLE) == 0
+        c.send_request(CMD_READ, offset - 2 if offset else 0, 6 if offset else 4)
+        assert c.recv_simple(6 if offset else 4)[2] == (b"\0\0" if offset else b"") + b"\0\0cd"
+    for step in range(64):
+        assert c.command(CMD_WRITE_ZEROES, step << 32, 0xffffffff, flags=NO_HOLE) == 0
+        assert c.command(CMD_TRIM, step << 32, 0xffffffff) == 0
+    assert c.command(CMD_WRITE, size - 3, 4, b"abcd") == ENOSPC and s.rss() < before + 8 * MIB
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_without_descriptors_it_neither_spins_nor_stops(serve):
+    s = serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)))
+    waiting = []
+    for _ in range(40):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(s.path)
+        sock.settimeout(0.5)
+        waiting.append(sock)
+    before = cpu_seconds(s.process.pid)
+    with pytest.raises(socket.timeout):
+        waiting[-1].recv(18)
+    assert cpu_seconds(s.process.pid) - before < 0.2
+    for sock in waiting[:-1]:
+        sock.close()
+    waiting[-1].settimeout(PATIENCE)
+    assert waiting[-1].recv(18) == b"NBDMAGICIHAVEOPT\0\3"
+
+
+def test_junk(serve):
+    s = serve()
+    rng = random.Random(3)
+    for i in range(300):
+        c = Client(s)
+        if i % 2:
+            c.go()
+        data = bytearray(rng.randbytes(rng.randrange(1, 400)))
+        if i % 4 > 1:  # past the magic
+            data[:8] = struct.pack(">Q", OPT_MAGIC) if i % 2 == 0 else struct.pack(">IHH", 0x25609513, 0, rng.randrange(9))
+        c.send(data)
+        c.s.close()
+    c = Client(s)
+    c.go()
+    assert c.command(CMD_FLUSH) == 0
+
+
+# ---- lies ----
+
+def test_a_lie(serve):
+    s = serve("--lie", "cookie_changed:nth=2,times=1,command=FLUSH,connection=2")
+    for connection, cookies in ((1, [7, 7, 7]), (2, [7, 8, 7])):
+        c = Client(s)
+        c.go()
+        got = []
+        for _ in range(3):
+            c.alive()
+            c.send_request(CMD_FLUSH)
+            got.append(c.recv_simple()[1])
+        assert got == cookies
+
+
+def test_padding_lie(serve):
+    c = Client(serve("--lie", "export_name_keeps_padding"))
+    c.send_option(OPT_EXPORT_NAME)
+    assert c.recv(134)[10:] == bytes(124) and c.alive()
