@@ -19,6 +19,8 @@ fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c
 
 packages := jansson libxml-2.0
 warnings := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes -Wwrite-strings
+# POINT() loops stand around sigsetjmp; their variables do not change between it and the jump.
+warnings += -Wno-clobbered
 pkg_cflags := $(shell pkg-config --cflags $(packages) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(packages) 2>/dev/null)
 flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. $(warnings) $(CFLAGS) $(EXTRA_CFLAGS) \
@@ -83,6 +85,10 @@ mutants: all
 	$(BUILD)/nbdspec mutants --matrix $(BUILD)/mutants.txt
 	@diff -u tests/golden/mutants.txt $(BUILD)/mutants.txt || { echo 'the lie × case matrix has changed: look at it, then make mutants-accept'; exit 1; }
 
+bench: all
+	@ci/install bench
+	@ci/bench
+
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
 
@@ -99,5 +105,5 @@ clean:
 	rm -rf build build-san
 
 FORCE:
-.PHONY: all units fuzzers clean conformance check check-installed lint mutants mutants-accept sanitized fuzz FORCE
+.PHONY: all units fuzzers clean conformance check check-installed lint mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d)

@@ -402,7 +402,7 @@ recv_reply(struct test *t, const struct sent *q, enum requirement_id owed)
 }
 
 struct reply
-ask(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
+exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
     enum requirement_id owed)
 {
 	struct sent q = send_command(t, flags, type, offset, length, data);

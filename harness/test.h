@@ -273,7 +273,7 @@ struct reply {
 };
 struct reply recv_reply(struct test *t, const struct sent *q, enum requirement_id owed);
 /* send_command and recv_reply. */
-struct reply ask(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
+struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
 		 enum requirement_id owed);
 /* One chunk, whatever its cookie, magic checked; its data as other recv_ data: for replies that come interleaved. */
 struct chunk recv_chunk(struct test *t, enum requirement_id owed);
