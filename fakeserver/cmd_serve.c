@@ -19,23 +19,39 @@
 #include <unistd.h>
 
 enum option_id {
-	OPT_UNIX = 1, OPT_TCP, OPT_STDIO, OPT_EXPORT, OPT_SIZE, OPT_KNOB, OPT_LIE, OPT_OLDSTYLE, OPT_SEED, OPT_ONCE,
-	OPT_TRACE, OPT_RUN, OPT_VERBOSE, OPT_LIST_LIES, OPT_LIST_KNOBS,
+	OPT_UNIX = 1,
+	OPT_TCP,
+	OPT_STDIO,
+	OPT_EXPORT,
+	OPT_SIZE,
+	OPT_KNOB,
+	OPT_LIE,
+	OPT_OLDSTYLE,
+	OPT_SEED,
+	OPT_ONCE,
+	OPT_TRACE,
+	OPT_RUN,
+	OPT_VERBOSE,
+	OPT_LIST_LIES,
+	OPT_LIST_KNOBS,
 };
 
 static const struct cli_option options[] = {
 	{ "unix", 'U', "PATH", "listen on a Unix socket", OPT_UNIX, false },
-	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one", OPT_TCP, false },
+	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one",
+	  OPT_TCP, false },
 	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
 	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,min=,pref=,max=,read-only", OPT_EXPORT, true },
 	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
 	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
-	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE, true },
+	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE,
+	  true },
 	{ "oldstyle", 'o', NULL, "oldstyle negotiation", OPT_OLDSTYLE, false },
 	{ "seed", 0, "N", "for all that is chosen at random (default: 1)", OPT_SEED, false },
 	{ "once", '1', NULL, "stop when a connection has ended", OPT_ONCE, false },
 	{ "trace", 0, "FILE", "record every message", OPT_TRACE, false },
-	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop", OPT_RUN, false },
+	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
+	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
 	{ "list-lies", 0, NULL, "print the lies", OPT_LIST_LIES, false },
 	{ "list-knobs", 0, NULL, "print the knobs", OPT_LIST_KNOBS, false },
@@ -48,12 +64,14 @@ struct serve {
 	struct fake_server *server;
 	const char *unix_path, *tcp, *size, *run, *trace_path;
 	bool stdio, list_lies, list_knobs;
-	int activated;			/* descriptors that systemd, or who plays it, hands over */
+	int activated; /* descriptors that systemd, or who plays it, hands over */
 	struct trace trace;
-	char *private_dir, *made_socket;	/* removed at the end */
-	char *uri, *unixsocket, port[8];
-	int signals;			/* signalfd */
-	pid_t child;			/* of --run; 0: none, or it has ended */
+	char *private_dir; /* removed at the end */
+	char *unixsocket;  /* likewise, if we made it */
+	bool made_socket;
+	char *uri, port[8];
+	int signals; /* signalfd */
+	pid_t child; /* of --run; 0: none, or it has ended */
 	int child_status;
 };
 
@@ -92,51 +110,18 @@ add_lie(struct serve *q, const char *spec)
 	return 0;
 }
 
-static int
-read_option(struct serve *q, const struct cli_given *given)
+static void
+read_flag(struct serve *q, int id)
 {
-	const char *value = given->value;
-	unsigned long long bytes;
-	unsigned long seed;
-	char error[256];
-
-	switch (given->id) {
-	case OPT_UNIX:
-		q->unix_path = value;
-		break;
-	case OPT_TCP:
-		q->tcp = value;
-		break;
+	switch (id) {
 	case OPT_STDIO:
 		q->stdio = true;
 		break;
-	case OPT_SIZE:
-		if (!size_parse(value, &bytes) || bytes > INT64_MAX)
-			return cli_usage_error(q->cli, "--size %s: want bytes, up to 2^63-1, with k, M, G, T, P or E", value);
-		q->size = value;
-		break;
-	case OPT_KNOB:
-		if (!knob_parse(value, &q->config, error))
-			return cli_usage_error(q->cli, "--knob '%s': %s", value, error);
-		break;
-	case OPT_LIE:
-		return add_lie(q, value);
 	case OPT_OLDSTYLE:
 		q->config.oldstyle = true;
 		break;
-	case OPT_SEED:
-		if (!cli_number(q->cli, "--seed", value, 0, ULONG_MAX, &seed))
-			return STATUS_USAGE;
-		q->config.seed = seed;
-		break;
 	case OPT_ONCE:
 		q->config.once = true;
-		break;
-	case OPT_TRACE:
-		q->trace_path = value;
-		break;
-	case OPT_RUN:
-		q->run = value;
 		break;
 	case OPT_VERBOSE:
 		q->config.log = stderr;
@@ -148,27 +133,81 @@ read_option(struct serve *q, const struct cli_given *given)
 		q->list_knobs = true;
 		break;
 	}
+}
+
+static int
+read_option(struct serve *q, int id, const char *value)
+{
+	unsigned long long bytes;
+	unsigned long seed;
+	char error[256];
+
+	switch (id) {
+	case OPT_UNIX:
+		q->unix_path = value;
+		break;
+	case OPT_TCP:
+		q->tcp = value;
+		break;
+	case OPT_TRACE:
+		q->trace_path = value;
+		break;
+	case OPT_RUN:
+		q->run = value;
+		break;
+	case OPT_LIE:
+		return add_lie(q, value);
+	case OPT_SIZE:
+		if (!size_parse(value, &bytes) || bytes > INT64_MAX)
+			return cli_usage_error(q->cli, "--size %s: want bytes, up to 2^63-1, or with k, M, G, T, P",
+			                       value);
+		q->size = value;
+		break;
+	case OPT_KNOB:
+		if (!knob_parse(value, &q->config, error))
+			return cli_usage_error(q->cli, "--knob '%s': %s", value, error);
+		break;
+	case OPT_SEED:
+		if (!cli_number(q->cli, "--seed", value, 0, ULONG_MAX, &seed))
+			return STATUS_USAGE;
+		q->config.seed = seed;
+		break;
+	}
 	return 0;
+}
+
+/* Exports come when all else is read, as --size holds for those before it, too. */
+static int
+read_options(struct serve *q)
+{
+	struct cli *cli = q->cli;
+	int status = 0;
+
+	for (size_t i = 0; i < cli->n_given && status == 0; i++) {
+		if (cli->given[i].value == NULL)
+			read_flag(q, cli->given[i].id);
+		else
+			status = read_option(q, cli->given[i].id, cli->given[i].value);
+	}
+	for (size_t i = 0; i < cli->n_given && status == 0; i++)
+		if (cli->given[i].id == OPT_EXPORT)
+			status = add_export(q, cli->given[i].value);
+	if (status == 0 && q->config.n_exports == 0)
+		status = add_export(q, "");
+	return status;
 }
 
 static int
 read_command_line(struct serve *q)
 {
 	struct cli *cli = q->cli;
-	int status = 0;
+	int status = read_options(q);
 
-	for (size_t i = 0; i < cli->n_given && status == 0; i++)
-		status = read_option(q, &cli->given[i]);
-	/* Exports come last, as --size holds for those before it, too. */
-	for (size_t i = 0; i < cli->n_given && status == 0; i++)
-		if (cli->given[i].id == OPT_EXPORT)
-			status = add_export(q, cli->given[i].value);
-	if (status == 0 && q->config.n_exports == 0)
-		status = add_export(q, "");
 	if (status != 0)
 		return status;
 	if (cli->n_args > 0)
-		return cli_usage_error(cli, "'%s': takes no arguments; a name is given by --export name=…", cli->args[0]);
+		return cli_usage_error(cli, "'%s': takes no arguments; a name is given by --export name=…",
+		                       cli->args[0]);
 	if (cli->program != NULL)
 		return cli_usage_error(cli, "takes no program behind '--' or in '[ ]'; see --run");
 	if ((q->unix_path != NULL) + (q->tcp != NULL) + q->stdio > 1)
@@ -228,13 +267,13 @@ listen_unix(struct serve *q)
 			return cli_broken(q->cli, "%s", error);
 		path = join_path(q->private_dir, "nbd.sock");
 	}
-	fd = listen_on_unix(path, error);
-	if (fd < 0) {
-		free(path);
-		return cli_broken(q->cli, "%s", error);
-	}
 	q->unixsocket = path;
-	q->made_socket = strdup(path);
+	if (strlen(path) > LISTEN_MAX_PATH)
+		return cli_usage_error(q->cli, "%s: the path of a socket has at most %d bytes", path, LISTEN_MAX_PATH);
+	fd = listen_on_unix(path, error);
+	if (fd < 0)
+		return cli_broken(q->cli, "%s", error);
+	q->made_socket = true;
 	q->uri = make_uri(q, (struct nbd_uri){ .transport = URI_UNIX, .socket = path });
 	if (fake_add_listener(q->server, fd) < 0)
 		return cli_broken(q->cli, "%s: %s", path, strerror(errno));
@@ -267,8 +306,8 @@ static int
 take_activated(struct serve *q)
 {
 	for (int fd = LISTEN_FIRST_ACTIVATED; fd < LISTEN_FIRST_ACTIVATED + q->activated; fd++) {
-		int added = is_listening(fd) ? fake_add_listener(q->server, fd)
-					     : fake_add_connection(q->server, fd, fd);
+		int added =
+			is_listening(fd) ? fake_add_listener(q->server, fd) : fake_add_connection(q->server, fd, fd);
 
 		if (added < 0)
 			return cli_broken(q->cli, "descriptor %d of LISTEN_FDS: %s", fd, strerror(errno));
@@ -422,8 +461,8 @@ static void
 clean_up(struct serve *q)
 {
 	fake_free(q->server);
-	if (q->made_socket != NULL)
-		unlink(q->made_socket);
+	if (q->made_socket)
+		unlink(q->unixsocket);
 	if (q->private_dir != NULL)
 		remove_dir(q->private_dir);
 	if (q->trace.fd >= 0)
@@ -437,7 +476,6 @@ clean_up(struct serve *q)
 	free(q->config.exports);
 	free(q->config.lies);
 	free(q->private_dir);
-	free(q->made_socket);
 	free(q->unixsocket);
 	free(q->uri);
 }
@@ -455,9 +493,12 @@ run_serve(struct cli *cli)
 }
 
 COMMAND(serve) = {
-	.name = "serve", .usage = "[--unix PATH | --tcp [ADDR:]PORT | --stdio] [OPTION]...",
+	.name = "serve",
+	.usage = "[--unix PATH | --tcp [ADDR:]PORT | --stdio] [OPTION]...",
 	.summary = "run the fake server by hand: an honest NBD server, with its knobs and lies",
-	.help = "When it is ready it prints its URI, one line. Without --unix, --tcp and --stdio it takes the sockets that\n"
-		"LISTEN_FDS names, else with --run it listens on a private Unix socket, else on port 10809 of localhost.\n",
-	.options = options, .run = run_serve,
+	.help = "When it is ready it prints its URI, one line. Without --unix, --tcp and --stdio it takes\n"
+		"the sockets that LISTEN_FDS names, else with --run it listens on a private Unix socket,\n"
+		"else on port 10809 of localhost.\n",
+	.options = options,
+	.run = run_serve,
 };

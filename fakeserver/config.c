@@ -57,14 +57,14 @@ knob_parse(const char *text, struct fake_config *config, char error[256])
 
 static const uint64_t size_most = INT64_MAX, size_default = 64 << 20;
 static const uint16_t flags_default = NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM |
-				      NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_DF | NBD_FLAG_CAN_MULTI_CONN |
-				      NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO;
+                                      NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_DF | NBD_FLAG_CAN_MULTI_CONN |
+                                      NBD_FLAG_SEND_CACHE | NBD_FLAG_SEND_FAST_ZERO;
 static const uint16_t flags_of_writers = NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
-/* What the server can do; the experimental extensions are not among it (proto.md:1135, 1157). */
+/* What the server can do; the experimental extensions are not among it (proto.md:1134, 1153). */
 static const uint16_t flags_known = NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-				    NBD_FLAG_ROTATIONAL | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
-				    NBD_FLAG_SEND_DF | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE |
-				    NBD_FLAG_SEND_FAST_ZERO;
+                                    NBD_FLAG_ROTATIONAL | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
+                                    NBD_FLAG_SEND_DF | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE |
+                                    NBD_FLAG_SEND_FAST_ZERO;
 
 struct info_block_size
 export_block(const struct fake_export *e)
@@ -143,11 +143,14 @@ set_export(struct export_text *t, const char *key, char *value)
 		return parse_size(value, size_most, &e->size) ? NULL : "bytes, up to 2^63-1, with k, M, G, T, P or E";
 	} else if (strcmp(key, "flags") == 0) {
 		t->has_flags = true;
-		return parse_flags(value, &e->flags) ? NULL : "names joined by '+' (SEND_FLUSH+SEND_FUA), none, or a number";
+		return parse_flags(value, &e->flags) ? NULL
+		                                     : "names joined by '+' (SEND_FLUSH+SEND_FUA), none, or a number";
 	} else if (strcmp(key, "min") == 0 || strcmp(key, "pref") == 0 || strcmp(key, "max") == 0) {
 		if (!parse_size(value, UINT32_MAX, &n))
 			return "bytes, below 4G";
-		*(key[0] == 'p' ? &e->block.preferred : key[1] == 'i' ? &e->block.minimum : &e->block.maximum) = (uint32_t)n;
+		*(key[0] == 'p'   ? &e->block.preferred
+		  : key[1] == 'i' ? &e->block.minimum
+		                  : &e->block.maximum) = (uint32_t)n;
 	} else {
 		return "";
 	}
@@ -160,7 +163,7 @@ is_power_of_2(uint32_t n)
 	return n != 0 && (n & (n - 1)) == 0;
 }
 
-/* Sizes as proto.md:810-842 wants them; what is not given follows from what is. */
+/* Sizes as proto.md:814-842 wants them; what is not given follows from what is. */
 static const char *
 complete_block(struct fake_export *e)
 {
@@ -228,12 +231,14 @@ parse_items(char *text, struct export_text *t, char error[256])
 			*value++ = '\0';
 		allowed = *key == '\0' && value == NULL ? NULL : set_export(t, key, value);
 		if (allowed != NULL && *allowed == '\0') {
-			snprintf(error, 256, "export: unknown '%.60s'; want name=, size=, flags=, description=, min=, pref=, "
-				 "max= or read-only", key);
+			snprintf(error, 256,
+			         "unknown '%.60s'; want name=, size=, flags=, description=, min=, pref=, max= or "
+			         "read-only",
+			         key);
 			return false;
 		}
 		if (allowed != NULL) {
-			snprintf(error, 256, "export: %.20s=%.60s: want %s", key, value, allowed);
+			snprintf(error, 256, "%.20s=%.60s: want %s", key, value, allowed);
 			return false;
 		}
 	}
@@ -254,7 +259,7 @@ export_parse(const char *text, struct fake_export *e, char error[256])
 		goto fail;
 	wrong = complete_export(&t);
 	if (wrong != NULL) {
-		snprintf(error, 256, "export '%.100s': %s", text, wrong);
+		snprintf(error, 256, "%s", wrong);
 		goto fail;
 	}
 	e->disk = disk_new(e->size);

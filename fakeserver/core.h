@@ -14,7 +14,9 @@
 /* Limits in bytes: what a client can make us keep. */
 enum {
 	OPTION_DATA_MAX = 256 << 10,	/* the longest valid GO has 4 + 4096 + 2 + 2 × 65535; longer data is not kept */
-	OUTPUT_MAX = 64 << 20,		/* with more than this unsent we take no more requests */
+	OUTPUT_BUSY = 256 << 10,	/* with more than this unsent we send before we take more requests … */
+	OUTPUT_MAX = 64 << 20,		/* … unless their replies must be reordered, where this is the limit */
+	INPUT_MAX = 64 << 20,		/* what we read meanwhile, lest both sides wait for each other to read */
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
@@ -65,6 +67,7 @@ struct conn_private {
 	struct buf held;		/* of outgoing.hold */
 	struct marks held_marks;
 	bool blocked;			/* the descriptor takes no more at the moment */
+	bool full;			/* no more requests are taken before all of the output is sent */
 	uint64_t wake_ns;		/* a delay ends; 0: none runs */
 	bool silent;			/* AFTER_SILENCE: neither reads nor writes any more */
 	/* For the knob replies_out_of_order: where in .output the answers of this batch begin. */
@@ -104,6 +107,12 @@ lies(const struct conn *c, enum lie_place place)
 	return c->server->lies[place];
 }
 
+static inline size_t
+unsent(const struct conn *c)
+{
+	return c->output.len - c->private->sent;
+}
+
 /* ---- server.c ---- */
 void conn_end(struct conn *c);				/* no more is taken; closes once the output is sent */
 void conn_flush(struct conn *c);			/* sends what can be sent now */
@@ -112,7 +121,7 @@ void conn_record(struct conn *c, struct trace_record r);	/* to the trace and the
 
 /* ---- session.c ---- */
 void session_start(struct conn *c);			/* sends the greeting */
-bool session_take(struct conn *c);			/* takes all whole messages; true: stopped by OUTPUT_MAX alone */
+bool session_take(struct conn *c);			/* takes all whole messages; true: only a full output stopped it */
 void session_moment(struct conn *c, enum state_moment moment);
 void conn_enter_transmission(struct conn *c, struct fake_export *e);
 uint16_t session_flags(const struct conn *c, const struct fake_export *e);

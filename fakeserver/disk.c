@@ -15,7 +15,7 @@ struct node {
 
 struct disk {
 	uint64_t size;
-	unsigned levels;		/* of nodes above the pages; 0: the root is a page */
+	unsigned levels; /* of nodes above the pages; 0: the root is a page */
 	void *root;
 };
 
@@ -173,7 +173,8 @@ disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data)
 		page = page_at(d, offset, n == PAGE_BYTES);
 		if (page == NULL)
 			return false;
-		memcpy(page + in_page, data, n);
+		/* memmove, since gcc would make of memcpy a string instruction, slow where the payload is unaligned. */
+		memmove(page + in_page, data, n);
 	}
 	return true;
 }
@@ -205,7 +206,7 @@ zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *f
 	mask = level_mask(level - 1);
 	for (unsigned i = index_at(first, level); i <= index_at(last, level); i++)
 		zero_subtree(&node->slot[i], level - 1, i == index_at(first, level) ? first & mask : 0,
-			     i == index_at(last, level) ? last & mask : mask, fill);
+		             i == index_at(last, level) ? last & mask : mask, fill);
 }
 
 void

@@ -60,51 +60,60 @@ number(const char *value, uint64_t max, uint64_t *n)
 	return errno == 0 && end != value && *end == '\0' && value[0] != '-' && *n <= max;
 }
 
-static bool
-name_or_number(enum name_kind kind, const char *value, uint64_t max, uint64_t *n)
-{
-	return number(value, max, n) || name_value(kind, value, n);
-}
+static const struct selector {
+	const char *name, *allowed;
+	uint64_t min, max;
+	int names; /* the kind whose names are allowed beside numbers, or -1 */
+} selectors[] = {
+	{ "nth", "a number from 1", 1, UINT32_MAX, -1 },
+	{ "times", "a number; 0 is for ever", 0, UINT32_MAX, -1 },
+	{ "option", "an option's name (GO) or number", 0, UINT32_MAX, NAME_OPTION },
+	{ "command", "a command's name (READ) or number", 0, UINT16_MAX, NAME_COMMAND },
+	{ "connection", "a number from 1, in order of accept", 1, UINT32_MAX, -1 },
+	{ "arg", "a number", 0, UINT64_MAX, -1 },
+};
 
-/* Returns what would have been right, or NULL. */
-static const char *
-set_selector(struct lie_use *use, const char *name, const char *value)
+static void
+set_selector(struct lie_use *use, const char *name, uint64_t n)
 {
-	uint64_t n = 0;
-
 	if (strcmp(name, "nth") == 0) {
-		if (!number(value, UINT32_MAX, &n) || n == 0)
-			return "a number from 1";
 		use->nth = (unsigned)n;
 	} else if (strcmp(name, "times") == 0) {
-		if (!number(value, UINT32_MAX, &n))
-			return "a number; 0 is for ever";
 		use->times = (unsigned)n;
 	} else if (strcmp(name, "option") == 0) {
-		if (!name_or_number(NAME_OPTION, value, UINT32_MAX, &n))
-			return "an option's name (GO) or number";
 		use->option = (uint32_t)n;
 		use->has_option = true;
 	} else if (strcmp(name, "command") == 0) {
-		if (!name_or_number(NAME_COMMAND, value, UINT16_MAX, &n))
-			return "a command's name (READ) or number";
 		use->command = (uint16_t)n;
 		use->has_command = true;
 	} else if (strcmp(name, "connection") == 0) {
-		if (!number(value, UINT32_MAX, &n) || n == 0)
-			return "a number from 1, in order of accept";
 		use->connection = (unsigned)n;
 		use->has_connection = true;
-	} else if (strcmp(name, "export") == 0) {
+	} else {
+		use->arg = n;
+	}
+}
+
+/* Returns what would have been right, NULL if it was, or "" for an unknown name. */
+static const char *
+read_selector(struct lie_use *use, const char *name, const char *value)
+{
+	uint64_t n;
+
+	if (strcmp(name, "export") == 0) {
 		free(use->export_name);
 		use->export_name = strdup(value);
-	} else if (strcmp(name, "arg") == 0) {
-		if (!number(value, UINT64_MAX, &use->arg))
-			return "a number";
-	} else {
-		return "";
+		return NULL;
 	}
-	return NULL;
+	for (const struct selector *s = selectors; s < selectors + sizeof(selectors) / sizeof(*selectors); s++) {
+		if (strcmp(name, s->name) != 0)
+			continue;
+		if (!number(value, s->max, &n) && (s->names < 0 || !name_value((enum name_kind)s->names, value, &n)))
+			return s->allowed;
+		set_selector(use, name, n);
+		return n < s->min ? s->allowed : NULL;
+	}
+	return "";
 }
 
 static bool
@@ -117,14 +126,16 @@ parse_selectors(char *text, struct lie_use *use, char error[256])
 		equals = strchr(item, '=');
 		if (equals != NULL)
 			*equals = '\0';
-		allowed = equals == NULL ? "" : set_selector(use, item, equals + 1);
+		allowed = equals == NULL ? "" : read_selector(use, item, equals + 1);
 		if (allowed == NULL)
 			continue;
 		if (*allowed == '\0')
-			snprintf(error, 256, "lie '%s': unknown selector '%.60s'; want nth=, times=, option=, command=, "
-				 "connection=, export= or arg=", use->lie->name, item);
+			snprintf(error, 256,
+			         "unknown selector '%.60s'; want nth=, times=, option=, command=, connection=, "
+			         "export= or arg=",
+			         item);
 		else
-			snprintf(error, 256, "lie '%s': %.20s=%.60s: want %s", use->lie->name, item, equals + 1, allowed);
+			snprintf(error, 256, "%.20s=%.60s: want %s", item, equals + 1, allowed);
 		return false;
 	}
 	return true;
@@ -134,20 +145,22 @@ bool
 lie_parse(const char *text, struct lie_use *use, char error[256])
 {
 	size_t len = strcspn(text, ":");
-	char *selectors;
+	char *copy;
 	bool ok;
 
 	*use = (struct lie_use){ .lie = lie_named(text, len), .nth = 1 };
 	if (use->lie == NULL) {
 		snprintf(error, 256, "no lie is called '%.*s'; 'nbdspec serve --list-lies' tells them all",
-			 len < 100 ? (int)len : 100, text);
+		         len < 100 ? (int)len : 100, text);
 		return false;
 	}
 	if (text[len] == '\0')
 		return true;
-	selectors = strdup(text + len + 1);
-	ok = selectors != NULL && parse_selectors(selectors, use, error);
-	free(selectors);
+	copy = strdup(text + len + 1);
+	if (copy == NULL)
+		abort();
+	ok = parse_selectors(copy, use, error);
+	free(copy);
 	if (!ok)
 		lie_use_free(use);
 	return ok;

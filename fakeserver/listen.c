@@ -47,12 +47,7 @@ listen_on_unix(const char *path, char error[LISTEN_MAX_ERROR])
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	int fd;
 
-	if (strlen(path) >= sizeof(a.sun_path)) {
-		snprintf(error, LISTEN_MAX_ERROR, "%.200s: a socket's path has at most %zu bytes", path,
-			 sizeof(a.sun_path) - 1);
-		return -1;
-	}
-	strcpy(a.sun_path, path);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && bind_unix(fd, &a) == 0 && listen(fd, BACKLOG) == 0)
 		return fd;
@@ -109,7 +104,7 @@ port_of(int fd)
 
 	getsockname(fd, (struct sockaddr *)&a, &len);
 	return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
-					     : ((struct sockaddr_in *)&a)->sin_port);
+	                                     : ((struct sockaddr_in *)&a)->sin_port);
 }
 
 static int
@@ -183,13 +178,13 @@ listen_on_tcp(const char *address, struct tcp_listeners *l, char error[LISTEN_MA
 	failed = getaddrinfo(host, port, &hints, &list);
 	if (failed != 0) {
 		snprintf(error, LISTEN_MAX_ERROR, "%.255s: %s", host != NULL ? host : "*",
-			 failed == EAI_SYSTEM ? strerror(errno) : gai_strerror(failed));
+		         failed == EAI_SYSTEM ? strerror(errno) : gai_strerror(failed));
 		return LISTEN_FAILED;
 	}
 	result = listen_on_all(list, l);
 	if (result != LISTEN_OK)
-		snprintf(error, LISTEN_MAX_ERROR, "cannot listen on %.255s port %s: %s", host != NULL ? host : "*", port,
-			 strerror(errno));
+		snprintf(error, LISTEN_MAX_ERROR, "cannot listen on %.255s port %s: %s", host != NULL ? host : "*",
+		         port, strerror(errno));
 	snprintf(l->host, sizeof(l->host), "%s", host != NULL ? host : "localhost");
 	freeaddrinfo(list);
 	return result;

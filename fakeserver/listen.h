@@ -5,9 +5,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { LISTEN_MAX_ERROR = 512, LISTEN_MOST = 8, LISTEN_FIRST_ACTIVATED = 3 };
+enum { LISTEN_MAX_ERROR = 512, LISTEN_MAX_PATH = 107, LISTEN_MOST = 8, LISTEN_FIRST_ACTIVATED = 3 };
 
-/* A socket file that nobody listens on is replaced. The descriptor, or -1. */
+/* The path has at most LISTEN_MAX_PATH bytes; a socket file that nobody listens on is replaced. A descriptor, or -1. */
 int listen_on_unix(const char *path, char error[LISTEN_MAX_ERROR]);
 
 struct tcp_listeners {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* Why an option is refused; sent only under the knob error_messages (proto.md:1667). */
+/* Why an option is refused; sent only under the knob error_messages (proto.md:1646). */
 static void
 send_error(struct conn *c, uint32_t type, const char *why)
 {
@@ -62,7 +62,7 @@ export_named(const struct conn *c, struct bytes name)
 	return name.len == 0 && config->n_exports > 0 ? &config->exports[0] : NULL;
 }
 
-/* Sizes that a client must know of, or its requests are refused (proto.md:785-803). */
+/* Sizes that a client must know of, or its requests are refused (proto.md:774-806). */
 static bool
 is_constrained(const struct fake_export *e)
 {
@@ -160,7 +160,7 @@ send_info(struct conn *c, const struct fake_export *e, uint16_t type)
 	outgoing_send(c, &m);
 }
 
-/* Unknown requests are ignored (proto.md:1280); none is answered twice (proto.md:1566). */
+/* Unknown requests are ignored (proto.md:1277); none is answered twice (proto.md:1560). */
 static unsigned
 infos_asked(const struct opt_go *go)
 {
@@ -179,7 +179,7 @@ send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
 
 	if (knob(c, KNOB_unasked_infos))
 		set = ALL_INFOS;
-	/* Sizes that we enforce must be told to who asks for them (proto.md:1617). */
+	/* Sizes that we enforce must be told to who asks for them (proto.md:1619). */
 	if (knob(c, KNOB_few_infos))
 		set = 1u << NBD_INFO_EXPORT | (is_constrained(e) ? asked & 1u << NBD_INFO_BLOCK_SIZE : 0);
 	for (unsigned i = NBD_INFO_EXPORT; i <= NBD_INFO_BLOCK_SIZE; i++) {
@@ -199,7 +199,7 @@ is_string(struct bytes s)
 static void
 answer_go(struct conn *c, struct fake_export *e, unsigned asked)
 {
-	/* The error without the sizes would cost the client a round trip (proto.md:1334). */
+	/* The error without the sizes would cost the client a round trip (proto.md:1318). */
 	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
 		send_info(c, e, NBD_INFO_BLOCK_SIZE);
 		send_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
@@ -245,7 +245,7 @@ handle_fixed(struct conn *c, const struct option *o)
 		handle_export_name(c, o);
 		break;
 	case NBD_OPT_ABORT:
-		/* Data with it is ignored (proto.md:1207). */
+		/* Data with it is ignored (proto.md:1198). */
 		send_ack(c);
 		conn_end(c);
 		break;
@@ -274,7 +274,7 @@ handle_option(struct conn *c, const struct option *o)
 			conn_end(c);
 		return;
 	}
-	/* The only option of newstyle that is not fixed (proto.md:1182), which knows no replies to others. */
+	/* The only option of newstyle that is not fixed (proto.md:1180), which knows no replies to others. */
 	if (!c->fixed_newstyle && o->option != NBD_OPT_EXPORT_NAME) {
 		conn_end(c);
 		return;

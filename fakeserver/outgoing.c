@@ -175,8 +175,8 @@ static const char *
 field_widths(const struct outgoing *m)
 {
 	static const char *const headers[MSG_KINDS] = {
-		[MSG_OLDSTYLE_GREETING] = "8884", [MSG_GREETING] = "882",   [MSG_OPTION_REPLY] = "8444",
-		[MSG_EXPORT_NAME_REPLY] = "82",	  [MSG_SIMPLE_REPLY] = "448", [MSG_CHUNK] = "42284",
+		[MSG_OLDSTYLE_GREETING] = "8884", [MSG_GREETING] = "882",     [MSG_OPTION_REPLY] = "8444",
+		[MSG_EXPORT_NAME_REPLY] = "82",   [MSG_SIMPLE_REPLY] = "448", [MSG_CHUNK] = "42284",
 	};
 
 	return headers[m->kind] != NULL ? headers[m->kind] : "";
@@ -186,10 +186,18 @@ static const char *
 payload_widths(const struct outgoing *m)
 {
 	static const char *const payloads[] = {
-		[PAYLOAD_RAW] = "",	     [PAYLOAD_SERVER] = "4",	      [PAYLOAD_INFO] = "2",
-		[PAYLOAD_INFO_EXPORT] = "282", [PAYLOAD_INFO_BLOCK_SIZE] = "2444", [PAYLOAD_CONTEXT] = "4",
-		[PAYLOAD_MESSAGE] = "",	     [PAYLOAD_OFFSET_DATA] = "8",     [PAYLOAD_OFFSET_HOLE] = "84",
-		[PAYLOAD_BLOCK_STATUS] = "4",  [PAYLOAD_ERROR] = "42",	      [PAYLOAD_ERROR_OFFSET] = "42",
+		[PAYLOAD_RAW] = "",
+		[PAYLOAD_SERVER] = "4",
+		[PAYLOAD_INFO] = "2",
+		[PAYLOAD_INFO_EXPORT] = "282",
+		[PAYLOAD_INFO_BLOCK_SIZE] = "2444",
+		[PAYLOAD_CONTEXT] = "4",
+		[PAYLOAD_MESSAGE] = "",
+		[PAYLOAD_OFFSET_DATA] = "8",
+		[PAYLOAD_OFFSET_HOLE] = "84",
+		[PAYLOAD_BLOCK_STATUS] = "4",
+		[PAYLOAD_ERROR] = "42",
+		[PAYLOAD_ERROR_OFFSET] = "42",
 	};
 
 	return m->kind == MSG_OPTION_REPLY || m->kind == MSG_CHUNK ? payloads[m->payload] : "";
@@ -225,8 +233,11 @@ static void
 mark_message(struct conn *c, struct marks *marks, const struct outgoing *m, size_t start, size_t end)
 {
 	if (c->server->traced && end > start)
-		marks_add(marks, (struct mark){ .at = end, .kind = MARK_MESSAGE, .message = m->kind, .start = start,
-						.cookie = cookie_of(m) });
+		marks_add(marks, (struct mark){ .at = end,
+		                                .kind = MARK_MESSAGE,
+		                                .message = m->kind,
+		                                .start = start,
+		                                .cookie = cookie_of(m) });
 }
 
 static void

@@ -19,8 +19,8 @@
 enum {
 	EVENTS_AT_ONCE = 64,
 	ACCEPTS_AT_ONCE = 64,
-	ACCEPT_RETRY_MS = 100,		/* without descriptors; sooner when a connection ends */
-	DRAIN_MOST = 1 << 20,		/* bytes thrown away at a disconnect */
+	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
+	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
 };
 
 static uint64_t
@@ -53,8 +53,10 @@ record_event(struct conn *c, enum trace_kind kind, const char *text)
 	struct bytes data = bytes_of(text);
 
 	if (c->server->traced)
-		conn_record(c, (struct trace_record){ .kind = kind, .direction = NO_DIRECTION, .data = data,
-						      .length = (uint32_t)data.len });
+		conn_record(c, (struct trace_record){ .kind = kind,
+		                                      .direction = NO_DIRECTION,
+		                                      .data = data,
+		                                      .length = (uint32_t)data.len });
 }
 
 static void
@@ -68,7 +70,7 @@ record_connect(struct conn *c)
 		return;
 	if (c->private->is_socket && getpeername(c->in, (struct sockaddr *)&a, &len) == 0 && a.ss_family != AF_UNIX &&
 	    getnameinfo((struct sockaddr *)&a, len, host, sizeof(host), port, sizeof(port),
-			NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+	                NI_NUMERICHOST | NI_NUMERICSERV) == 0)
 		snprintf(text, sizeof(text), "%s port %s", host, port);
 	record_event(c, TRACE_CONNECT, text);
 }
@@ -107,12 +109,6 @@ unwatch(struct fake_server *s, struct source *source)
 }
 
 /* ---- the end of a connection ---- */
-
-static size_t
-unsent(const struct conn *c)
-{
-	return c->output.len - c->private->sent;
-}
 
 /* What came too late is read, since unread bytes would turn our orderly end into a reset for the peer. */
 static void
@@ -277,9 +273,12 @@ pass_mark(struct conn *c, const struct mark *m)
 {
 	switch (m->kind) {
 	case MARK_MESSAGE:
-		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE, .message = m->message, .direction = TO_CLIENT,
-			    .cookie = m->cookie, .length = (uint32_t)(m->at - m->start),
-			    .data = { c->output.at + m->start, m->at - m->start } });
+		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE,
+		                                      .message = m->message,
+		                                      .direction = TO_CLIENT,
+		                                      .cookie = m->cookie,
+		                                      .length = (uint32_t)(m->at - m->start),
+		                                      .data = { c->output.at + m->start, m->at - m->start } });
 		return true;
 	case MARK_SPLIT:
 		return true;
@@ -337,6 +336,7 @@ forget_sent(struct conn *c)
 		if (c->output.cap > BUFFER_KEPT)
 			buf_free(&c->output);
 		p->sent = p->marks.n = p->marks_passed = 0;
+		p->full = false;
 		return;
 	}
 	if (p->marks_passed < p->marks.n && p->marks.at[p->marks_passed].kind == MARK_MESSAGE)
@@ -346,7 +346,8 @@ forget_sent(struct conn *c)
 	buf_consume(&c->output, keep);
 	p->sent -= keep;
 	p->marks.n -= p->marks_passed;
-	memmove(p->marks.at, p->marks.at + p->marks_passed, p->marks.n * sizeof(*p->marks.at));
+	if (p->marks.n > 0)
+		memmove(p->marks.at, p->marks.at + p->marks_passed, p->marks.n * sizeof(*p->marks.at));
 	p->marks_passed = 0;
 	for (size_t i = 0; i < p->marks.n; i++) {
 		p->marks.at[i].at -= keep;
@@ -362,7 +363,8 @@ conn_flush(struct conn *c)
 	while (!p->gone && !p->silent && p->wake_ns == 0 && pass_marks(c) && unsent(c) > 0 && !p->blocked) {
 		const uint8_t *from = c->output.at + p->sent;
 		size_t n = next_stop(c) - p->sent;
-		ssize_t sent = p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, from, n);
+		ssize_t sent =
+			p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, from, n);
 
 		if (sent >= 0)
 			p->sent += (size_t)sent;
@@ -389,25 +391,24 @@ input_ends(struct conn *c)
 		unwatch(c->server, &p->in_source);
 }
 
+/* The rest of a long message is read to its end and no further, so that nothing behind it has to be moved. */
 static void
 read_input(struct conn *c)
 {
 	struct conn_private *p = c->private;
-	size_t want = p->need > p->room ? p->need : p->room;
-	size_t space;
+	size_t rest = p->need > c->input.len ? p->need - c->input.len : 0;
+	size_t want = rest > p->room ? rest : p->room;
 	ssize_t n;
 
-	if (c->input.len == 0 && c->input.cap > BUFFER_KEPT && p->need <= p->room)
+	if (c->input.len == 0 && c->input.cap > BUFFER_KEPT && want < BUFFER_KEPT)
 		buf_free(&c->input);
-	if (c->input.cap < want)
-		buf_reserve(&c->input, want - c->input.len);
-	space = c->input.cap - c->input.len;
-	n = p->is_socket ? recv(c->in, c->input.at + c->input.len, space, MSG_DONTWAIT)
-			 : read(c->in, c->input.at + c->input.len, space);
+	buf_reserve(&c->input, want);
+	n = p->is_socket ? recv(c->in, c->input.at + c->input.len, want, MSG_DONTWAIT)
+	                 : read(c->in, c->input.at + c->input.len, want);
 	if (n > 0) {
 		c->input.len += (size_t)n;
 		count_consumed(c, (size_t)n);
-		if ((size_t)n == space && p->room < INPUT_MOST)
+		if ((size_t)n == p->room && p->room < INPUT_MOST)
 			p->room *= 2;
 	} else if (n == 0) {
 		input_ends(c);
@@ -423,7 +424,8 @@ wants_input(const struct conn *c)
 {
 	const struct conn_private *p = c->private;
 
-	return !p->input_ended && !p->silent && c->phase != PHASE_CLOSING && unsent(c) <= OUTPUT_MAX;
+	return !p->input_ended && !p->silent && c->phase != PHASE_CLOSING &&
+	       (c->input.len < INPUT_MAX || c->input.len < p->need);
 }
 
 static int
@@ -459,7 +461,7 @@ conn_turn(struct conn *c)
 		if ((p->input_ended && !more) || c->phase == PHASE_CLOSING)
 			outgoing_release(c);
 		conn_flush(c);
-	} while (!p->gone && more && unsent(c) <= OUTPUT_MAX);
+	} while (!p->gone && more && !p->full);
 	if (p->gone)
 		return;
 	if ((c->phase == PHASE_CLOSING || p->input_ended) && is_drained(c))
@@ -595,7 +597,7 @@ fake_add_connection(struct fake_server *s, int in, int out)
 {
 	int type, domain = AF_UNIX;
 	bool is_socket = getsockopt(in, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){ sizeof(type) }) == 0 &&
-			 getsockopt(out, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) }) == 0;
+	                 getsockopt(out, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) }) == 0;
 	struct conn *c;
 
 	/* A socket is used without waiting call by call, since others may share its flags. */

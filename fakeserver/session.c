@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* With so much to send the client gets it at once, while we go on with what it asked. */
-enum { FLUSH_EARLY = 256 << 10 };
-
 void
 session_moment(struct conn *c, enum state_moment moment)
 {
@@ -26,7 +23,7 @@ handshake_flags(const struct conn *c)
 	       (knob(c, KNOB_no_no_zeroes) ? 0 : NBD_FLAG_NO_ZEROES);
 }
 
-/* NBD_FLAG_SEND_DF must be clear where structured replies were not negotiated (proto.md:1120). */
+/* NBD_FLAG_SEND_DF must be clear where structured replies were not negotiated (proto.md:1123). */
 uint16_t
 session_flags(const struct conn *c, const struct fake_export *e)
 {
@@ -56,8 +53,11 @@ start_oldstyle(struct conn *c)
 	struct outgoing m = OUTGOING(MSG_OLDSTYLE_GREETING);
 
 	m.oldstyle = (struct oldstyle_greeting){
-		.magic = NBD_MAGIC, .cliserv_magic = NBD_CLISERV_MAGIC, .size = e->size,
-		.flags = session_flags(c, e), .reserved = { zeroes, sizeof(zeroes) },
+		.magic = NBD_MAGIC,
+		.cliserv_magic = NBD_CLISERV_MAGIC,
+		.size = e->size,
+		.flags = session_flags(c, e),
+		.reserved = { zeroes, sizeof(zeroes) },
 	};
 	outgoing_send(c, &m);
 	conn_enter_transmission(c, e);
@@ -87,7 +87,7 @@ handle_client_flags(struct conn *c, uint32_t flags)
 		return;
 	}
 	c->fixed_newstyle = (flags & NBD_FLAG_C_FIXED_NEWSTYLE) != 0 ||
-			    (knob(c, KNOB_fixed_newstyle_unasked) && !knob(c, KNOB_no_fixed_newstyle));
+	                    (knob(c, KNOB_fixed_newstyle_unasked) && !knob(c, KNOB_no_fixed_newstyle));
 	c->no_zeroes = (flags & NBD_FLAG_C_NO_ZEROES) != 0;
 	c->phase = PHASE_HAGGLING;
 }
@@ -128,8 +128,9 @@ take_off(struct conn *c, uint64_t n)
 static void
 ask_lies(struct conn *c, struct incoming *m)
 {
-	struct process_event e = { .moment = PROCESS_INCOMING, .kind = m->kind, .option = c->option,
-				   .request = c->request };
+	struct process_event e = {
+		.moment = PROCESS_INCOMING, .kind = m->kind, .option = c->option, .request = c->request
+	};
 	uint64_t whole = m->consumed;
 
 	conn_process_event(c, &e);
@@ -144,9 +145,12 @@ static void
 arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 {
 	if (c->server->traced)
-		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE, .message = m->kind,
-			    .direction = TO_SERVER, .cookie = m->request.cookie, .data = kept,
-			    .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
+		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE,
+		                                      .message = m->kind,
+		                                      .direction = TO_SERVER,
+		                                      .cookie = m->request.cookie,
+		                                      .data = kept,
+		                                      .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
 	c->option = m->kind == MSG_OPTION ? m->option.option : 0;
 	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
 	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))
@@ -202,8 +206,8 @@ take_discarded(struct conn *c, size_t left)
 		m = p->pending;
 		p->has_pending = false;
 		arrived(c, &m, (struct bytes){ p->pending_header, is_option ? OPTION_HEADER_SIZE : REQUEST_SIZE },
-			is_option ? OPTION_HEADER_SIZE + (uint64_t)m.option.length
-				  : REQUEST_SIZE + (uint64_t)m.request.length);
+		        is_option ? OPTION_HEADER_SIZE + (uint64_t)m.option.length
+		                  : REQUEST_SIZE + (uint64_t)m.request.length);
 	}
 	return true;
 }
@@ -255,7 +259,7 @@ take_request(struct conn *c, struct wire in)
 	if (wire_get_request(in, &m.request) != WIRE_SHORT) {
 		m.consumed += m.request.data.len;
 	} else if (m.request.length / 4 > most) {
-		/* A payload of this size may be called a denial of service (proto.md:831). */
+		/* A payload of this size may be called a denial of service (proto.md:845-849). */
 		m.close = true;
 	} else if (m.request.magic == NBD_REQUEST_MAGIC || knob(c, KNOB_bad_request_magic_replies)) {
 		whole = REQUEST_SIZE + (uint64_t)m.request.length;
@@ -342,10 +346,15 @@ out:
 	p->n_answers = 0;
 }
 
-static size_t
-unsent(const struct conn *c)
+/* Sending what there is before more is made keeps it in the processor's cache, and the buffer small. */
+static void
+relieve_output(struct conn *c, bool reverse)
 {
-	return c->output.len - c->private->sent;
+	if (unsent(c) <= (reverse ? OUTPUT_MAX : OUTPUT_BUSY))
+		return;
+	if (!reverse)
+		conn_flush(c);
+	c->private->full = unsent(c) > 0;
 }
 
 bool
@@ -356,16 +365,15 @@ session_take(struct conn *c)
 	bool reverse = knob(c, KNOB_replies_out_of_order) && !lies(c, ON_OUTGOING);
 	bool more = true;
 
-	while (more && !p->gone && !p->silent && c->phase != PHASE_CLOSING && unsent(c) <= OUTPUT_MAX) {
+	while (more && !p->full && !p->gone && !p->silent && c->phase != PHASE_CLOSING) {
 		if (reverse && c->phase == PHASE_TRANSMISSION)
 			note_answer(c);
 		more = take_one(c);
-		if (!reverse && unsent(c) >= FLUSH_EARLY && !p->blocked)
-			conn_flush(c);
+		relieve_output(c, reverse);
 	}
 	reverse_answers(c);
 	if (p->taken > 0)
 		buf_consume(&c->input, p->taken);
 	p->taken = 0;
-	return more && unsent(c) > OUTPUT_MAX;
+	return more && p->full;
 }

@@ -8,10 +8,10 @@
 
 static const struct command_rule {
 	bool known, writes, ranged;
-	bool empty_unspecified;		/* what a length of 0 does is left to the server (proto.md:1955, 2054, 2098, 2154) */
-	uint16_t exposed_by;		/* the transmission flag that allows it; 0: always allowed (proto.md:1104) */
-	uint16_t flags;			/* command flags that apply, besides FUA */
-	uint32_t past_end;		/* the error for a range past the end (proto.md:2331-2339, 2230) */
+	bool empty_unspecified; /* what a length of 0 does is left to the server (proto.md:1954, 2061, 2104, 2154) */
+	uint16_t exposed_by;    /* the transmission flag that allows it; 0: always allowed (proto.md:1100) */
+	uint16_t flags;         /* command flags that apply, besides FUA */
+	uint32_t past_end;      /* the error for a range past the end (proto.md:2328-2333, 2221) */
 } rules[] = {
 	[NBD_CMD_READ] = { true, false, true, true, 0, NBD_CMD_FLAG_DF, NBD_EINVAL },
 	[NBD_CMD_WRITE] = { true, true, true, true, 0, 0, NBD_ENOSPC },
@@ -19,7 +19,7 @@ static const struct command_rule {
 	[NBD_CMD_TRIM] = { true, true, true, true, NBD_FLAG_SEND_TRIM, 0, NBD_EINVAL },
 	[NBD_CMD_CACHE] = { true, false, true, false, NBD_FLAG_SEND_CACHE, 0, NBD_EINVAL },
 	[NBD_CMD_WRITE_ZEROES] = { true, true, true, true, NBD_FLAG_SEND_WRITE_ZEROES,
-				   NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, NBD_ENOSPC },
+	                           NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, NBD_ENOSPC },
 };
 
 static const struct command_rule *
@@ -30,7 +30,7 @@ rule_of(uint16_t type)
 	return type < sizeof(rules) / sizeof(rules[0]) ? &rules[type] : &unknown;
 }
 
-/* A flag is accepted where it applies and where it was offered (proto.md:1720, 1737, 1757, 2351). */
+/* A flag is accepted where it applies and where it was offered (proto.md:1720-1724, 1738-1760, 2348-2351). */
 static uint16_t
 flags_allowed(const struct conn *c, const struct command_rule *rule)
 {
@@ -45,7 +45,7 @@ flags_allowed(const struct conn *c, const struct command_rule *rule)
 	return flags;
 }
 
-/* A READ that is too long may get EOVERFLOW only where DF is supported (proto.md:2341). */
+/* A READ that is too long may get EOVERFLOW only where DF is supported (proto.md:2337). */
 static uint32_t
 check_length(const struct conn *c, const struct request *r)
 {
@@ -56,7 +56,7 @@ check_length(const struct conn *c, const struct request *r)
 		return r->length > most ? NBD_EINVAL : NBD_SUCCESS;
 	if (r->type != NBD_CMD_READ)
 		return NBD_SUCCESS;
-	/* At least 65536 bytes must be readable in one piece (proto.md:2048). */
+	/* At least 65536 bytes must be readable in one piece (proto.md:2052). */
 	if ((r->flags & NBD_CMD_FLAG_DF) != 0 && r->length > 65536 && knob(c, KNOB_long_df_overflows))
 		return NBD_EOVERFLOW;
 	if (r->length > most)
@@ -97,7 +97,7 @@ check_request(const struct conn *c, const struct request *r)
 		return NBD_EINVAL;
 	if (rule->ranged)
 		return check_range(c, r, rule);
-	/* Both are reserved for FLUSH (proto.md:2086). */
+	/* Both are reserved for FLUSH (proto.md:2094). */
 	return knob(c, KNOB_flush_range_einval) && (r->offset | r->length) != 0 ? NBD_EINVAL : NBD_SUCCESS;
 }
 
@@ -119,8 +119,10 @@ chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payloa
 {
 	struct outgoing m = OUTGOING(MSG_CHUNK);
 
-	m.chunk = (struct chunk){ .magic = NBD_STRUCTURED_REPLY_MAGIC, .flags = final ? NBD_REPLY_FLAG_DONE : 0,
-				  .type = type, .cookie = r->cookie };
+	m.chunk = (struct chunk){ .magic = NBD_STRUCTURED_REPLY_MAGIC,
+		                  .flags = final ? NBD_REPLY_FLAG_DONE : 0,
+		                  .type = type,
+		                  .cookie = r->cookie };
 	m.payload = payload;
 	m.request = r;
 	m.final = final;
@@ -163,7 +165,7 @@ send_error_chunk(struct conn *c, const struct request *r, uint32_t error)
 	outgoing_send(c, &m);
 }
 
-/* Errors are better told in a chunk (proto.md:407), which a READ demands anyway (proto.md:402). */
+/* Errors are better told in a chunk (proto.md:398), which a READ demands anyway (proto.md:395). */
 static void
 send_status(struct conn *c, const struct request *r, uint32_t error)
 {
@@ -196,7 +198,7 @@ answer_read(struct conn *c, const struct disk_op *op)
 		send_simple(c, r, NBD_SUCCESS, (struct bytes){ data, op->length });
 		return;
 	}
-	/* A chunk of data has at least one byte (proto.md:1806). */
+	/* A chunk of data has at least one byte (proto.md:1806, 1979). */
 	if (op->length == 0) {
 		send_none(c, r);
 		return;
@@ -210,7 +212,7 @@ answer_read(struct conn *c, const struct disk_op *op)
 
 /* ---- commands ---- */
 
-/* The contents are undefined from now on (proto.md:2103); ours become zeroes unless a knob is set. */
+/* The contents are undefined from now on (proto.md:2108); ours become zeroes unless a knob is set. */
 static bool
 trim(const struct conn *c, const struct disk_op *op)
 {
@@ -250,7 +252,7 @@ carry_out(const struct conn *c, const struct disk_op *op)
 		return trim(c, op);
 	case NBD_CMD_WRITE_ZEROES:
 		disk_zero(d, op->offset, op->length,
-			  (op->flags & NBD_CMD_FLAG_NO_HOLE) != 0 ? DISK_PROVISIONED : DISK_HOLE);
+		          (op->flags & NBD_CMD_FLAG_NO_HOLE) != 0 ? DISK_PROVISIONED : DISK_HOLE);
 		return true;
 	default:
 		return true;
@@ -270,7 +272,7 @@ answer(struct conn *c, struct disk_op *op)
 		answer_read(c, op);
 	else
 		send_status(c, r, op->error);
-	/* proto.md:1971 */
+	/* proto.md:1967 */
 	if (op->type == NBD_CMD_READ && op->error != NBD_SUCCESS && knob(c, KNOB_error_closes_read))
 		conn_end(c);
 }
@@ -278,15 +280,19 @@ answer(struct conn *c, struct disk_op *op)
 void
 handle_request(struct conn *c, const struct request *r)
 {
-	struct disk_op op = { .request = r, .type = r->type, .flags = r->flags, .offset = r->offset,
-			      .length = r->length, .data = r->data.len == r->length ? r->data.at : NULL };
+	struct disk_op op = { .request = r,
+		              .type = r->type,
+		              .flags = r->flags,
+		              .offset = r->offset,
+		              .length = r->length,
+		              .data = r->data.len == r->length ? r->data.at : NULL };
 
-	/* Where the next request begins is anybody's guess now (proto.md:456). */
+	/* Where the next request begins is anybody's guess now (proto.md:447). */
 	if (r->magic != NBD_REQUEST_MAGIC && !knob(c, KNOB_bad_request_magic_replies)) {
 		conn_end(c);
 		return;
 	}
-	/* All earlier requests are answered: there is nothing to wait for but the output (proto.md:2064). */
+	/* All earlier requests are answered: there is nothing to wait for but the output (proto.md:2074). */
 	if (r->type == NBD_CMD_DISC && r->magic == NBD_REQUEST_MAGIC) {
 		conn_end(c);
 		return;

@@ -1,5 +1,6 @@
 #include "harness/cli.h"
 
+#include "harness/printable.h"
 #include "harness/wire.h"
 
 #include <errno.h>
@@ -12,9 +13,15 @@
 static void
 complain(const struct cli *cli, const char *fmt, va_list ap)
 {
-	fprintf(stderr, "nbdspec %s: ", cli->command->name);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
+	char *text, *clean;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		abort();
+	/* A server's last words may be among it. */
+	clean = printable_text(text, PRINTABLE_LINES | PRINTABLE_AGAIN);
+	fprintf(stderr, "nbdspec %s: %s\n", cli->command->name, clean);
+	free(clean);
+	free(text);
 }
 
 int
@@ -39,6 +46,13 @@ cli_broken(const struct cli *cli, const char *fmt, ...)
 	return STATUS_BROKEN;
 }
 
+/* strtoul and its like also take blanks and signs. */
+static bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
 bool
 cli_number(const struct cli *cli, const char *option, const char *value, unsigned long min, unsigned long max,
 	   unsigned long *out)
@@ -46,10 +60,10 @@ cli_number(const struct cli *cli, const char *option, const char *value, unsigne
 	char *end;
 
 	errno = 0;
-	*out = strtoul(value, &end, 0);
-	if (errno == 0 && end != value && *end == '\0' && value[0] != '-' && *out >= min && *out <= max)
+	*out = strtoul(value, &end, strncasecmp(value, "0x", 2) == 0 ? 16 : 10);
+	if (errno == 0 && is_digit(value[0]) && *end == '\0' && *out >= min && *out <= max)
 		return true;
-	cli_usage_error(cli, "%s %s: want a number from %lu to %lu", option, value, min, max);
+	cli_usage_error(cli, "%s '%s': want a number from %lu to %lu", option, value, min, max);
 	return false;
 }
 
@@ -59,9 +73,9 @@ cli_factor(const struct cli *cli, const char *option, const char *value, double 
 	char *end;
 
 	*out = strtod(value, &end);
-	if (end != value && *end == '\0' && *out >= 0.01 && *out <= 1000)
+	if (is_digit(value[value[0] == '.']) && *end == '\0' && *out >= 0.01 && *out <= 1000)
 		return true;
-	cli_usage_error(cli, "%s %s: want a factor from 0.01 to 1000", option, value);
+	cli_usage_error(cli, "%s '%s': want a factor from 0.01 to 1000", option, value);
 	return false;
 }
 
@@ -75,7 +89,7 @@ size_parse(const char *value, unsigned long long *bytes)
 
 	errno = 0;
 	*bytes = strtoull(value, &end, 10);
-	if (errno != 0 || end == value || value[0] == '-')
+	if (errno != 0 || !is_digit(value[0]))
 		return false;
 	if (*end != '\0' && (unit = strchr(units, *end == 'K' ? 'k' : *end)) != NULL) {
 		shift = 10 * (unsigned)(unit - units + 1);

@@ -29,7 +29,7 @@ struct cli {
 	const struct command *command;
 	struct cli_given *given;	/* in the order of the command line */
 	size_t n_given;
-	char **args;			/* what is no option; NULL-terminated */
+	char **args;			/* what is no option, in order; NULL-terminated */
 	size_t n_args;
 	char **program;			/* what stood behind "--", or between "[" and "]"; NULL when neither was there */
 	bool bracket;			/* it stood in "[ … ]": systemd socket activation */
@@ -43,6 +43,7 @@ struct command {
 	const char *help;		/* more lines for --help, or NULL */
 	const struct cli_option *options;
 	int (*run)(struct cli *cli);	/* returns an exit status */
+	bool takes_program;		/* "-- COMMAND…" and "[ COMMAND… ]"; elsewhere "--" only ends the options */
 	bool hidden;			/* for the project's own tests; not in the list of commands */
 };
 

@@ -19,19 +19,28 @@ matches_any(const struct cli *cli, const char *id)
 	return false;
 }
 
+static bool
+is_case(const char *glob)
+{
+	const struct case_def *c;
+
+	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
+		if (fnmatch(glob, c->id, 0) == 0)
+			return true;
+	return false;
+}
+
 static int
 run_list(struct cli *cli)
 {
 	const struct case_def *c;
-	unsigned n = 0;
 
+	for (size_t i = 0; i < cli->n_args; i++)
+		if (!is_case(cli->args[i]))
+			return cli_usage_error(cli, "no case matches '%s'; 'nbdspec list' prints them all", cli->args[i]);
 	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
-		if (matches_any(cli, c->id)) {
+		if (matches_any(cli, c->id))
 			printf("%-44s %s\n", c->id, c->title);
-			n++;
-		}
-	if (n == 0)
-		return cli_usage_error(cli, "no case matches '%s'; 'nbdspec list' prints them all", cli->args[0]);
 	return STATUS_OK;
 }
 
@@ -54,6 +63,21 @@ print_case(const struct case_def *c)
 		print_requirement(requirement(*r));
 }
 
+/* A name that is no case's is a requirement's. Returns how many. */
+static unsigned
+explain_requirements(const char *glob)
+{
+	unsigned n = 0;
+
+	for (int i = 1; i < N_REQUIREMENTS; i++) {
+		const struct requirement *r = requirement((enum requirement_id)i);
+
+		if (fnmatch(glob, r->id, 0) == 0 && ++n)
+			print_requirement(r);
+	}
+	return n;
+}
+
 static int
 run_explain(struct cli *cli)
 {
@@ -61,25 +85,21 @@ run_explain(struct cli *cli)
 	unsigned n = 0;
 
 	if (cli->n_args == 0)
-		return cli_usage_error(cli, "want a case, such as option/unknown_is_refused, or a glob");
+		return cli_usage_error(cli, "want a case or a requirement, such as option/unknown_is_refused, or a glob");
 	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
 		if (matches_any(cli, c->id)) {
 			if (n++ > 0)
 				putchar('\n');
 			print_case(c);
 		}
-	for (size_t i = 0; i < cli->n_args && n == 0; i++) {
-		enum requirement_id r = requirement_named(cli->args[i]);
-
-		if (r == REQUIREMENT_NONE)
+	for (size_t i = 0; i < cli->n_args; i++)
+		if (!is_case(cli->args[i]) && explain_requirements(cli->args[i]) == 0)
 			return cli_usage_error(cli, "no case or requirement '%s'; 'nbdspec list' and 'nbdspec requirements' print them",
 					       cli->args[i]);
-		print_requirement(requirement(r));
-	}
 	return STATUS_OK;
 }
 
 COMMAND(explain) = {
-	.name = "explain", .usage = "CASE|REQUIREMENT...", .summary = "say what a case holds a peer to, and where it is written",
+	.name = "explain", .usage = "CASE|REQUIREMENT|GLOB...", .summary = "say what a case holds a peer to, and where it is written",
 	.options = no_options, .run = run_explain,
 };

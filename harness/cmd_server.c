@@ -10,10 +10,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_REPORTS = 16, MOST_REQUIRED = 32 };
+enum { MOST_REPORTS = 15, MOST_REQUIRED = 32 };
+
+#define SOCKET_PATH_SIZE ((int)sizeof(((struct sockaddr_un *)0)->sun_path))
 
 enum option_id {
 	OPT_CASE = 1, OPT_JOBS, OPT_STRICT, OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_EXPORT, OPT_SIZE, OPT_VIA, OPT_PREPARE,
@@ -24,12 +28,12 @@ enum option_id {
 static const struct cli_option options[] = {
 	{ "case", 'c', "GLOB", "only the cases that match, such as 'option/*'; repeatable", OPT_CASE, true },
 	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false },
-	{ "jobs", 'j', "N", "N servers side by side (default 1; not for a URI)", OPT_JOBS, false },
+	{ "jobs", 'j', "N", "N servers side by side (default: 1; not for a URI)", OPT_JOBS, false },
 	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false },
 	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE, true },
 	{ "destructive", 0, NULL, "allow writing to an export that nbdspec did not make", OPT_DESTRUCTIVE, false },
 	{ "export", 0, "NAME", "the export to test (default: the URI's, else the default export)", OPT_EXPORT, false },
-	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default 64M)", OPT_SIZE, false },
+	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default: 64M)", OPT_SIZE, false },
 	{ "via", 0, "WAY", "unix, tcp, stdio or activation (default: by the placeholder in the command)", OPT_VIA, false },
 	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE, false },
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false },
@@ -37,7 +41,7 @@ static const struct cli_option options[] = {
 	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false },
 	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false },
 	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false },
-	{ "write-expect", 0, "FILE", "write what deviates as such a file, reasons to be filled in", OPT_WRITE_EXPECT, false },
+	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in", OPT_WRITE_EXPECT, false },
 	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false },
 	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false },
 	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true },
@@ -52,13 +56,14 @@ struct output {
 	const char *path;
 	FILE *f;
 	void *state;
+	int failed;			/* errno of the first write that went wrong */
 };
 
 struct server_run {
 	struct cli *cli;
 	struct target target;
 	struct runner runner;
-	bool strict, list, quiet;
+	bool strict, list, quiet, sized;
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
@@ -66,99 +71,154 @@ struct server_run {
 	unsigned n_required;
 	char **globs;
 	size_t n_globs;
-	struct output outputs[MOST_REPORTS];
+	struct output outputs[MOST_REPORTS + 1];	/* and standard output */
 	unsigned n_outputs;
 	const struct case_def **cases;
 	size_t n_cases;
 	struct run_summary summary;
 	unsigned ran;			/* results that are neither skip nor error */
+	int trace_failed;		/* errno */
 };
 
 /* ---- reading the command line ---- */
 
+static const struct cli_option *
+option_with(int id)
+{
+	const struct cli_option *o = options;
+
+	while (o->name != NULL && o->id != id)
+		o++;
+	return o;
+}
+
 static int
 add_report(struct server_run *run, int id, const char *path)
 {
-	const char *name = NULL;
-
-	for (const struct cli_option *o = options; o->name != NULL; o++)
-		if (o->id == id)
-			name = o->name;
 	if (run->n_outputs == MOST_REPORTS)
 		return cli_usage_error(run->cli, "at most %d reports", MOST_REPORTS);
-	run->outputs[run->n_outputs++] = (struct output){ .writer = report_named(name), .path = path };
+	run->outputs[run->n_outputs++] = (struct output){ .writer = report_named(option_with(id)->name), .path = path };
 	return 0;
+}
+
+static bool
+take_plain(struct server_run *run, const struct cli_given *g)
+{
+	const struct {
+		int id;
+		bool *flag;
+		const char **text;
+	} plain[] = {
+		{ OPT_STRICT, &run->strict, NULL },
+		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
+		{ OPT_FRESH, &run->target.fresh, NULL },
+		{ OPT_DAEMON, &run->target.daemon, NULL },
+		{ OPT_LIST, &run->list, NULL },
+		{ OPT_QUIET, &run->quiet, NULL },
+		{ OPT_EXPORT, NULL, &run->export_name },
+		{ OPT_VIA, NULL, &run->via },
+		{ OPT_PREPARE, NULL, &run->target.prepare },
+		{ OPT_TARGET, NULL, &run->target_name },
+		{ OPT_EXPECT, NULL, &run->expect_path },
+		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
+		{ OPT_TRACE, NULL, &run->trace_path },
+	};
+
+	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
+		if (plain[i].id != g->id)
+			continue;
+		if (plain[i].flag != NULL)
+			*plain[i].flag = true;
+		else
+			*plain[i].text = g->value;
+		return true;
+	}
+	return false;
 }
 
 static int
 take_option(struct server_run *run, const struct cli_given *g)
 {
+	const struct cli_option *o = option_with(g->id);
 	unsigned long number;
 
+	if (g->value != NULL && g->value[0] == '\0' && g->id != OPT_EXPORT)
+		return cli_usage_error(run->cli, "--%s '': want %s, not an empty text", o->name, o->arg);
+	if (take_plain(run, g))
+		return 0;
 	switch (g->id) {
 	case OPT_CASE:
 		run->globs[run->n_globs++] = (char *)g->value;
-		break;
+		return 0;
 	case OPT_JOBS:
 		if (!cli_number(run->cli, "--jobs", g->value, 1, 64, &number))
 			return STATUS_USAGE;
 		run->runner.slots = (unsigned)number;
-		break;
+		return 0;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);
 		run->required[run->n_required++] = g->value;
-		break;
+		return 0;
 	case OPT_SIZE:
-		if (!size_parse(g->value, &run->target.size) || run->target.size > INT64_MAX)
-			return cli_usage_error(run->cli, "--size %s: want a size such as 65536, 64M or 1G", g->value);
-		break;
+		run->sized = true;
+		if (size_parse(g->value, &run->target.size) && run->target.size <= INT64_MAX)
+			return 0;
+		return cli_usage_error(run->cli, "--size '%s': want a size such as 65536, 64M or 1G, up to 2^63-1 bytes", g->value);
 	case OPT_FACTOR:
-		if (!cli_factor(run->cli, "--time-factor", g->value, &run->target.factor))
-			return STATUS_USAGE;
-		break;
-	case OPT_STRICT:
-		run->strict = true;
-		break;
-	case OPT_DESTRUCTIVE:
-		run->target.destructive = true;
-		break;
-	case OPT_EXPORT:
-		run->export_name = g->value;
-		break;
-	case OPT_VIA:
-		run->via = g->value;
-		break;
-	case OPT_PREPARE:
-		run->target.prepare = g->value;
-		break;
-	case OPT_FRESH:
-		run->target.fresh = true;
-		break;
-	case OPT_DAEMON:
-		run->target.daemon = true;
-		break;
-	case OPT_TARGET:
-		run->target_name = g->value;
-		break;
-	case OPT_EXPECT:
-		run->expect_path = g->value;
-		break;
-	case OPT_WRITE_EXPECT:
-		run->write_expect_path = g->value;
-		break;
-	case OPT_TRACE:
-		run->trace_path = g->value;
-		break;
-	case OPT_LIST:
-		run->list = true;
-		break;
-	case OPT_QUIET:
-		run->quiet = true;
-		break;
+		return cli_factor(run->cli, "--time-factor", g->value, &run->target.factor) ? 0 : STATUS_USAGE;
 	default:
 		return add_report(run, g->id, g->value);
 	}
+}
+
+/* What makes sense only for a server that we start. */
+static int
+refuse_for_uri(const struct server_run *run)
+{
+	static const enum option_id ids[] = { OPT_JOBS, OPT_SIZE, OPT_VIA, OPT_PREPARE, OPT_FRESH, OPT_DAEMON };
+
+	for (size_t i = 0; i < run->cli->n_given; i++)
+		for (size_t k = 0; k < sizeof(ids) / sizeof(ids[0]); k++)
+			if (run->cli->given[i].id == (int)ids[k])
+				return cli_usage_error(run->cli, "--%s goes with a command to start, not with a URI",
+						       option_with(ids[k])->name);
+	return 0;
+}
+
+static int
+take_uri(struct server_run *run)
+{
+	struct nbd_uri *uri = &run->target.uri;
+	const char *text = run->cli->args[0];
+	char error[URI_MAX_ERROR];
+
+	run->target.via = VIA_URI;
+	if (!uri_parse(text, uri, error))
+		return cli_usage_error(run->cli, "%s", error);
+	if (uri->tls || uri->transport == URI_VSOCK)
+		return cli_usage_error(run->cli, "%s: only nbd:// and nbd+unix:// so far", text);
+	if (uri->transport == URI_UNIX && strlen(uri->socket) >= SOCKET_PATH_SIZE)
+		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
+				       SOCKET_PATH_SIZE - 1);
+	run->target.export_name = run->export_name ? run->export_name : uri->export;
+	return refuse_for_uri(run);
+}
+
+static int
+take_program(struct server_run *run)
+{
+	struct target *t = &run->target;
+	const char *wrong;
+
+	t->program = run->cli->program;
+	t->export_name = run->export_name ? run->export_name : "";
+	wrong = target_check_program(t, run->via, run->cli->bracket);
+	if (wrong == NULL && run->sized && !target_has_size(t))
+		wrong = "--size is the size of {file}, and the command names neither {file} nor {size}";
+	if (wrong != NULL)
+		return cli_usage_error(run->cli, "%s", wrong);
+	t->fresh |= t->via == VIA_STDIO;
 	return 0;
 }
 
@@ -166,51 +226,84 @@ static int
 take_target(struct server_run *run)
 {
 	struct cli *cli = run->cli;
-	char error[URI_MAX_ERROR];
-	const char *wrong;
 
+	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
+		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u", strlen(run->export_name),
+				       NBD_MAX_STRING);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
-	if (cli->program == NULL && cli->n_args != 1)
-		return cli_usage_error(cli, "want one URI, such as nbd+unix:///?socket=/run/nbd.sock, or -- and a server's command");
-	if (cli->program == NULL) {
-		run->target.via = VIA_URI;
-		if (!uri_parse(cli->args[0], &run->target.uri, error))
-			return cli_usage_error(cli, "%s", error);
-		if (run->target.uri.tls || run->target.uri.transport == URI_VSOCK)
-			return cli_usage_error(cli, "%s: only nbd:// and nbd+unix:// so far", cli->args[0]);
-		run->target.export_name = run->export_name ? run->export_name : run->target.uri.export;
-		if (run->runner.slots > 1)
-			return cli_usage_error(cli, "--jobs wants a server that nbdspec starts: one export cannot serve cases side by side");
-		return 0;
+	if (cli->program != NULL)
+		return take_program(run);
+	if (cli->n_args > 1)
+		return cli_usage_error(cli, "'%s': one URI only; a command to start stands behind --", cli->args[1]);
+	if (cli->n_args == 0)
+		return cli_usage_error(cli, "want a URI, such as nbd+unix:///?socket=/run/nbd.sock, or -- and a server's command");
+	return take_uri(run);
+}
+
+/* Devices, such as /dev/null, may be named as often as one likes. */
+static bool
+is_device(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+static int
+check_paths(const struct server_run *run)
+{
+	const char *paths[MOST_REPORTS + 3];
+	size_t n = 0;
+	struct stat st;
+
+	for (; n < run->n_outputs; n++)
+		paths[n] = run->outputs[n].path;
+	paths[n++] = run->trace_path;
+	paths[n++] = run->expect_path;
+	paths[n++] = run->write_expect_path;
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < i && paths[i] != NULL; k++)
+			if (paths[k] != NULL && strcmp(paths[i], paths[k]) == 0 && !is_device(paths[i]))
+				return cli_usage_error(run->cli, "%s is named twice: each file has one use", paths[i]);
+	if (run->write_expect_path != NULL && stat(run->write_expect_path, &st) == 0 && S_ISREG(st.st_mode))
+		return cli_usage_error(run->cli, "--write-expect %s: it exists, and its reasons would be lost; name a new file",
+				       run->write_expect_path);
+	return 0;
+}
+
+static int
+take_cases(struct server_run *run)
+{
+	size_t n;
+
+	for (size_t i = 0; i < run->n_globs; i++) {
+		free(select_cases(SUITE_SERVER, &run->globs[i], 1, &n));
+		if (n == 0)
+			return cli_usage_error(run->cli, "--case '%s': no case matches; 'nbdspec list' prints them all", run->globs[i]);
 	}
-	run->target.program = cli->program;
-	run->target.export_name = run->export_name ? run->export_name : "";
-	wrong = target_check_program(&run->target, run->via, cli->bracket);
-	if (run->target.via == VIA_STDIO)
-		run->target.fresh = true;
-	return wrong != NULL ? cli_usage_error(cli, "%s", wrong) : 0;
+	run->cases = select_cases(SUITE_SERVER, run->globs, run->n_globs, &run->n_cases);
+	return run->n_cases > 0 ? 0 : cli_broken(run->cli, "there are no cases");
 }
 
 static int
 read_command_line(struct server_run *run)
 {
 	char error[512];
-	int status;
+	int status = 0;
 
-	for (size_t i = 0; i < run->cli->n_given; i++)
-		if ((status = take_option(run, &run->cli->given[i])) != 0)
-			return status;
-	run->cases = select_cases(SUITE_SERVER, run->globs, run->n_globs, &run->n_cases);
-	if (run->n_cases == 0)
-		return cli_usage_error(run->cli, "no case matches; 'nbdspec list' prints them all");
-	if (run->list)
-		return 0;
-	if ((status = take_target(run)) != 0)
+	for (size_t i = 0; i < run->cli->n_given && status == 0; i++)
+		status = take_option(run, &run->cli->given[i]);
+	if (status == 0)
+		status = take_cases(run);
+	if (status != 0 || run->list)
 		return status;
-	if (run->expect_path != NULL && (run->expect = expect_load(run->expect_path, error)) == NULL)
-		return cli_usage_error(run->cli, "%s", error);
-	return 0;
+	status = take_target(run);
+	if (status == 0)
+		status = check_paths(run);
+	if (status == 0 && run->expect_path != NULL && (run->expect = expect_load(run->expect_path, error)) == NULL)
+		return cli_usage_error(run->cli, "--expect %s", error);
+	return status;
 }
 
 /* ---- results ---- */
@@ -224,27 +317,51 @@ is_required(const struct server_run *run, const char *feature)
 	return false;
 }
 
+/* --require: the skip is a fail, for a reason of the user and none of the protocol text. */
+static struct result
+required(struct result r, char message[512])
+{
+	snprintf(message, 512, "--require %s, but it was skipped: %s", r.feature, r.message);
+	r.message = message;
+	r.verdict = VERDICT_FAIL;
+	r.red = true;
+	return r;
+}
+
+static void
+write_expectation(struct server_run *run, const struct result *r)
+{
+	bool known = r->expectation == EXPECT_KNOWN || r->expectation == EXPECT_FLAKY;
+
+	if (run->write_expect != NULL && (r->verdict == VERDICT_FAIL || r->verdict == VERDICT_WARN) && !known &&
+	    r->requirement != REQUIREMENT_NONE)
+		expect_write(run->write_expect, r);
+}
+
 static void
 on_result(void *arg, const struct job *job, const struct result *came)
 {
 	struct server_run *run = arg;
 	struct result r = *came;
+	char message[512];
 
 	(void)job;
 	expect_judge(run->expect, &r, run->strict);
-	if (r.verdict == VERDICT_SKIP && is_required(run, r.feature)) {
-		r.verdict = VERDICT_FAIL;
-		r.red = true;
-	}
+	if (r.verdict == VERDICT_SKIP && is_required(run, r.feature))
+		r = required(r, message);
 	run->summary.count[r.verdict]++;
 	run->summary.red += r.red;
 	run->summary.known += (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN) && !r.red &&
 			      r.expectation != EXPECT_NONE;
 	run->ran += r.verdict != VERDICT_SKIP && r.verdict != VERDICT_ERROR;
-	if (run->write_expect != NULL && (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN))
-		expect_write(run->write_expect, &r);
-	for (unsigned i = 0; i < run->n_outputs; i++)
-		run->outputs[i].writer->result(run->outputs[i].state, &r);
+	write_expectation(run, &r);
+	for (unsigned i = 0; i < run->n_outputs; i++) {
+		struct output *o = &run->outputs[i];
+
+		o->writer->result(o->state, &r);
+		if (o->failed == 0 && ferror(o->f))
+			o->failed = errno;
+	}
 }
 
 static void
@@ -286,77 +403,130 @@ on_stale(void *arg, const struct stale *s)
 /* ---- files ---- */
 
 static bool
-open_outputs(struct server_run *run, const struct run_info *info)
+is_stdout(const struct output *o)
 {
-	for (unsigned i = 0; i < run->n_outputs; i++) {
-		struct output *o = &run->outputs[i];
+	return strcmp(o->path, "-") == 0;
+}
 
-		o->f = strcmp(o->path, "-") == 0 ? stdout : fopen(o->path, "we");
-		if (o->f == NULL) {
-			cli_broken(run->cli, "%s: %s", o->path, strerror(errno));
-			return false;
-		}
-		o->state = o->writer->open(o->f, info);
-	}
-	return true;
+/* No half of a report is left behind; a device is not ours to remove. */
+static void
+discard(FILE *f, const char *path)
+{
+	struct stat st;
+	bool ours = f != stdout && fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode);
+
+	if (f != stdout)
+		fclose(f);
+	if (ours)
+		unlink(path);
+}
+
+static FILE *
+open_file(struct server_run *run, const char *path)
+{
+	FILE *f = fopen(path, "we");
+
+	if (f == NULL)
+		cli_broken(run->cli, "%s: %s", path, strerror(errno));
+	return f;
 }
 
 static bool
-close_outputs(struct server_run *run)
-{
-	bool ok = true;
-
-	for (unsigned i = 0; i < run->n_outputs; i++) {
-		struct output *o = &run->outputs[i];
-		bool failed;
-
-		if (o->f == NULL || o->state == NULL)
-			continue;
-		o->writer->finish(o->state, &run->summary);
-		failed = fflush(o->f) != 0 || ferror(o->f);
-		if (o->f != stdout)
-			failed |= fclose(o->f) != 0;
-		if (failed)
-			cli_broken(run->cli, "%s: the report could not be written whole: %s", o->path, strerror(errno));
-		ok &= !failed;
-	}
-	return ok;
-}
-
-static int
 open_trace(struct server_run *run)
 {
 	struct trace trace;
 
-	run->runner.trace_fd = -1;
 	if (run->trace_path == NULL)
-		return 0;
+		return true;
 	/* Not O_APPEND: sendfile refuses it, and nobody else writes here. */
 	run->runner.trace_fd = open(run->trace_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	if (run->runner.trace_fd < 0 || trace_start(&trace, run->runner.trace_fd, 1u << 16) != 0)
-		return cli_broken(run->cli, "%s: %s", run->trace_path, strerror(errno));
-	return 0;
+	if (run->runner.trace_fd >= 0 && trace_start(&trace, run->runner.trace_fd, 1u << 16) == 0)
+		return true;
+	cli_broken(run->cli, "%s: %s", run->trace_path, strerror(errno));
+	return false;
 }
 
-static int
-open_files(struct server_run *run)
+/* Without another report of ours on standard output it gets what a person reads there, or a program. */
+static void
+add_stdout(struct server_run *run)
 {
-	bool to_stdout = run->quiet;
-	int status = open_trace(run);
+	const char *name = isatty(STDOUT_FILENO) ? "text" : "tap";
 
-	if (status != 0)
-		return status;
-	if (run->write_expect_path != NULL && (run->write_expect = fopen(run->write_expect_path, "we")) == NULL)
-		return cli_broken(run->cli, "%s: %s", run->write_expect_path, strerror(errno));
 	for (unsigned i = 0; i < run->n_outputs; i++)
-		to_stdout |= strcmp(run->outputs[i].path, "-") == 0;
-	if (!to_stdout) {
-		if (run->n_outputs == MOST_REPORTS)
-			return cli_usage_error(run->cli, "at most %d reports", MOST_REPORTS - 1);
-		run->outputs[run->n_outputs++] =
-			(struct output){ .writer = report_named(isatty(STDOUT_FILENO) ? "text" : "tap"), .path = "-" };
+		if (is_stdout(&run->outputs[i]))
+			return;
+	if (!run->quiet)
+		run->outputs[run->n_outputs++] = (struct output){ .writer = report_named(name), .path = "-" };
+}
+
+static bool
+open_files(struct server_run *run, const struct run_info *info)
+{
+	bool ok = open_trace(run);
+	unsigned n = 0;
+
+	if (ok && run->write_expect_path != NULL)
+		ok = (run->write_expect = open_file(run, run->write_expect_path)) != NULL;
+	for (; ok && n < run->n_outputs; n++) {
+		struct output *o = &run->outputs[n];
+
+		o->f = is_stdout(o) ? stdout : open_file(run, o->path);
+		ok = o->f != NULL;
 	}
-	return 0;
+	for (unsigned i = 0; i < n; i++)
+		if (ok)
+			run->outputs[i].state = run->outputs[i].writer->open(run->outputs[i].f, info);
+		else if (run->outputs[i].f != NULL)
+			discard(run->outputs[i].f, run->outputs[i].path);
+	if (!ok && run->write_expect != NULL)
+		discard(run->write_expect, run->write_expect_path);
+	if (ok && run->write_expect != NULL)
+		fprintf(run->write_expect, "# Deviations of %s, as nbdspec " NBDSPEC_VERSION " saw them: write the reason of each.\n",
+			info->target);
+	return ok;
+}
+
+static bool
+close_output(struct server_run *run, struct output *o)
+{
+	int failed = o->failed;
+
+	o->writer->finish(o->state, &run->summary);
+	if ((fflush(o->f) != 0 || ferror(o->f)) && failed == 0)
+		failed = errno;
+	if (failed == 0 && o->f != stdout && fclose(o->f) != 0)
+		failed = errno;
+	else if (failed != 0)
+		discard(o->f, o->path);
+	if (failed != 0)
+		cli_broken(run->cli, "%s: the report could not be written whole: %s", is_stdout(o) ? "standard output" : o->path,
+			   strerror(failed));
+	return failed == 0;
+}
+
+static bool
+close_write_expect(struct server_run *run)
+{
+	FILE *f = run->write_expect;
+
+	if (f == NULL)
+		return true;
+	if (run->summary.interrupted || run->summary.broken != NULL)
+		fputs("# The run ended early: there may be more.\n", f);
+	if (fflush(f) == 0 && !ferror(f) && fclose(f) == 0)
+		return true;
+	cli_broken(run->cli, "%s: %s", run->write_expect_path, strerror(errno));
+	return false;
+}
+
+static bool
+close_files(struct server_run *run)
+{
+	bool ok = close_write_expect(run);
+
+	for (unsigned i = 0; i < run->n_outputs; i++)
+		ok &= close_output(run, &run->outputs[i]);
+	return ok;
 }
 
 /* ---- the run ---- */
@@ -378,6 +548,11 @@ run_all(struct server_run *run)
 	run->summary.duration_us = (uint64_t)((to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000);
 	run->summary.interrupted = end.interrupted;
 	run->summary.broken = end.broken;
+	run->trace_failed = end.trace_failed;
+	if (!end.interrupted && end.broken == NULL && run->ran == 0 && run->summary.red == 0 &&
+	    run->summary.count[VERDICT_ERROR] == 0 &&
+	    asprintf((char **)&run->summary.broken, "no case ran: all %u were skipped", run->summary.count[VERDICT_SKIP]) < 0)
+		abort();
 	if (!end.interrupted && end.broken == NULL) {
 		run->summary.stale = expect_stale(run->expect, pattern_selected, run, on_stale);
 		run->summary.red += run->summary.stale;
@@ -390,14 +565,16 @@ status_of(struct server_run *run, bool written)
 {
 	const struct run_summary *s = &run->summary;
 
+	if (run->trace_failed != 0) {
+		cli_broken(run->cli, "%s: the trace could not be written whole: %s", run->trace_path, strerror(run->trace_failed));
+		written = false;
+	}
 	if (s->interrupted)
 		return STATUS_INTERRUPTED;
 	if (s->broken != NULL)
 		return cli_broken(run->cli, "%s", s->broken);
 	if (!written || s->count[VERDICT_ERROR] > 0)
 		return STATUS_BROKEN;
-	if (run->ran == 0 && s->red == 0)
-		return cli_broken(run->cli, "no case ran: all %u were skipped", s->count[VERDICT_SKIP]);
 	return s->red > 0 ? STATUS_FAILED : STATUS_OK;
 }
 
@@ -408,19 +585,12 @@ conduct(struct server_run *run)
 	struct run_info info = { .command = run->cli->line, .target = run->target_name ? run->target_name : name,
 				 .suite = "server", .version = NBDSPEC_VERSION, .started = (uint64_t)time(NULL),
 				 .n_cases = (unsigned)run->n_cases, .strict = run->strict };
-	int status = open_files(run);
-	bool written;
+	int status = STATUS_BROKEN;
 
-	if (status == 0 && !open_outputs(run, &info))
-		status = STATUS_BROKEN;
-	if (status == 0) {
+	add_stdout(run);
+	if (open_files(run, &info)) {
 		run_all(run);
-		written = close_outputs(run);
-		if (run->write_expect != NULL && fclose(run->write_expect) != 0) {
-			cli_broken(run->cli, "%s: %s", run->write_expect_path, strerror(errno));
-			written = false;
-		}
-		status = status_of(run, written);
+		status = status_of(run, close_files(run));
 		free((char *)run->summary.broken);
 	}
 	if (run->runner.trace_fd >= 0)
@@ -464,5 +634,6 @@ COMMAND(server) = {
 		"  nbdspec server -- qemu-nbd -t -f raw -k {socket} {file}\n"
 		"  nbdkit memory 64M --run 'nbdspec server --destructive $uri'\n",
 	.options = options,
+	.takes_program = true,
 	.run = run_server,
 };

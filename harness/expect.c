@@ -33,17 +33,19 @@ parse_verdict(const char *word, struct line *l)
 	return verdict_named(word, &l->verdict) && (l->verdict == VERDICT_FAIL || l->verdict == VERDICT_WARN);
 }
 
-/* What is wrong with the line, or NULL. */
+/* What is wrong with the line, or NULL; `word` is what it is about, or NULL. */
 static const char *
-parse_line(char *text, struct line *l)
+parse_line(char *text, struct line *l, const char **word)
 {
 	char *save, *pattern = strtok_r(text, " \t", &save), *verdict = strtok_r(NULL, " \t", &save);
 	char *req = strtok_r(NULL, " \t", &save), *reason = strtok_r(NULL, "", &save);
 
 	if (pattern == NULL || verdict == NULL || req == NULL)
 		return "want PATTERN VERDICT REQUIREMENT REASON";
+	*word = verdict;
 	if (!parse_verdict(verdict, l))
 		return "the verdict must be fail, warn, flaky-fail or flaky-warn";
+	*word = req;
 	l->requirement = requirement_named(req);
 	if (l->requirement == REQUIREMENT_NONE)
 		return "no such requirement; 'nbdspec requirements' lists them";
@@ -64,11 +66,11 @@ add_reason(struct line *l, const char *more)
 }
 
 static const char *
-take_line(struct expectations *e, char *text, unsigned number)
+take_line(struct expectations *e, char *text, unsigned number, const char **word)
 {
 	struct line *l;
 
-	text[strcspn(text, "\n")] = '\0';
+	text[strcspn(text, "\r\n")] = '\0';
 	if (text[0] == '#' || text[strspn(text, " \t")] == '\0')
 		return NULL;
 	if (text[0] == ' ' || text[0] == '\t') {
@@ -82,7 +84,38 @@ take_line(struct expectations *e, char *text, unsigned number)
 		abort();
 	l = &e->lines[e->n++];
 	*l = (struct line){ .number = number };
-	return parse_line(text, l);
+	return parse_line(text, l, word);
+}
+
+/* Every line must say why. */
+static const char *
+check_reasons(const struct expectations *e, unsigned *number)
+{
+	for (size_t i = 0; i < e->n; i++)
+		if (e->lines[i].reason[0] == '\0' || strstr(e->lines[i].reason, REASON_WANTED) != NULL) {
+			*number = e->lines[i].number;
+			return "the reason is missing: say why this deviation is known";
+		}
+	return NULL;
+}
+
+static bool
+read_file(struct expectations *e, FILE *f, char error[512])
+{
+	const char *wrong = NULL, *word = NULL;
+	unsigned number = 0;
+	char *text = NULL;
+	size_t size = 0;
+
+	while (wrong == NULL && (word = NULL, getline(&text, &size, f) >= 0))
+		wrong = take_line(e, text, ++number, &word);
+	if (ferror(f))
+		snprintf(error, 512, "%.300s: %s", e->path, strerror(errno));
+	else if (wrong != NULL || (wrong = check_reasons(e, &number)) != NULL)
+		snprintf(error, 512, "%.200s:%u: %s%.60s%s%s", e->path, number, word ? "'" : "", word ? word : "",
+			 word ? "': " : "", wrong);
+	free(text);
+	return wrong == NULL && !ferror(f);
 }
 
 struct expectations *
@@ -90,31 +123,18 @@ expect_load(const char *path, char error[512])
 {
 	struct expectations *e = calloc(1, sizeof(*e));
 	FILE *f = fopen(path, "re");
-	const char *wrong = NULL;
-	unsigned number = 0;
-	char *text = NULL;
-	size_t size = 0;
+	bool ok;
 
 	if (e == NULL)
 		abort();
 	e->path = strdup(path);
-	if (f == NULL) {
-		snprintf(error, 512, "%s: %s", path, strerror(errno));
-		expect_free(e);
-		return NULL;
-	}
-	while (wrong == NULL && getline(&text, &size, f) >= 0)
-		wrong = take_line(e, text, ++number);
-	for (size_t i = 0; i < e->n && wrong == NULL; i++)
-		if (e->lines[i].reason[0] == '\0' || strstr(e->lines[i].reason, REASON_WANTED) != NULL) {
-			wrong = "the reason is missing: say why this deviation is known";
-			number = e->lines[i].number;
-		}
-	free(text);
-	fclose(f);
-	if (wrong == NULL)
+	ok = f != NULL && read_file(e, f, error);
+	if (f == NULL)
+		snprintf(error, 512, "%.300s: %s", path, strerror(errno));
+	else
+		fclose(f);
+	if (ok)
 		return e;
-	snprintf(error, 512, "%s:%u: %s", path, number, wrong);
 	expect_free(e);
 	return NULL;
 }
@@ -149,17 +169,25 @@ matches(const char *pattern, const char *id)
 	return fnmatch(quoted, id, 0) == 0;
 }
 
+/* The line that says just this, else the first that speaks of the case. */
 static struct line *
 line_for(struct expectations *e, const struct result *r)
 {
 	char id[512];
 
+	struct line *found = NULL;
+
 	snprintf(id, sizeof(id), "%s%s%s%s", r->case_id, r->point ? "[" : "", r->point ? r->point : "",
 		 r->point ? "]" : "");
-	for (size_t i = 0; e != NULL && i < e->n; i++)
-		if (matches(e->lines[i].pattern, id))
+	for (size_t i = 0; e != NULL && i < e->n; i++) {
+		if (!matches(e->lines[i].pattern, id))
+			continue;
+		if (e->lines[i].verdict == r->verdict && e->lines[i].requirement == r->requirement)
 			return &e->lines[i];
-	return NULL;
+		if (found == NULL)
+			found = &e->lines[i];
+	}
+	return found;
 }
 
 void
@@ -172,9 +200,9 @@ expect_judge(struct expectations *e, struct result *r, bool strict)
 	if (l == NULL)
 		return;
 	r->reason = l->reason;
-	if (r->verdict == VERDICT_SKIP || r->verdict == VERDICT_ERROR)
-		return;		/* it did not run: neither better nor worse */
 	l->matched = true;
+	if (r->verdict == VERDICT_SKIP || r->verdict == VERDICT_ERROR)
+		return;		/* it did not run: neither better nor worse, nor stale */
 	r->expectation = l->flaky ? EXPECT_FLAKY : EXPECT_KNOWN;
 	if (r->verdict == l->verdict && r->requirement == l->requirement) {
 		r->red = false;
@@ -206,14 +234,27 @@ expect_stale(struct expectations *e, bool (*selected)(void *arg, const char *pat
 	return n;
 }
 
+/* A pattern has no blanks, and a backslash would quote what follows. */
+static void
+put_pattern(FILE *f, const char *text)
+{
+	for (; *text != '\0'; text++)
+		fputc(*text > ' ' && *text < 0x7f && *text != '\\' ? *text : '?', f);
+}
+
 void
 expect_write(FILE *f, const struct result *r)
 {
 	char *message = printable_string(r->message), *expected = printable_string(r->expected);
 	char *got = printable_string(r->got);
 
-	fprintf(f, "%s%s%s%s  %s  %s\n", r->case_id, r->point ? "[" : "", r->point ? r->point : "", r->point ? "]" : "",
-		verdict_name(r->verdict), requirement(r->requirement)->id);
+	put_pattern(f, r->case_id);
+	if (r->point != NULL) {
+		fputc('[', f);
+		put_pattern(f, r->point);
+		fputc(']', f);
+	}
+	fprintf(f, "  %s  %s\n", verdict_name(r->verdict), requirement(r->requirement)->id);
 	fprintf(f, "\t" REASON_WANTED ": %s%s%s%s%s\n", message, *expected ? "expected " : "", expected,
 		*got ? "; got " : "", got);
 	free(message);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 char *
@@ -23,11 +22,15 @@ char *
 make_private_dir(char error[512])
 {
 	const char *tmp = getenv("TMPDIR");
-	char *dir = join_path(tmp != NULL && *tmp != '\0' ? tmp : "/tmp", "nbdspec-XXXXXX");
+	/* A server may change its directory. */
+	char *place = realpath(tmp != NULL && *tmp != '\0' ? tmp : "/tmp", NULL);
+	char *dir = place != NULL ? join_path(place, "nbdspec-XXXXXX") : NULL;
 
-	if (mkdtemp(dir) != NULL)
+	free(place);
+	if (dir != NULL && mkdtemp(dir) != NULL)
 		return dir;
-	snprintf(error, 512, "cannot make a directory %s: %s; set TMPDIR to a place with room", dir, strerror(errno));
+	snprintf(error, 512, "cannot make a directory in %s: %s; set TMPDIR to one with room",
+		 tmp != NULL && *tmp != '\0' ? tmp : "/tmp", strerror(errno));
 	free(dir);
 	return NULL;
 }
@@ -65,6 +68,9 @@ file_tail(const char *path, unsigned lines)
 		close(fd);
 	}
 	n = n < 0 ? 0 : n;
+	for (ssize_t i = 0; i < n; i++)
+		if (text[i] == '\0')
+			text[i] = ' ';
 	while (n > 0 && text[n - 1] == '\n')
 		n--;
 	text[n] = '\0';
@@ -73,42 +79,4 @@ file_tail(const char *path, unsigned lines)
 			break;
 	memmove(text, at, strlen(at) + 1);
 	return text;
-}
-
-int
-run_shell(const char *command, const char *output)
-{
-	pid_t pid = fork();
-	int status;
-
-	if (pid == 0) {
-		int null = open("/dev/null", O_RDONLY);
-		int out = open(output, O_WRONLY | O_CREAT | O_APPEND, 0600);
-
-		dup2(null, 0);
-		dup2(out, 1);
-		dup2(out, 2);
-		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-		_exit(127);
-	}
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		return -1;
-	return status;
-}
-
-size_t
-list_children(pid_t *pids, size_t most)
-{
-	char path[64];
-	long pid;
-	size_t n = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%ld/children", (long)getpid());
-	f = fopen(path, "re");
-	while (f != NULL && n < most && fscanf(f, "%ld", &pid) == 1)
-		pids[n++] = (pid_t)pid;
-	if (f != NULL)
-		fclose(f);
-	return n;
 }

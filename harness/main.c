@@ -5,12 +5,12 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
-#include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 SECTION_LIST(command, struct command, nbdspec_commands)
 
@@ -45,12 +45,12 @@ print_usage(FILE *f)
 	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n", f);
 }
 
-static void
+static int
 print_command_help(const struct command *c)
 {
 	char left[80];
 
-	printf("usage: nbdspec %s %s\n\n%s.\n", c->name, c->usage, c->summary);
+	printf("usage: nbdspec %s %s\n\n%c%s.\n", c->name, c->usage, toupper((unsigned char)c->summary[0]), c->summary + 1);
 	if (c->help != NULL)
 		printf("\n%s", c->help);
 	printf("\noptions:\n");
@@ -59,116 +59,201 @@ print_command_help(const struct command *c)
 			 o->letter ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
 		printf("  %-30s%s%s\n", left, strlen(left) >= 30 ? "\n                                " : "", o->help);
 	}
-	printf("  %-30s%s\n", "    --help", "print this");
+	printf("  %-30s%s\n", "-h, --help", "print this");
+	return STATUS_OK;
 }
 
+/* ---- reading a command line ---- */
+
+enum { GOT_ARGUMENT = 1, GOT_HELP = 999, GOT_LONG = 1000 };	/* what getopt_long returns, besides letters */
+
 static const struct cli_option *
-option_by_id(const struct command *c, int id)
+option_got(const struct command *c, int got)
 {
 	for (const struct cli_option *o = c->options; o->name != NULL; o++)
-		if (o->id == id)
+		if ((got != 0 && o->letter == got) || GOT_LONG + o->id == got)
 			return o;
 	return NULL;
 }
 
-/* "[ COMMAND … ]" and "-- COMMAND …" are cut off before getopt sees them. */
-static bool
-cut_program(struct cli *cli, int *argc, char **argv)
+/* "--t": "--target, --time-factor, …", or "" where it begins no more than one. */
+static void
+list_meant(const struct command *c, const char *arg, char *text, size_t size)
 {
-	for (int i = 1; i < *argc; i++) {
-		cli->bracket = strcmp(argv[i], "[") == 0;
-		if (!cli->bracket && strcmp(argv[i], "--") != 0)
-			continue;
-		if (cli->bracket && (*argc - i < 3 || strcmp(argv[*argc - 1], "]") != 0)) {
-			cli_usage_error(cli, "'[' wants a server's command and a last argument ']'");
-			return false;
-		}
-		if (!cli->bracket && i + 1 == *argc) {
-			cli_usage_error(cli, "'--' wants a command behind it");
-			return false;
-		}
-		cli->program = argv + i + 1;
-		argv[*argc - (cli->bracket ? 1 : 0)] = NULL;
-		argv[i] = NULL;
-		*argc = i;
-		return true;
-	}
-	return true;
+	size_t len = strcspn(arg + 2, "=");
+	unsigned n = 0;
+
+	text[0] = '\0';
+	for (const struct cli_option *o = c->options; o->name != NULL; o++)
+		if (len > 0 && strncmp(o->name, arg + 2, len) == 0)
+			snprintf(text + strlen(text), size - strlen(text), "%s--%s", n++ > 0 ? ", " : "", o->name);
+	if (n < 2)
+		text[0] = '\0';
 }
 
 static int
-read_options(struct cli *cli, int argc, char **argv)
+complain_of_option(const struct cli *cli, int got, const char *arg)
 {
-	struct option longs[64] = { { 0 } };
-	char shorts[160] = ":";
-	size_t n = 0;
-	int got;
+	const struct cli_option *o = option_got(cli->command, optopt);
+	char meant[400] = "";
 
-	for (const struct cli_option *o = cli->command->options; o->name != NULL; o++, n++) {
-		longs[n] = (struct option){ o->name, o->arg ? required_argument : no_argument, NULL, 1000 + o->id };
+	if (got == ':')
+		return cli_usage_error(cli, "option --%s wants an argument: --%s %s", o->name, o->name, o->arg);
+	if (o != NULL || optopt == GOT_HELP)
+		return cli_usage_error(cli, "option --%s takes no argument", o != NULL ? o->name : "help");
+	if (optopt != 0)
+		return cli_usage_error(cli, "unknown option -%c; see 'nbdspec %s --help'", optopt, cli->command->name);
+	list_meant(cli->command, arg, meant, sizeof(meant));
+	if (meant[0] != '\0')
+		return cli_usage_error(cli, "option %s may mean %s", arg, meant);
+	return cli_usage_error(cli, "unknown option %s; see 'nbdspec %s --help'", arg, cli->command->name);
+}
+
+static int
+take_option(struct cli *cli, int got, const char *value)
+{
+	const struct cli_option *o = option_got(cli->command, got);
+
+	for (size_t i = 0; i < cli->n_given; i++)
+		if (cli->given[i].id == o->id && !o->repeat)
+			return cli_usage_error(cli, "option --%s is given twice", o->name);
+	cli->given[cli->n_given++] = (struct cli_given){ o->id, value };
+	return 0;
+}
+
+/* The server's command: all that stands behind "--", or up to the "]" that ends the line. */
+static int
+take_program(struct cli *cli, char **at, bool bracket)
+{
+	size_t n = 0, end = 0;
+
+	for (; at[n] != NULL; n++)
+		if (strcmp(at[n], "]") == 0)
+			end = n + 1;
+	cli->bracket = bracket;
+	cli->program = at;
+	if (!bracket)
+		return n > 0 ? 0 : cli_usage_error(cli, "'--' wants a command behind it");
+	if (end == 0)
+		return cli_usage_error(cli, "'[' wants a command and ']' as the last argument");
+	if (end < n)
+		return cli_usage_error(cli, "'%s': nothing may stand behind ']'", at[end]);
+	if (n == 1)
+		return cli_usage_error(cli, "'[ ]': want a command between them");
+	at[n - 1] = NULL;
+	return 0;
+}
+
+static void
+fill_getopt(const struct command *c, struct option *longs, char *shorts)
+{
+	strcpy(shorts, "-:h");	/* '-': what is no option comes in its place, so that a '[' is seen as one */
+	for (const struct cli_option *o = c->options; o->name != NULL; o++) {
+		*longs++ = (struct option){ o->name, o->arg ? required_argument : no_argument, NULL, GOT_LONG + o->id };
 		if (o->letter)
 			snprintf(shorts + strlen(shorts), 4, "%c%s", o->letter, o->arg ? ":" : "");
 	}
-	longs[n] = (struct option){ "help", no_argument, NULL, 999 };
-	cli->given = calloc((size_t)argc + 1, sizeof(*cli->given));
-	opterr = 0;
-	while ((got = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
-		int id = got - 1000;
+	*longs = (struct option){ "help", no_argument, NULL, GOT_HELP };
+}
 
-		if (got == 999) {
-			print_command_help(cli->command);
-			return -1;
-		}
-		if (got == ':')
-			return cli_usage_error(cli, "option %s wants an argument", argv[optind - 1]);
-		if (got == '?')
-			return cli_usage_error(cli, "unknown option %s; see 'nbdspec %s --help'", argv[optind - 1],
-					       cli->command->name);
-		for (const struct cli_option *o = cli->command->options; got < 999 && o->name != NULL; o++)
-			if (o->letter == got)
-				id = o->id;
-		for (size_t i = 0; i < cli->n_given; i++)
-			if (cli->given[i].id == id && !option_by_id(cli->command, id)->repeat)
-				return cli_usage_error(cli, "option --%s is given twice",
-						       option_by_id(cli->command, id)->name);
-		cli->given[cli->n_given++] = (struct cli_given){ id, optarg };
+static int
+read_options(struct cli *cli, int argc, char **argv, bool *help)
+{
+	struct option longs[64] = { { 0 } };
+	char shorts[160];
+	int got, at, status = 0;
+
+	fill_getopt(cli->command, longs, shorts);
+	opterr = 0;
+	while (status == 0 && !*help) {
+		at = optind;
+		got = getopt_long(argc, argv, shorts, longs, NULL);
+		if (got == -1 && optind > at && cli->command->takes_program)
+			return take_program(cli, argv + optind, false);
+		if (got == -1)
+			break;
+		if (got == GOT_ARGUMENT && cli->command->takes_program && strcmp(optarg, "[") == 0)
+			return take_program(cli, argv + optind, true);
+		if (got == GOT_ARGUMENT)
+			cli->args[cli->n_args++] = optarg;
+		else if (got == 'h' || got == GOT_HELP)
+			*help = true;
+		else if (got == ':' || got == '?')
+			status = complain_of_option(cli, got, argv[optind - 1]);
+		else
+			status = take_option(cli, got, optarg);
 	}
-	cli->args = argv + optind;
-	cli->n_args = (size_t)(argc - optind);
-	return 0;
+	while (optind < argc && status == 0)
+		cli->args[cli->n_args++] = argv[optind++];
+	return status;
+}
+
+static int
+run_command(const struct command *c, int argc, char **argv, char *line)
+{
+	struct cli cli = { .command = c, .line = line, .given = calloc((size_t)argc + 1, sizeof(*cli.given)),
+			   .args = calloc((size_t)argc + 1, sizeof(*cli.args)) };
+	bool help = false;
+	int status;
+
+	if (cli.given == NULL || cli.args == NULL)
+		abort();
+	status = read_options(&cli, argc, argv, &help);
+	if (status == 0)
+		status = help ? print_command_help(c) : c->run(&cli);
+	free(cli.given);
+	free(cli.args);
+	return status;
+}
+
+static int
+run_main(int argc, char **argv, char *line)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+	bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0;
+	const struct command *c = command_named(help && argc > 2 ? argv[2] : name);
+
+	if (argc < 2 || (help && argc < 3)) {
+		print_usage(argc < 2 ? stderr : stdout);
+		return argc < 2 ? STATUS_USAGE : STATUS_OK;
+	}
+	if (strcmp(name, "--version") == 0) {
+		printf("nbdspec " NBDSPEC_VERSION " (protocol text 89ba7b5379548d6ebbfa36db15f2b8e3787a09ea)\n");
+		return STATUS_OK;
+	}
+	if (c == NULL) {
+		fprintf(stderr, "nbdspec: unknown command '%s'; 'nbdspec --help' lists them\n", argv[help ? 2 : 1]);
+		return STATUS_USAGE;
+	}
+	return help ? print_command_help(c) : run_command(c, argc - 1, argv + 1, line);
+}
+
+/* A closed descriptor 0, 1 or 2 would be given to the next file that is opened, and what we print would land in it. */
+static void
+fill_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDONLY);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
 }
 
 int
 main(int argc, char **argv)
 {
-	struct cli cli = { .line = shell_quote(argv) };
+	char *line;
 	int status;
 
-	if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
-		print_usage(argc < 2 ? stderr : stdout);
-		return argc < 2 ? STATUS_USAGE : STATUS_OK;
-	}
-	if (strcmp(argv[1], "--version") == 0) {
-		printf("nbdspec " NBDSPEC_VERSION " (protocol text 89ba7b5379548d6ebbfa36db15f2b8e3787a09ea)\n");
-		return STATUS_OK;
-	}
-	cli.command = command_named(argv[1]);
-	if (cli.command == NULL) {
-		fprintf(stderr, "nbdspec: unknown command '%s'; 'nbdspec --help' lists them\n", argv[1]);
-		return STATUS_USAGE;
-	}
-	argc--;
-	argv++;
-	if (!cut_program(&cli, &argc, argv))
-		return STATUS_USAGE;
-	status = read_options(&cli, argc, argv);
-	if (status == 0)
-		status = cli.command->run(&cli);
-	free(cli.given);
-	free(cli.line);
-	if (status >= 0 && fflush(stdout) != 0) {
+	fill_standard_descriptors();
+	line = shell_quote(argv);
+	status = run_main(argc, argv, line);
+	free(line);
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	if (status != STATUS_BROKEN)
 		fprintf(stderr, "nbdspec: standard output: %s\n", strerror(errno));
-		return STATUS_BROKEN;
-	}
-	return status < 0 ? STATUS_OK : status;
+	return STATUS_BROKEN;
 }

@@ -1,6 +1,6 @@
 #include "harness/runner.h"
 
-#include "harness/file.h"
+#include "harness/process.h"
 #include "harness/test_private.h"
 
 #include <errno.h>
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14 };
+enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14, CLOSED_MS = 60, ENDING_MS = 1000 };
 
 struct slot {
 	struct server server;
@@ -35,6 +35,14 @@ struct slot {
 	unsigned results;
 	bool done;			/* the case ended by itself */
 	bool timed_out;
+	bool silenced;			/* it was ended, and what it says no longer counts */
+	bool fault;			/* the server died during the case */
+	bool used;			/* its server has greeted in an earlier case */
+	char *end;			/* of its server, in words; NULL: none was noticed */
+	bool end_by_fault;
+	bool one_shot;			/* a server has ended well by itself: it serves one client, so every case needs its own */
+	enum { FIRST_TRY, TRY_AGAIN, SECOND_TRY } attempt;
+	char *lost;			/* on the second try: how the server was lost before it, or NULL */
 };
 
 struct state {
@@ -86,30 +94,71 @@ break_off(struct state *st, const char *why)
 		st->end.broken = strdup(why);
 }
 
+/* From here on nothing counts that the case says. */
+static void
+silence_case(struct slot *s)
+{
+	if (s->pid > 0)
+		kill(s->pid, SIGKILL);
+	s->silenced = true;
+}
+
+/* The run cannot go on: what happened and, where it was the server, which command that is and what it printed last. */
+static void
+give_up(struct state *st, struct slot *s, const struct target *t, const char *what, bool by_server)
+{
+	char *program = target_describe(t), *tail = server_stderr(&s->server, 10), *why;
+
+	by_server &= t->via != VIA_URI;
+	if (asprintf(&why, "%s%s%s%s%s", what, by_server ? ": " : "", by_server ? program : "", *tail ? "; it printed:\n" : "",
+		     tail) < 0)
+		abort();
+	silence_case(s);
+	break_off(st, why);
+	free(why);
+	free(tail);
+	free(program);
+}
+
+static void
+interrupt(struct state *st)
+{
+	struct signalfd_siginfo info;
+
+	(void)!read(st->signals, &info, sizeof(info));
+	st->end.interrupted = st->stopping = true;
+	for (unsigned i = 0; i < st->r->slots; i++)
+		if (st->slots[i].pid > 0)
+			kill(st->slots[i].pid, SIGKILL);
+}
+
 /* ---- starting a case ---- */
 
-static void server_died(struct state *st, struct slot *s);
+static void server_died(struct state *st, struct slot *s, const struct job *job);
 
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
 {
+	struct pollfd asked = { .fd = st->signals, .events = POLLIN };
 	char error[512], *why;
 
-	if (!t->fresh && s->server.target == t && server_running(&s->server))
+	if (s->last != NULL)
+		server_died(st, s, s->last);
+	if (!t->fresh && !s->one_shot && s->server.target == t && server_running(&s->server))
 		return true;
-	if (s->last != NULL) {
-		s->job = s->last;
-		server_died(st, s);
-		s->job = NULL;
-	}
 	server_stop(&s->server);
+	free(s->end);
+	s->end = NULL;
 	if (t->via == VIA_FORK && s->server.quiet == NULL)
 		s->server.quiet = quiet_new();
 	if (server_start(&s->server, t, error))
 		return true;
 	if (asprintf(&why, "the server could not be started: %s", error) < 0)
 		abort();
-	break_off(st, why);
+	if (poll(&asked, 1, 0) > 0)
+		interrupt(st);
+	else
+		give_up(st, s, t, why, s->server.spawned);
 	free(why);
 	return false;
 }
@@ -125,10 +174,23 @@ new_trace(void)
 	return fd;
 }
 
+_Noreturn static void
+be_case(const struct state *st, const struct slot *s, const struct job *job, const int pipe_fds[2])
+{
+	sigset_t none;
+
+	close(pipe_fds[0]);
+	close(st->signals);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* Ctrl-C at a terminal goes to the whole group; the runner ends its cases itself. */
+	setpgid(0, 0);
+	run_case(job->def, &s->server, s->trace_fd, pipe_fds[1]);
+}
+
 static void
 start_case(struct state *st, struct slot *s, const struct job *job)
 {
-	sigset_t none;
 	int pipe_fds[2];
 
 	if (!ready_server(st, s, job->target))
@@ -144,15 +206,8 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	if (st->r->progress != NULL)
 		st->r->progress(st->r->arg, (unsigned)st->done, job->def);
 	s->pid = fork();
-	if (s->pid == 0) {
-		close(pipe_fds[0]);
-		close(st->signals);
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
-		/* Ctrl-C at a terminal goes to the whole group; the runner ends its cases itself. */
-		setpgid(0, 0);
-		run_case(job->def, &s->server, s->trace_fd, pipe_fds[1]);
-	}
+	if (s->pid == 0)
+		be_case(st, s, job, pipe_fds);
 	close(pipe_fds[1]);
 	if (s->pid < 0) {
 		close(pipe_fds[0]);
@@ -163,7 +218,9 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->reports = pipe_fds[0];
 	s->job = job;
 	s->results = 0;
-	s->done = s->timed_out = false;
+	s->done = s->timed_out = s->silenced = s->fault = false;
+	s->used = !s->server.starting;
+	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
 	s->started_us = (uint64_t)now_ms() * 1000;
 	s->deadline = now_ms() + (int64_t)(CASE_MS * job->target->factor);
@@ -191,88 +248,185 @@ emit(struct state *st, struct slot *s, const struct report_header *h, char *cons
 	free(transcript);
 }
 
-/*
- * A closed connection is seen a moment before the process that held it can be waited for: where the case was told that
- * the connection ended, the server is given that moment, so that a crash is reported as one.
- */
-static char *
-end_of_server(struct slot *s, const struct report_header *h, bool *by_fault)
+/* Has the server ended, within `ms`, without our asking? Said once for each server. */
+static bool
+notice_end(struct slot *s, int ms)
 {
 	struct pollfd p = { .fd = s->server.pidfd, .events = POLLIN };
-	char *words, *tail, *text = NULL;
+	char *words = NULL;
 
-	*by_fault = false;
-	if (s->server.pid <= 0)
-		return NULL;
-	if (poll(&p, 1, h->verdict >= VERDICT_WARN && s->server.target->via != VIA_FORK ? 60 : 0) <= 0)
-		return NULL;
-	words = server_ended(&s->server, by_fault);
+	if (s->server.pid > 0 && poll(&p, 1, ms) > 0)
+		words = server_ended(&s->server, &s->end_by_fault);
 	if (words == NULL)
-		return NULL;
-	tail = server_stderr(&s->server, 6);
-	if (asprintf(&text, "%s%s%s", words, *tail ? "; it said:\n" : "", tail) < 0)
+		return false;
+	free(s->end);
+	s->end = words;
+	s->one_shot |= !s->end_by_fault;
+	return true;
+}
+
+/* The end of the server and its last words, for the report. malloc'd. */
+static char *
+end_and_output(const struct slot *s)
+{
+	char *tail = server_stderr(&s->server, 6), *text;
+
+	if (asprintf(&text, "%s%s%s", s->end, *tail ? "; it printed:\n" : "", tail) < 0)
 		abort();
-	free(words);
 	free(tail);
 	return text;
 }
 
-/* Says which command it was, and how it ended. */
+/* A verdict of the runner itself, on a case whose process has ended or never came so far. */
 static void
-add_program(struct state *st, struct slot *s, const char *end)
+blame(struct state *st, struct slot *s, const struct job *job, const char *message, const char *server)
 {
-	char *program = target_describe(s->job->target), *why;
+	char *strings[REPORT_STRINGS] = { [REPORT_POINT] = (char *)"", [REPORT_MESSAGE] = (char *)message,
+					  [REPORT_EXPECTED] = (char *)"", [REPORT_GOT] = (char *)"",
+					  [REPORT_FEATURE] = (char *)"" };
+	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_FAIL, .trace_from = 16, .trace_to = 16,
+				   .requirement = R(handshake_no_hard_disconnect) };
+	const struct job *now = s->job;
 
-	if (asprintf(&why, "%s: %s%s%s", st->end.broken, program, *end ? ": " : "", end) < 0)
+	/* The trace is that of the case which ran last. */
+	if (job == now || now == NULL)
+		h.trace_to = lseek(s->trace_fd, 0, SEEK_END);
+	s->job = job;
+	emit(st, s, &h, strings, server);
+	s->job = now;
+}
+
+/* The server died of a fault although the case has nothing to say against it: that is a verdict all the same. */
+static void
+server_died(struct state *st, struct slot *s, const struct job *job)
+{
+	char *text;
+
+	if (!notice_end(s, 0) || !s->end_by_fault)
+		return;
+	text = end_and_output(s);
+	blame(st, s, job, "the server ended during the case", text);
+	free(text);
+}
+
+/* What a verdict's part of the trace tells of its connections. */
+struct ending {
+	bool closed;		/* one was closed or reset by the server */
+	bool timed_out;
+	bool silent;		/* on the one that was opened last the server said nothing */
+};
+
+static struct ending
+look_at_trace(const struct slot *s, const struct report_header *h)
+{
+	struct ending e = { .silent = false };
+	struct trace_record r;
+	struct wire w;
+	void *map = MAP_FAILED;
+
+	if (h->trace_to > h->trace_from)
+		map = mmap(NULL, (size_t)h->trace_to, PROT_READ, MAP_SHARED, s->trace_fd, 0);
+	if (map == MAP_FAILED)
+		return e;
+	w = wire((uint8_t *)map + h->trace_from, (size_t)(h->trace_to - h->trace_from));
+	while (trace_next(&w, &r)) {
+		e.closed |= r.kind == TRACE_CLOSED || r.kind == TRACE_RESET;
+		e.timed_out |= r.kind == TRACE_TIMEOUT;
+		e.silent |= r.kind == TRACE_CONNECT;
+		e.silent &= r.kind != TRACE_MESSAGE || r.direction != TO_CLIENT;
+	}
+	munmap(map, (size_t)h->trace_to);
+	return e;
+}
+
+/*
+ * A server that goes away between two cases is missed by the next one, which has no part in it. That one runs again,
+ * against a new server; when it then goes well, the loss of the old server is the doing of the case before.
+ */
+static bool
+try_again(struct slot *s, const char *lost)
+{
+	if (!s->used || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
+		return false;
+	s->attempt = TRY_AGAIN;
+	s->lost = lost != NULL ? strdup(lost) : NULL;
+	silence_case(s);
+	server_stop(&s->server);
+	return true;
+}
+
+/* Nobody was ever greeted: that is a wrong command line, or no NBD server, and no case can say more of it. */
+static void
+never_greeted(struct state *st, struct slot *s, const struct report_header *h, char *const strings[REPORT_STRINGS],
+	      bool ended)
+{
+	char *what = NULL;
+
+	if (ended && asprintf(&what, "%s before it greeted", s->end) < 0)
 		abort();
-	free(st->end.broken);
-	free(program);
-	st->end.broken = why;
+	if (!ended)
+		emit(st, s, h, strings, "");
+	s->results++;
+	give_up(st, s, s->job->target, ended ? what : "the server sends no greeting, and without one nothing can be tested", true);
+	free(what);
 }
 
 static void
 take_result(struct state *st, struct slot *s, struct report_header *h, char *strings[REPORT_STRINGS])
 {
-	bool by_fault;
-	char *server = end_of_server(s, h, &by_fault);
-	char *empty = (char *)"";
+	struct ending e = look_at_trace(s, h);
+	bool ungreeted = e.silent && (e.closed || e.timed_out) && h->requirement == R(greeting_magic) &&
+			 h->verdict == VERDICT_FAIL;
+	bool forked = s->job->target->via == VIA_FORK;
+	/* A closed connection is seen a moment before the process that held it can be waited for. */
+	bool ended = notice_end(s, forked || h->verdict < VERDICT_WARN ? 0 : h->gone ? ENDING_MS : e.closed ? CLOSED_MS : 0);
+	bool by_fault = s->end != NULL && s->end_by_fault;
+	char *text;
 
-	/* It never came as far as a greeting: that is a wrong command line, no deviation. */
-	if (server != NULL && by_fault && !st->served && s->job->target->via != VIA_FORK) {
-		break_off(st, "the server did not start");
-		add_program(st, s, server);
-		free(server);
-		s->results++;
+	s->fault |= ended && by_fault;
+	if ((ungreeted || h->gone) && ended && try_again(s, by_fault ? s->end : NULL))
+		return;
+	if (!forked && !st->served && (ungreeted || (ended && by_fault))) {
+		never_greeted(st, s, h, strings, ended);
 		return;
 	}
-
+	text = ended || (h->gone && s->end != NULL) ? end_and_output(s) : strdup("");
 	/* A server for one client ends after it, with status 0: nothing is broken, there just is no second client. */
-	if (h->gone && server != NULL && !by_fault) {
+	if ((h->gone || (ungreeted && e.closed)) && s->end != NULL && !by_fault) {
 		h->verdict = VERDICT_SKIP;
 		h->requirement = REQUIREMENT_NONE;
-		strings[REPORT_MESSAGE] = server;
-		strings[REPORT_EXPECTED] = strings[REPORT_GOT] = empty;
+		strings[REPORT_MESSAGE] = s->end;
+		strings[REPORT_EXPECTED] = strings[REPORT_GOT] = (char *)"";
 		strings[REPORT_FEATURE] = (char *)"connections";
 	}
-	emit(st, s, h, strings, server != NULL ? server : "");
-	free(server);
+	emit(st, s, h, strings, text);
+	free(text);
 }
 
-/* The case could not reach the server: its end and its last words belong to the reason. */
+/* The case could not be done for want of a server, and neither can the others. */
 static void
-could_not_reach(struct state *st, struct slot *s)
+take_broken(struct state *st, struct slot *s, const struct report_header *h, const char *message)
 {
-	bool by_fault;
-	char *words = server_ended(&s->server, &by_fault), *tail = server_stderr(&s->server, 10), *end;
+	pid_t pid = s->server.pid;
+	/* One that no longer listens may be about to end. */
+	bool ended = h->gone && notice_end(s, ENDING_MS);
+	char *what = NULL;
 
-	if (s->job->target->via != VIA_URI) {
-		if (asprintf(&end, "%s%s%s", words ? words : "", *tail ? "; it said:\n" : "", tail) < 0)
-			abort();
-		add_program(st, s, end);
-		free(end);
-	}
-	free(words);
-	free(tail);
+	if (h->gone && try_again(s, !ended ? message : s->end_by_fault ? s->end : NULL))
+		return;
+	s->results++;
+	if (h->gone && st->served && s->last != NULL && s->job->target->via == VIA_URI)
+		blame(st, s, s->last, "after the case the server accepts no connection", message);
+	if (ended && asprintf(&what, "%s before it accepted a connection%s", s->end,
+			      s->end_by_fault ? "" : " (one that goes into the background wants --daemon)") < 0)
+		abort();
+	if (!ended && pid != s->server.pid)
+		what = strdup("the command has put the server into the background: say --daemon, so that it is waited for");
+	if (h->gone)
+		give_up(st, s, s->job->target, what != NULL ? what : message, true);
+	else
+		break_off(st, message);
+	free(what);
 }
 
 /* Takes one whole report off the buffer; false when there is none. */
@@ -300,7 +454,7 @@ take_report(struct state *st, struct slot *s)
 		at += h.length[i] + 1;	/* each gets its NUL */
 	}
 	buf_consume(&s->in, size);
-	switch (h.type) {
+	switch (s->silenced ? REPORT_DONE : h.type) {
 	case REPORT_RESULT:
 		take_result(st, s, &h, strings);
 		break;
@@ -309,12 +463,8 @@ take_report(struct state *st, struct slot *s)
 		st->served = true;
 		break;
 	case REPORT_BROKEN:
-		if (st->end.broken == NULL) {
-			break_off(st, strings[REPORT_MESSAGE]);
-			could_not_reach(st, s);
-		}
+		take_broken(st, s, &h, strings[REPORT_MESSAGE]);
 		s->done = true;
-		s->results++;
 		break;
 	default:
 		s->done = true;
@@ -344,37 +494,30 @@ case_broke(struct state *st, struct slot *s, int status)
 	emit(st, s, &h, strings, "");
 }
 
-/* The server died of a fault although the case has nothing to say against it: that is a verdict all the same. */
-static void
-server_died(struct state *st, struct slot *s)
-{
-	char *strings[REPORT_STRINGS] = { (char *)"", (char *)"the server ended during the case", (char *)"", (char *)"",
-					  (char *)"" };
-	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_FAIL, .trace_from = 16,
-				   .requirement = R(handshake_no_hard_disconnect) };
-	bool by_fault;
-	char *words;
-
-	h.trace_to = lseek(s->trace_fd, 0, SEEK_END);
-	words = end_of_server(s, &(struct report_header){ .verdict = VERDICT_PASS }, &by_fault);
-	if (words != NULL && by_fault)
-		emit(st, s, &h, strings, words);
-	free(words);
-}
-
 static void
 keep_trace(struct state *st, struct slot *s)
 {
 	off_t at = 16, size = lseek(s->trace_fd, 0, SEEK_END);
 
-	while (st->r->trace_fd >= 0 && at < size)
+	while (st->r->trace_fd >= 0 && at < size && st->end.trace_failed == 0)
 		if (sendfile(st->r->trace_fd, s->trace_fd, &at, (size_t)(size - at)) <= 0)
-			break;
+			st->end.trace_failed = errno;
+}
+
+/* The second try tells whose fault it was that the server was lost before the first. */
+static void
+settle_lost(struct state *st, struct slot *s)
+{
+	if (s->lost != NULL && !s->fault && s->last != NULL && s->results > 0)
+		blame(st, s, s->last, "the server was lost after the case", s->lost);
+	free(s->lost);
+	s->lost = NULL;
 }
 
 static void
 finish_case(struct state *st, struct slot *s)
 {
+	const struct job *job = s->job;
 	int status = 0;
 
 	while (take_report(st, s))
@@ -382,13 +525,20 @@ finish_case(struct state *st, struct slot *s)
 	waitpid(s->pid, &status, 0);
 	close(s->reports);
 	s->pid = 0;
-	if (!s->done && !st->end.interrupted)
+	keep_trace(st, s);
+	if (s->attempt == TRY_AGAIN && !st->stopping) {
+		s->job = NULL;
+		start_case(st, s, job);
+		return;
+	}
+	if (!s->done && !s->silenced && !st->end.interrupted)
 		case_broke(st, s, status);
 	if (s->results > 0 && !st->stopping)
-		server_died(st, s);
-	keep_trace(st, s);
-	s->last = s->job;
+		server_died(st, s, job);
+	settle_lost(st, s);
+	s->last = job;
 	s->job = NULL;
+	s->attempt = FIRST_TRY;
 	st->done++;
 }
 
@@ -406,18 +556,6 @@ read_reports(struct state *st, struct slot *s)
 			;
 	else if (n == 0)
 		finish_case(st, s);
-}
-
-static void
-interrupt(struct state *st)
-{
-	struct signalfd_siginfo info;
-
-	(void)!read(st->signals, &info, sizeof(info));
-	st->end.interrupted = st->stopping = true;
-	for (unsigned i = 0; i < st->r->slots; i++)
-		if (st->slots[i].pid > 0)
-			kill(st->slots[i].pid, SIGKILL);
 }
 
 static int
@@ -485,16 +623,33 @@ end_strays(void)
 		}
 }
 
+static void
+end_slots(struct state *st)
+{
+	for (unsigned i = 0; i < st->r->slots; i++) {
+		if (!st->stopping && st->slots[i].last != NULL)
+			server_died(st, &st->slots[i], st->slots[i].last);
+		server_ask(&st->slots[i].server);
+	}
+	for (unsigned i = 0; i < st->r->slots; i++) {
+		server_stop(&st->slots[i].server);
+		quiet_free(st->slots[i].server.quiet);
+		buf_free(&st->slots[i].in);
+		free(st->slots[i].lost);
+		free(st->slots[i].end);
+		if (st->slots[i].trace_fd >= 0)
+			close(st->slots[i].trace_fd);
+	}
+	end_strays();
+	free(st->slots);
+}
+
 struct run_end
 run_jobs(const struct runner *r, const struct job *jobs, size_t n)
 {
 	struct state st = { .r = r, .jobs = jobs, .n = n };
-	sigset_t mask, old;
+	sigset_t mask = stop_signals(), old;
 
-	sigemptyset(&mask);
-	sigaddset(&mask, SIGINT);
-	sigaddset(&mask, SIGTERM);
-	sigaddset(&mask, SIGHUP);
 	sigprocmask(SIG_BLOCK, &mask, &old);
 	st.signals = signalfd(-1, &mask, SFD_CLOEXEC);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -506,15 +661,7 @@ run_jobs(const struct runner *r, const struct job *jobs, size_t n)
 		st.slots[i].trace_fd = st.slots[i].server.pidfd = st.slots[i].server.stdio = -1;
 	while (fill_slots(&st))
 		turn(&st);
-	for (unsigned i = 0; i < r->slots; i++) {
-		server_stop(&st.slots[i].server);
-		quiet_free(st.slots[i].server.quiet);
-		buf_free(&st.slots[i].in);
-		if (st.slots[i].trace_fd >= 0)
-			close(st.slots[i].trace_fd);
-	}
-	end_strays();
-	free(st.slots);
+	end_slots(&st);
 	close(st.signals);
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	return st.end;

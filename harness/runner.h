@@ -27,6 +27,7 @@ struct runner {
 struct run_end {
 	bool interrupted;		/* SIGINT or SIGTERM: what is known was reported */
 	char *broken;			/* malloc'd: why the run could not go on (the server does not start …), or NULL */
+	int trace_failed;		/* errno: .trace_fd could not be written; 0 */
 };
 
 /* Every server is stopped and every process ended when it returns. */

@@ -175,12 +175,11 @@ open_connection(struct test *t)
 	if (p->n_connections > 0)
 		need_connections(t);
 	fd = server_connect(server, &gone, error);
-	if (fd < 0 && p->n_connections == 0 && !p->points)
+	p->outcome.gone = fd < 0 && gone;
+	if (fd < 0 && p->n_connections == 0)
 		harness_error(t, "%s", error);
-	if (fd < 0) {
-		p->outcome.gone = gone;
+	if (fd < 0)
 		broken_values(t, R(handshake_no_hard_disconnect), "the server accepts another connection", error);
-	}
 	s = calloc(1, sizeof(*s));
 	if (s == NULL)
 		abort();

@@ -2,12 +2,12 @@
 
 #include "harness/cli.h"
 #include "harness/file.h"
+#include "harness/process.h"
 #include "harness/wire.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -16,14 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-#define SERVER_MARK "NBDSPEC_SERVER"
 
 enum { START_MS = 20000, STOP_MS = 3000 };
 
@@ -36,36 +32,72 @@ program_has(char *const *program, const char *what)
 	return false;
 }
 
+/* The command, or what is run before it, names the place. */
+static bool
+names(const struct target *t, const char *place)
+{
+	return program_has(t->program, place) || (t->prepare != NULL && strstr(t->prepare, place) != NULL);
+}
+
 bool
 target_may_write(const struct target *t)
 {
-	return t->destructive || t->via == VIA_FORK || program_has(t->program, "{file}") ||
-	       (t->prepare != NULL && strstr(t->prepare, "{file}") != NULL);
+	return t->destructive || t->via == VIA_FORK || names(t, "{file}");
+}
+
+bool
+target_has_size(const struct target *t)
+{
+	return names(t, "{file}") || names(t, "{size}");
+}
+
+static const struct way {
+	const char *name;
+	enum via via;
+} ways[] = {
+	{ "unix", VIA_UNIX },
+	{ "tcp", VIA_TCP },
+	{ "stdio", VIA_STDIO },
+	{ "activation", VIA_ACTIVATION },
+};
+
+static const char *
+choose_via(struct target *t, const char *via, bool bracket)
+{
+	for (size_t i = 0; via != NULL && i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (strcmp(ways[i].name, via) == 0) {
+			t->via = ways[i].via;
+			return bracket && t->via != VIA_ACTIVATION ? "'[ COMMAND ]' is --via activation; other ways take -- COMMAND"
+								   : NULL;
+		}
+	if (via != NULL)
+		return "--via wants one of unix, tcp, stdio, activation";
+	t->via = bracket		 ? VIA_ACTIVATION
+		 : names(t, "{socket}")	 ? VIA_UNIX
+		 : names(t, "{port}")	 ? VIA_TCP
+					 : VIA_FORK;
+	return t->via != VIA_FORK ? NULL
+				  : "the command names neither {socket} nor {port}: put one where the server takes its "
+				    "address, or say --via stdio or --via activation";
 }
 
 const char *
 target_check_program(struct target *t, const char *via, bool bracket)
 {
-	static const struct { const char *name; enum via via; } ways[] = {
-		{ "unix", VIA_UNIX }, { "tcp", VIA_TCP }, { "stdio", VIA_STDIO }, { "activation", VIA_ACTIVATION },
-	};
+	const char *wrong;
 
-	if (via == NULL) {
-		t->via = VIA_ACTIVATION;
-		if (bracket)
-			return NULL;
-		t->via = program_has(t->program, "{socket}") ? VIA_UNIX : VIA_TCP;
-		if (t->via == VIA_TCP && !program_has(t->program, "{port}"))
-			return "the command names neither {socket} nor {port}: put one where the server takes its address, or say "
-			       "--via stdio or --via activation";
-		return NULL;
-	}
-	for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
-		if (strcmp(ways[i].name, via) == 0) {
-			t->via = ways[i].via;
-			return NULL;
-		}
-	return "--via wants one of unix, tcp, stdio, activation";
+	if (t->program[0][0] == '\0')
+		return "the server's command is empty";
+	wrong = choose_via(t, via, bracket);
+	if (wrong != NULL)
+		return wrong;
+	if (t->via == VIA_UNIX && !names(t, "{socket}") && !names(t, "{dir}"))
+		return "--via unix wants {socket} in the command or in --prepare, where the server takes its address";
+	if (t->via == VIA_TCP && !names(t, "{port}"))
+		return "--via tcp wants {port} in the command or in --prepare, where the server takes its address";
+	if (t->via == VIA_STDIO && t->daemon)
+		return "--daemon does not go with --via stdio: a server in the background has no standard input";
+	return NULL;
 }
 
 char *
@@ -112,6 +144,20 @@ fill(const struct server *s, const char *text)
 	return (char *)b.at;
 }
 
+static char *
+end_in_words(const char *who, int status)
+{
+	char *text;
+
+	if (WIFSIGNALED(status)) {
+		if (asprintf(&text, "%s was killed by signal %d (%s)", who, WTERMSIG(status), strsignal(WTERMSIG(status))) < 0)
+			abort();
+	} else if (asprintf(&text, "%s ended with exit status %d", who, WEXITSTATUS(status)) < 0) {
+		abort();
+	}
+	return text;
+}
+
 static bool
 make_file(struct server *s, char error[512])
 {
@@ -119,32 +165,42 @@ make_file(struct server *s, char error[512])
 	bool ok = fd >= 0 && ftruncate(fd, (off_t)s->target->size) == 0;
 
 	if (!ok)
-		snprintf(error, 512, "%s: %s", s->file, strerror(errno));
+		snprintf(error, 512, "cannot make an image of %llu bytes (--size) in %.200s (TMPDIR): %s", s->target->size,
+			 s->dir, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return ok;
 }
 
+static int
+start_ms(const struct target *t)
+{
+	return (int)(START_MS * t->factor);
+}
+
 static bool
 run_prepare(struct server *s, char error[512])
 {
-	char *command, *log;
-	bool ok;
+	char *command, *log, *end = NULL;
+	int status, failed;
 
 	if (s->target->prepare == NULL)
 		return true;
 	command = fill(s, s->target->prepare);
 	log = join_path(s->dir, "output");
-	ok = run_shell(command, log) == 0;
-	if (!ok) {
-		char *tail = server_stderr(s, 3);
-
-		snprintf(error, 512, "--prepare failed: %s: %s", command, tail);
-		free(tail);
-	}
+	status = run_shell(command, log, s->dir, start_ms(s->target));
+	failed = errno;
+	if (status > 0)
+		end = end_in_words("it", status);
+	if (status < 0 && failed == ETIMEDOUT)
+		snprintf(error, 512, "--prepare does not end within %g s (--time-factor): %.300s",
+			 start_ms(s->target) / 1000.0, s->target->prepare);
+	else if (status != 0)
+		snprintf(error, 512, "--prepare failed, %s: %.300s", end ? end : strerror(failed), s->target->prepare);
+	free(end);
 	free(command);
 	free(log);
-	return ok;
+	return status == 0;
 }
 
 /* A listener for socket activation or for the fake server; autobind gives it a name that no file stands for. */
@@ -240,13 +296,8 @@ _Noreturn static void
 in_child(struct server *s, char **argv, int passed, int output, int report)
 {
 	int null = open("/dev/null", O_RDWR);
-	sigset_t none;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	setpgid(0, 0);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
+	become_child();
 	if (s->target->via == VIA_FORK) {
 		s->target->serve(s->target->arg, passed, s->quiet);
 		_exit(0);
@@ -260,7 +311,7 @@ in_child(struct server *s, char **argv, int passed, int output, int report)
 	}
 	dup2(output, 2);
 	report = fcntl(report, F_DUPFD_CLOEXEC, 10);	/* out of the way of descriptor 3 */
-	setenv(SERVER_MARK, s->dir, 1);
+	carry_mark(s->dir);
 	if (s->target->via == VIA_ACTIVATION)
 		in_child_activation(passed);
 	execvp(argv[0], argv);
@@ -302,6 +353,7 @@ spawn(struct server *s, int passed, char error[512])
 
 	if (s->target->via != VIA_FORK && pipe2(report, O_CLOEXEC) != 0)
 		report[0] = report[1] = -1;
+	s->spawned = true;
 	s->pid = fork();
 	if (s->pid == 0)
 		in_child(s, argv, passed, output, report[1]);
@@ -314,7 +366,7 @@ spawn(struct server *s, int passed, char error[512])
 	if (s->pid > 0 && report[0] >= 0 && read(report[0], &failed, sizeof(failed)) != sizeof(failed))
 		failed = 0;
 	if (failed != 0)
-		snprintf(error, 512, "cannot start %s: %s", argv[0] ? argv[0] : "the fake server", strerror(failed));
+		snprintf(error, 512, "%.300s: %s", argv[0] ? argv[0] : "the fake server", strerror(failed));
 	if (report[0] >= 0)
 		close(report[0]);
 	if (output >= 0)
@@ -324,72 +376,63 @@ spawn(struct server *s, int passed, char error[512])
 	return failed == 0;
 }
 
-static char *
-end_in_words(int status)
-{
-	char *text;
-
-	if (WIFSIGNALED(status)) {
-		if (asprintf(&text, "the server was killed by signal %d (%s)", WTERMSIG(status),
-			     strsignal(WTERMSIG(status))) < 0)
-			abort();
-	} else if (asprintf(&text, "the server ended with exit status %d", WEXITSTATUS(status)) < 0) {
-		abort();
-	}
-	return text;
-}
-
-/* Does the process carry our mark in its environment? The server that put itself into the background inherits it. */
+/* The server is now a process that its command left in the background; as their reaper (runner.c) we are its parent. */
 static bool
-has_mark(pid_t pid, const char *mark)
+adopt(struct server *s)
 {
-	char path[64], *text = NULL;
-	size_t size = 0;
-	bool found = false;
-	FILE *f;
+	pid_t pid = s->dir != NULL ? marked_child(s->dir) : 0;
 
-	snprintf(path, sizeof(path), "/proc/%ld/environ", (long)pid);
-	f = fopen(path, "re");
-	while (f != NULL && !found && getdelim(&text, &size, '\0', f) > 0)
-		found = strncmp(text, SERVER_MARK "=", sizeof(SERVER_MARK)) == 0 &&
-			strcmp(text + sizeof(SERVER_MARK), mark) == 0;
-	free(text);
-	if (f != NULL)
-		fclose(f);
-	return found;
+	if (pid == 0)
+		return false;
+	s->pid = pid;
+	s->pidfd = process_open(pid);
+	return true;
 }
 
-/* Waits until the command has ended and finds the server that it left behind; we are its reaper (runner.c). */
+/*
+ * A process that is just being executed has no environment to be found by, so ask for a moment. The guard is a child
+ * of ours, too, and does not count.
+ */
+static bool
+adopt_patiently(struct server *s)
+{
+	pid_t others[2];
+
+	for (int pause = 1; pause < 256; pause *= 2) {
+		if (adopt(s))
+			return true;
+		if (list_children(others, 2) < 2)
+			return false;
+		process_wait(-1, pause);
+	}
+	return false;
+}
+
+/* Waits until the command has ended and finds the server that it left behind. */
 static bool
 adopt_daemon(struct server *s, char error[512])
 {
-	struct pollfd p = { .fd = s->pidfd, .events = POLLIN };
-	pid_t children[256];
-	size_t n;
+	enum process_wait how = process_wait(s->pidfd, start_ms(s->target));
+	char *end;
 	int status;
 
-	if (poll(&p, 1, (int)(START_MS * s->target->factor)) != 1 || waitpid(s->pid, &status, WNOHANG) != s->pid) {
-		snprintf(error, 512, "--daemon: the command does not end; is it one that goes into the background?");
+	if (how != PROCESS_ENDED) {
+		snprintf(error, 512, how == PROCESS_INTERRUPTED
+					     ? "interrupted"
+					     : "--daemon: the command does not end within %g s; is it one that goes into the background?",
+			 start_ms(s->target) / 1000.0);
 		return false;
 	}
+	waitpid(s->pid, &status, 0);
 	close(s->pidfd);
 	s->pidfd = -1;
 	s->pid = 0;
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-		char *words = end_in_words(status), *tail = server_stderr(s, 6);
-
-		snprintf(error, 512, "%s; it said:\n%s", words, tail);
-		free(words);
-		free(tail);
-		return false;
-	}
-	n = list_children(children, 256);
-	for (size_t i = 0; i < n && s->pid == 0; i++)
-		if (has_mark(children[i], s->dir))
-			s->pid = children[i];
-	if (s->pid == 0)
-		snprintf(error, 512, "--daemon: the command ended with status 0 but left no server behind");
-	return s->pid != 0;
+	if (status == 0 && adopt_patiently(s))
+		return true;
+	end = end_in_words("the command", status);
+	snprintf(error, 512, "--daemon: %s%s", end, status == 0 ? " and left no server in the background" : "");
+	free(end);
+	return false;
 }
 
 bool
@@ -411,20 +454,16 @@ server_start(struct server *s, const struct target *t, char error[512])
 		s->socket = join_path(s->dir, "socket");
 		s->file = join_path(s->dir, "disk");
 	}
-	ok = (s->file == NULL || !target_may_write(t) || make_file(s, error)) &&
-	     make_address(s, &passed, error) && (s->dir == NULL || run_prepare(s, error)) && spawn(s, passed, error);
+	if (s->dir != NULL)
+		s->guard = post_guard(s->dir);
+	ok = (s->file == NULL || !names(t, "{file}") || make_file(s, error)) && make_address(s, &passed, error) &&
+	     (s->dir == NULL || run_prepare(s, error)) && spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
-	if (ok)
-		s->pidfd = (int)syscall(SYS_pidfd_open, s->pid, 0);
-	if (ok && t->daemon) {
-		ok = adopt_daemon(s, error);
-		if (ok)
-			s->pidfd = (int)syscall(SYS_pidfd_open, s->pid, 0);
-	}
 	if (!ok)
-		server_stop(s);
-	return ok;
+		return false;
+	s->pidfd = process_open(s->pid);
+	return !t->daemon || adopt_daemon(s, error);
 }
 
 /* ---- watching and ending ---- */
@@ -446,9 +485,12 @@ server_ended(struct server *s, bool *by_fault)
 
 	if (s->pid <= 0 || waitpid(s->pid, &status, WNOHANG) != s->pid)
 		return NULL;
+	if (s->pidfd >= 0)
+		close(s->pidfd);
+	s->pidfd = -1;
 	s->pid = 0;
 	*by_fault = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-	return end_in_words(status);
+	return !*by_fault && adopt(s) ? NULL : end_in_words("the server", status);
 }
 
 char *
@@ -465,24 +507,34 @@ server_stderr(const struct server *s, unsigned lines)
 }
 
 void
+server_ask(const struct server *s)
+{
+	if (s->pid <= 0)
+		return;
+	kill(-s->pid, SIGTERM);
+	kill(s->pid, SIGTERM);
+}
+
+void
 server_stop(struct server *s)
 {
-	struct pollfd p = { .fd = s->pidfd, .events = POLLIN };
-
 	if (s->stdio >= 0)
 		close(s->stdio);
 	if (s->pid > 0) {
-		kill(-s->pid, s->target->via == VIA_FORK ? SIGKILL : SIGTERM);
-		kill(s->pid, s->target->via == VIA_FORK ? SIGKILL : SIGTERM);
-		if (s->pidfd < 0 || poll(&p, 1, STOP_MS) == 0)
+		if (s->target->via != VIA_FORK)
+			server_ask(s);
+		if (s->target->via == VIA_FORK || s->pidfd < 0 || process_wait(s->pidfd, STOP_MS) != PROCESS_ENDED)
 			kill(s->pid, SIGKILL);
 		kill(-s->pid, SIGKILL);
 		waitpid(s->pid, NULL, 0);
 	}
 	if (s->pidfd >= 0)
 		close(s->pidfd);
-	if (s->dir != NULL)
+	if (s->dir != NULL) {
+		end_marked_children(s->dir);
+		dismiss_guard(s->guard);
 		remove_dir(s->dir);
+	}
 	free(s->dir);
 	free(s->socket);
 	free(s->file);
@@ -500,19 +552,22 @@ now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+/* A listener whose backlog is full, and a network that says nothing, hold a connect as long as we let them. */
 static int
-try_connect(const struct sockaddr *address, socklen_t len)
+try_connect(const struct sockaddr *address, socklen_t len, int ms)
 {
 	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
 	int failed;
 
-	if (fd >= 0 && connect(fd, address, len) == 0) {
+	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) == 0 &&
+	    connect(fd, address, len) == 0) {
 		if (address->sa_family != AF_UNIX)
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 		fcntl(fd, F_SETFL, O_NONBLOCK);
 		return fd;
 	}
-	failed = errno;
+	failed = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
 	if (fd >= 0)
 		close(fd);
 	errno = failed;
@@ -520,66 +575,96 @@ try_connect(const struct sockaddr *address, socklen_t len)
 }
 
 static int
-connect_uri(const struct nbd_uri *u, char error[512])
+connect_unix(const char *path, int ms, char error[512])
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	int fd = -1;
+
+	errno = ENAMETOOLONG;
+	if (strlen(path) < sizeof(un.sun_path)) {
+		strcpy(un.sun_path, path);
+		fd = try_connect((struct sockaddr *)&un, sizeof(un), ms);
+	}
+	if (fd < 0)
+		snprintf(error, 512, "cannot connect to %.300s: %s", path, strerror(errno));
+	return fd;
+}
+
+static int
+connect_uri(const struct nbd_uri *u, int ms, char error[512])
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
 	int fd = -1, e;
 
-	if (u->transport == URI_UNIX) {
-		if (strlen(u->socket) >= sizeof(un.sun_path)) {
-			snprintf(error, 512, "%s: too long for a Unix socket", u->socket);
-			return -1;
-		}
-		strcpy(un.sun_path, u->socket);
-		fd = try_connect((struct sockaddr *)&un, sizeof(un));
-		if (fd < 0)
-			snprintf(error, 512, "cannot connect to %s: %s", u->socket, strerror(errno));
-		return fd;
-	}
+	if (u->transport == URI_UNIX)
+		return connect_unix(u->socket, ms, error);
 	e = getaddrinfo(u->host, u->port, &hints, &list);
 	if (e != 0) {
-		snprintf(error, 512, "%s: %s", u->host, gai_strerror(e));
+		snprintf(error, 512, "cannot look up the host %.300s: %s", u->host, gai_strerror(e));
 		return -1;
 	}
 	for (struct addrinfo *a = list; a != NULL && fd < 0; a = a->ai_next)
-		fd = try_connect(a->ai_addr, a->ai_addrlen);
+		fd = try_connect(a->ai_addr, a->ai_addrlen, ms);
 	if (fd < 0)
-		snprintf(error, 512, "cannot connect to %s port %s: %s", u->host, u->port, strerror(errno));
+		snprintf(error, 512, "cannot connect to %.300s port %s: %s", u->host, u->port, strerror(errno));
 	freeaddrinfo(list);
 	return fd;
+}
+
+/* One that went into the background may be another process by now than the one that was found. */
+static bool
+has_ended(const struct server *s, int ms)
+{
+	struct pollfd dead = { .fd = s->pidfd, .events = POLLIN };
+
+	return poll(&dead, 1, ms) > 0 && (!s->target->daemon || signal_marked(s->dir, 0) == 0);
+}
+
+static void
+say_why(const struct server *s, int ms, char error[512])
+{
+	const char *why = strerror(errno);
+	char where[160], within[64] = "";
+
+	snprintf(where, sizeof(where), "%.150s", s->socket != NULL ? s->socket : "its socket");
+	if (s->target->via == VIA_TCP)
+		snprintf(where, sizeof(where), "127.0.0.1 port %u", s->port);
+	if (s->starting)
+		snprintf(within, sizeof(within), " within %g s (--time-factor)", ms / 1000.0);
+	snprintf(error, 512, "the server accepts no connection at %s%s: %s", where, within, why);
 }
 
 int
 server_connect(const struct server *s, bool *gone, char error[512])
 {
-	int64_t until = now_ms() + (int64_t)(START_MS * s->target->factor);
-	struct pollfd dead = { .fd = s->pidfd, .events = POLLIN };
-	int fd;
+	int ms = start_ms(s->target), fd, why;
+	int64_t until = now_ms() + ms;
 
 	*gone = false;
-	if (s->target->via == VIA_URI)
-		return connect_uri(&s->target->uri, error);
 	if (s->target->via == VIA_STDIO) {
 		fcntl(s->stdio, F_SETFL, O_NONBLOCK);
 		return dup(s->stdio);
 	}
+	if (s->target->via == VIA_URI) {
+		fd = connect_uri(&s->target->uri, ms, error);
+		*gone = fd < 0;
+		return fd;
+	}
 	for (int pause = 1;; pause = pause < 16 ? pause * 2 : 16) {
-		fd = try_connect((const struct sockaddr *)&s->address, s->address_len);
+		fd = try_connect((const struct sockaddr *)&s->address, s->address_len, ms);
 		if (fd >= 0)
 			return fd;
-		int why = errno;
-
+		why = errno;
 		/* Not there yet, or not listening yet: wait until it dies or a moment has passed, and ask again. */
-		*gone = poll(&dead, 1, s->starting ? pause : 0) != 0;
-		if (*gone || !s->starting || (why != ENOENT && why != ECONNREFUSED))
+		*gone = has_ended(s, s->starting ? pause : 0);
+		if (*gone || !s->starting || (why != ENOENT && why != ECONNREFUSED) || now_ms() >= until)
 			break;
-		if (now_ms() >= until) {
-			snprintf(error, 512, "it accepts no connection after %d s", (int)(START_MS * s->target->factor / 1000));
-			return -1;
-		}
 	}
-	snprintf(error, 512, *gone ? "the server has ended" : "the server refuses connections");
+	errno = why;
+	if (*gone)
+		snprintf(error, 512, "the server has ended");
+	else
+		say_why(s, ms, error);
 	*gone = true;
 	return -1;
 }

@@ -48,25 +48,35 @@ struct server {
 	socklen_t address_len;		/* 0 for VIA_STDIO */
 	int stdio;			/* our end of the one connection, or -1 */
 	pid_t pid;			/* 0: not running */
+	pid_t guard;			/* cleans up should we be killed; 0 */
 	int pidfd;			/* readable once it has ended; -1 */
+	bool spawned;			/* its command was started, or could not be */
 	bool starting;			/* nobody has connected yet */
 	struct quiet *quiet;		/* for VIA_FORK */
 };
 
 /* May a case write to the export? (What we made ourselves, or --destructive.) */
 bool target_may_write(const struct target *t);
+bool target_has_size(const struct target *t);	/* the size that it holds says something to the server */
 
-/* Starts an instance in *s (zeroed before its first use). On failure one line in error, and nothing is left. */
+/*
+ * Starts an instance in *s (zeroed before its first use). On failure one line in error; what it printed can still be
+ * asked for, until server_stop.
+ */
 bool server_start(struct server *s, const struct target *t, char error[512]);
 bool server_running(const struct server *s);
-/* Its end in words, "killed by signal 11 (Segmentation fault)", once it has ended by itself; reaps it. NULL: it runs. */
+/*
+ * Its end in words, "killed by signal 11 (Segmentation fault)", once it has ended by itself; reaps it. NULL: it runs. A
+ * command that ended well and left a process in the background has not ended: that process is the server from then on.
+ */
 char *server_ended(struct server *s, bool *by_fault);
 char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of what it printed; never NULL */
+void server_ask(const struct server *s);		/* to end: SIGTERM */
 void server_stop(struct server *s);			/* with all its children; removes its directory */
 
 /*
  * For the case: a connected descriptor, waiting as long as the server is only starting. -1 and one line in error;
- * *gone tells that the server has ended or refuses.
+ * *gone tells that the server has ended or refuses, be it launched or at a URI.
  */
 int server_connect(const struct server *s, bool *gone, char error[512]);
 

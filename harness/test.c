@@ -304,7 +304,8 @@ harness_error(struct test *t, const char *fmt, ...)
 	va_start(ap, fmt);
 	strings[REPORT_MESSAGE] = format(fmt, ap);
 	va_end(ap);
-	send_report(t, &(struct report_header){ .type = REPORT_BROKEN, .verdict = VERDICT_ERROR }, strings);
+	send_report(t, &(struct report_header){ .type = REPORT_BROKEN, .verdict = VERDICT_ERROR, .gone = t->private->outcome.gone },
+		    strings);
 	_exit(0);
 }
 

@@ -1,0 +1,212 @@
+/* NBD_CMD_DISC, and clients that leave without it (proto.md:433-464, 2072-2082). */
+#include "cases/server/transmission.h"
+
+#include <inttypes.h>
+
+static void
+send_disc(struct test *t, uint16_t flags, uint64_t offset, uint32_t length)
+{
+	send_request(t, flags, NBD_CMD_DISC, new_cookie(t), offset, length, NULL);
+}
+
+/* No reply, and the end: orderly or by a reset. */
+static void
+expect_end(struct test *t, enum requirement_id closes)
+{
+	if (peer_goes_on(t, closes))
+		broken(t, R(disc_no_reply), "NBD_CMD_DISC was answered");
+}
+
+CASE(disc, closes, "NBD_CMD_DISC is not answered: the server closes the connection, and serves the next client",
+     R(disc_closes), R(disc_no_reply), R(handshake_no_hard_disconnect))
+{
+	enter_transmission(t);
+	in_step(t, R(read_returns_data));
+	send_disc(t, 0, 0, 0);
+	expect_end(t, R(disc_closes));
+	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+}
+
+CASE(disc, at_once, "A client that sends NBD_CMD_DISC as its first request is let go, and the next one is served",
+     R(disc_closes_session), R(disc_no_reply), R(baseline_disc), R(handshake_no_hard_disconnect))
+{
+	enter_transmission(t);
+	send_disc(t, 0, 0, 0);
+	expect_end(t, R(disc_closes_session));
+	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+}
+
+/* Only what every implementation has (proto.md:2428-2433). */
+CASE(disc, session_of_baseline, "A client may connect, READ and send NBD_CMD_DISC, time after time",
+     R(baseline_disc), R(baseline_simple_replies))
+{
+	for (unsigned i = 0; i < 4; i++) {
+		if (i > 0)
+			need_connections(t);
+		enter_transmission(t);
+		in_step(t, R(baseline_simple_replies));
+		send_disc(t, 0, 0, 0);
+		EXPECT(t, R(baseline_disc), !peer_goes_on(t, R(baseline_disc)), "NBD_CMD_DISC was answered");
+		disconnect(t);
+	}
+}
+
+/* The client breaks a MUST (proto.md:2079); what the server would be free to do then is what it has to do anyway. */
+CASE(disc, reserved_fields, "NBD_CMD_DISC with an offset or a length, which are reserved, closes the connection all the same",
+     R(disc_closes_session), R(disc_no_reply))
+{
+	static const struct {
+		const char *name;
+		uint64_t offset;
+		uint32_t length;
+	} fields[] = { { "offset", 4096, 0 }, { "length", 0, 512 }, { "both", UINT64_MAX, UINT32_MAX } };
+
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+		POINT(t, "%s", fields[i].name) {
+			enter_transmission(t);
+			in_step(t, R(read_returns_data));
+			send_disc(t, 0, fields[i].offset, fields[i].length);
+			expect_end(t, R(disc_closes_session));
+			expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		}
+}
+
+/* proto.md:1722: all commands accept it. */
+CASE(disc, with_fua, "NBD_CMD_DISC with NBD_CMD_FLAG_FUA, where that is advertised, closes the connection",
+     R(fua_accepted))
+{
+	enter_transmission(t);
+	need_flag(t, NBD_FLAG_SEND_FUA);
+	in_step(t, R(read_returns_data));
+	send_disc(t, NBD_CMD_FLAG_FUA, 0, 0);
+	EXPECT(t, R(fua_accepted), !peer_goes_on(t, R(fua_accepted)), "NBD_CMD_DISC with NBD_CMD_FLAG_FUA was answered");
+	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+}
+
+/* ---- outstanding requests ---- */
+
+enum { WRITES = 8 };
+
+struct fates {
+	unsigned answered, failed;	/* bit i: write i */
+};
+
+/* Takes what replies come until the connection ends. */
+static struct fates
+take_replies(struct test *t, uint64_t first)
+{
+	struct fates f = { 0, 0 };
+	struct simple_reply r;
+	unsigned bit;
+
+	while (peer_goes_on(t, R(disc_closes))) {
+		r = recv_simple_header(t, R(disc_handles_outstanding));
+		EXPECT(t, R(disc_no_reply), r.cookie != first + WRITES, "NBD_CMD_DISC was answered");
+		EXPECT(t, R(cookie_echoed), r.cookie >= first && r.cookie < first + WRITES,
+		       "a reply has cookie 0x%" PRIx64 ", which no request had", r.cookie);
+		bit = 1u << (r.cookie - first);
+		EXPECT(t, R(each_request_one_reply), (f.answered & bit) == 0, "cookie 0x%" PRIx64 " was answered twice",
+		       r.cookie);
+		f.answered |= bit;
+		f.failed |= r.error != NBD_SUCCESS ? bit : 0;
+	}
+	/* "Handle" may be read as "carry out, or report as failed": what else happened is told, lost data is a fault. */
+	if (f.failed != 0)
+		observe(t, R(disc_handles_outstanding), "writes before NBD_CMD_DISC were refused because of it");
+	else if (f.answered != (1u << WRITES) - 1)
+		observe(t, R(disc_handles_outstanding), "not every write before NBD_CMD_DISC was answered");
+	return f;
+}
+
+/* An area that the export keeps from one client to the next. */
+static uint8_t *
+prepare_area(struct test *t, uint32_t length)
+{
+	uint8_t *data = room(length);
+
+	need_writable(t);
+	need_connections(t);
+	need_range(t, 0, length);
+	fill_pattern(data, length, 0, 20);
+	store(t, 0, data, length, R(write_stored));
+	need_kept(t, 0, data, length);
+	return data;
+}
+
+CASE(disc, outstanding_writes, "Writes that were sent before NBD_CMD_DISC are carried out, although their replies were not waited for",
+     R(disc_handles_outstanding), R(disc_no_reply), R(disc_closes))
+{
+	uint64_t first = 0, cookie;
+	struct fates fates;
+	uint32_t length;
+	uint8_t *data;
+
+	enter_transmission(t);
+	length = blocks(t, 4096);
+	data = prepare_area(t, WRITES * length);
+	fill_pattern(data, WRITES * length, 0, 21);
+	for (unsigned i = 0; i < WRITES; i++) {
+		cookie = new_cookie(t);
+		first = i == 0 ? cookie : first;
+		send_request(t, 0, NBD_CMD_WRITE, cookie, i * length, length, data + i * length);
+	}
+	send_disc(t, 0, 0, 0);
+	fates = take_replies(t, first);
+	disconnect(t);
+	enter_transmission(t);
+	for (unsigned i = 0; i < WRITES; i++)
+		if ((fates.failed & 1u << i) == 0)
+			expect_stored(t, i * length, data + i * length, length, R(disc_handles_outstanding));
+}
+
+/* ---- other clients ---- */
+
+CASE(disc, other_connection_stays, "NBD_CMD_DISC on one connection, where NBD_FLAG_CAN_MULTI_CONN is advertised, leaves the others alone",
+     R(transmission_no_disconnect), R(disc_closes))
+{
+	struct session *first;
+
+	enter_transmission(t);
+	need_flag(t, NBD_FLAG_CAN_MULTI_CONN);
+	first = t->s;
+	if (!enter_beside(t))
+		return;
+	in_step(t, R(transmission_no_disconnect));
+	send_disc(t, 0, 0, 0);
+	expect_end(t, R(disc_closes));
+	use(t, first);
+	in_step(t, R(transmission_no_disconnect));
+}
+
+/* The client breaks a MUST (proto.md:463), to its own loss alone. */
+enum goodbye { IDLE, REQUEST_SENT, REPLIES_UNREAD, HALF_CLOSED, HALF_CLOSED_UNREAD, GOODBYES };
+
+static void
+leave_rudely(struct test *t, enum goodbye how)
+{
+	uint32_t length;
+
+	enter_transmission(t);
+	in_step(t, R(read_returns_data));
+	length = usable_size(t) < longest_payload(t) ? (uint32_t)usable_size(t) : longest_payload(t);
+	length = length < 1 << 20 ? length : 1 << 20;
+	if (how == REQUEST_SENT || how == HALF_CLOSED_UNREAD)
+		send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, length, NULL);
+	/* More than a socket holds, so that the server is in the middle of a reply. */
+	for (unsigned i = 0; i < 8 && how == REPLIES_UNREAD; i++)
+		send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, length, NULL);
+	if (how == HALF_CLOSED || how == HALF_CLOSED_UNREAD)
+		shut_write(t);
+	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+}
+
+CASE(disc, missing, "After a client that leaves without NBD_CMD_DISC, in whatever way, the next one is served",
+     R(handshake_no_hard_disconnect))
+{
+	static const char *const names[GOODBYES] = { "idle", "request-sent", "replies-unread", "half-closed",
+						     "half-closed-replies-unread" };
+
+	for (enum goodbye how = 0; how < GOODBYES; how++)
+		POINT(t, "%s", names[how])
+			leave_rudely(t, how);
+}

@@ -1,0 +1,230 @@
+#include "harness/process.h"
+
+#include "harness/file.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MARK "NBDSPEC_SERVER"
+
+enum { MOST_CHILDREN = 1024 };
+
+/* ---- being one ---- */
+
+sigset_t
+stop_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	return set;
+}
+
+void
+become_child(void)
+{
+	sigset_t none;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpgid(0, 0);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
+}
+
+void
+carry_mark(const char *mark)
+{
+	setenv(MARK, mark, 1);
+}
+
+/* ---- waiting ---- */
+
+int
+process_open(pid_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+enum process_wait
+process_wait(int pidfd, int ms)
+{
+	sigset_t stop = stop_signals();
+	struct pollfd p[2] = { { .fd = pidfd, .events = POLLIN },
+			       { .fd = signalfd(-1, &stop, SFD_CLOEXEC), .events = POLLIN } };
+
+	(void)poll(p, 2, ms);
+	if (p[1].fd >= 0)
+		close(p[1].fd);
+	return p[0].revents != 0 ? PROCESS_ENDED : p[1].revents != 0 ? PROCESS_INTERRUPTED : PROCESS_RUNS;
+}
+
+int
+run_shell(const char *command, const char *output, const char *mark, int ms)
+{
+	enum process_wait how;
+	int status = -1, pidfd;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return -1;
+	if (pid == 0) {
+		int null = open("/dev/null", O_RDONLY), out = open(output, O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+		become_child();
+		carry_mark(mark);
+		dup2(null, 0);
+		dup2(out, 1);
+		dup2(out, 2);
+		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+		_exit(127);
+	}
+	setpgid(pid, pid);
+	pidfd = process_open(pid);
+	how = process_wait(pidfd, ms);
+	if (how != PROCESS_ENDED)
+		kill(-pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	close(pidfd);
+	errno = how == PROCESS_RUNS ? ETIMEDOUT : EINTR;
+	return how == PROCESS_ENDED ? status : -1;
+}
+
+/* ---- finding ---- */
+
+size_t
+list_children(pid_t *pids, size_t most)
+{
+	char path[64];
+	long pid;
+	size_t n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%ld/children", (long)getpid());
+	f = fopen(path, "re");
+	while (f != NULL && n < most && fscanf(f, "%ld", &pid) == 1)
+		pids[n++] = (pid_t)pid;
+	if (f != NULL)
+		fclose(f);
+	return n;
+}
+
+static bool
+has_mark(pid_t pid, const char *mark)
+{
+	char path[64], *text = NULL;
+	size_t size = 0;
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%ld/environ", (long)pid);
+	f = fopen(path, "re");
+	while (f != NULL && !found && getdelim(&text, &size, '\0', f) > 0)
+		found = strncmp(text, MARK "=", sizeof(MARK)) == 0 && strcmp(text + sizeof(MARK), mark) == 0;
+	free(text);
+	if (f != NULL)
+		fclose(f);
+	return found;
+}
+
+pid_t
+marked_child(const char *mark)
+{
+	pid_t pids[MOST_CHILDREN];
+	size_t n = list_children(pids, MOST_CHILDREN);
+
+	for (size_t i = 0; i < n; i++)
+		if (has_mark(pids[i], mark))
+			return pids[i];
+	return 0;
+}
+
+unsigned
+signal_marked(const char *mark, int signal)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	unsigned n = 0;
+
+	while (proc != NULL && (entry = readdir(proc)) != NULL) {
+		pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atol(entry->d_name) : 0;
+
+		if (pid > 0 && pid != getpid() && has_mark(pid, mark) && kill(pid, signal) == 0)
+			n++;
+	}
+	if (proc != NULL)
+		closedir(proc);
+	return n;
+}
+
+/* ---- ending ---- */
+
+void
+end_marked_children(const char *mark)
+{
+	pid_t pid;
+
+	while ((pid = marked_child(mark)) > 0) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+}
+
+/* A process that is being killed is listed until it has let go of its memory, so there is more than one round. */
+_Noreturn static void
+stand_guard(const char *dir, pid_t ward)
+{
+	sigset_t death, all;
+	int null = open("/dev/null", O_RDWR), came;
+
+	setsid();
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	sigemptyset(&death);
+	sigaddset(&death, SIGUSR1);
+	prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	prctl(PR_SET_NAME, "nbdspec-guard");
+	/* Whoever reads what we print, or serves a connection of ours, must see the end of it when the ward dies. */
+	for (int fd = 0; fd < 3; fd++)
+		dup2(null, fd);
+	close_range(3, ~0u, 0);
+	if (getppid() == ward)
+		sigwait(&death, &came);
+	for (int round = 0; round < 200 && signal_marked(dir, SIGKILL) > 0; round++)
+		poll(NULL, 0, 5);
+	remove_dir(dir);
+	_exit(0);
+}
+
+pid_t
+post_guard(const char *dir)
+{
+	pid_t ward = getpid(), pid = fork();
+
+	if (pid == 0)
+		stand_guard(dir, ward);
+	return pid > 0 ? pid : 0;
+}
+
+void
+dismiss_guard(pid_t guard)
+{
+	if (guard <= 0)
+		return;
+	kill(guard, SIGKILL);
+	waitpid(guard, NULL, 0);
+}
