@@ -71,6 +71,39 @@ check_honest(const struct matrix *m)
 	return wrong;
 }
 
+/* What the onlookers noted counts only where they changed nothing. */
+static unsigned
+check_watched(const struct matrix *m)
+{
+	unsigned wrong = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++)
+		for (size_t c = 0; c < m->n_cases && strcmp(m->mutants[i].name, "honest") == 0; c++) {
+			if (matrix_cell(m, i, c)->verdict == m->watched[c].verdict)
+				continue;
+			printf("a lie changes %s although LIE_NOW refused it: %s, not %s: %s\n", m->cases[c]->id,
+			       verdict_name(m->watched[c].verdict), verdict_name(matrix_cell(m, i, c)->verdict),
+			       m->watched[c].message ? m->watched[c].message : "");
+			wrong++;
+		}
+	return wrong;
+}
+
+/* Names select: two of the same would both be meant. */
+static unsigned
+check_names(void)
+{
+	const struct lie *l, *last = NULL;
+	unsigned wrong = 0;
+
+	for (size_t i = 0; (l = lie_at(i)) != NULL; last = l, i++)
+		if (last != NULL && strcmp(last->name, l->name) == 0) {
+			printf("two lies have one name: %s (%s, %s)\n", l->name, last->file, l->file);
+			wrong++;
+		}
+	return wrong;
+}
+
 static unsigned
 check_lies(const struct matrix *m)
 {
@@ -161,15 +194,17 @@ write_matrix(const struct matrix *m, const char *path)
 static void
 print_counts(const struct matrix *m, double seconds)
 {
-	unsigned lies = 0, red = 0;
+	unsigned lies = 0, red = 0, decided = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++) {
 		lies += m->mutants[i].lie != NULL;
 		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie != NULL; c++)
 			red += matrix_cell(m, i, c)->verdict >= VERDICT_WARN;
+		for (size_t c = 0; c < m->n_cases; c++)
+			decided += matrix_cell(m, i, c)->decided;
 	}
-	printf("%zu cases × %u lies and %zu honest servers: %zu runs, %u red, in %.1f s\n", m->n_cases, lies,
-	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
+	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s (in %u pairs the lie has no occasion)\n",
+	       m->n_cases, lies, m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds, decided);
 }
 
 static int
@@ -196,7 +231,7 @@ run_mutants(struct cli *cli)
 		matrix_free(&m);
 		return cli_usage_error(cli, "nothing matches");
 	}
-	wrong = check_honest(&m) + check_lies(&m);
+	wrong = check_names() + check_honest(&m) + check_watched(&m) + check_lies(&m);
 	if (q.mutant_glob == NULL)
 		wrong += check_cases(&m);
 	print_counts(&m, (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9);

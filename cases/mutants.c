@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* Kinds of server that are no single knob: exports of another shape, other handshakes. */
@@ -35,13 +36,12 @@ static const struct profile profiles[] = {
 
 /* In the server's process. */
 static void
-serve_mutant(void *arg, int listen_fd, struct quiet *q)
+serve_with(const struct mutant *m, struct lie_use *lies, size_t n_lies, int listen_fd, struct quiet *q)
 {
-	const struct mutant *m = arg;
 	const struct profile *p = m->profile;
 	struct fake_export exports[3];
-	struct fake_config config = { .exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1 };
-	struct lie_use use = { .lie = m->lie, .nth = 1 };
+	struct fake_config config = { .exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1, .lies = lies,
+				      .n_lies = n_lies };
 	char error[256];
 
 	memset(exports, 0, sizeof(exports));
@@ -52,11 +52,23 @@ serve_mutant(void *arg, int listen_fd, struct quiet *q)
 		}
 	if (m->knob >= 0)
 		config.knob[m->knob] = true;
-	if (m->lie != NULL) {
-		config.lies = &use;
-		config.n_lies = 1;
-	}
 	fake_child(&config, listen_fd);
+}
+
+static void
+serve_mutant(void *arg, int listen_fd, struct quiet *q)
+{
+	const struct mutant *m = arg;
+	struct lie_use use = { .lie = m->lie, .nth = 1 };
+
+	serve_with(m, &use, m->lie != NULL, listen_fd, q);
+}
+
+static struct target
+plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
+{
+	return (struct target){ .via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1, .serve = serve,
+				.fresh = true };
 }
 
 static void
@@ -69,8 +81,7 @@ add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
 		abort();
 	if (mutant.profile == NULL)
 		mutant.profile = &profiles[0];
-	mutant.target = (struct target){ .via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1,
-					 .serve = serve_mutant, .fresh = true };
+	mutant.target = plain_target(serve_mutant);
 	m->mutants[m->n_mutants++] = mutant;
 }
 
@@ -121,27 +132,96 @@ on_result(void *arg, const struct job *job, const struct result *r)
 	c->red[c->n_red++] = r->requirement;
 }
 
+/* ---- occasions ---- */
+
+/*
+ * A lie that never gets its turn in a case is the honest server there, and the two need not be run against each other.
+ * So each case is run once with every lie looking on: LIE_NOW, which stands last in a lie's condition, notes that it was
+ * asked and refuses.
+ */
+struct onlooker {
+	const struct matrix *m;
+	bool *occasions;		/* shared memory; one for each mutant */
+	struct target target;
+};
+
+static void
+serve_onlookers(void *arg, int listen_fd, struct quiet *q)
+{
+	const struct onlooker *o = arg;
+	struct mutant plain = { .name = "honest", .knob = -1, .profile = &profiles[0] };
+	struct lie_use *uses = calloc(o->m->n_mutants + 1, sizeof(*uses));
+	size_t n = 0;
+
+	if (uses == NULL)
+		_exit(1);
+	for (size_t i = 0; i < o->m->n_mutants; i++)
+		if (o->m->mutants[i].lie != NULL)
+			uses[n++] = (struct lie_use){ .lie = o->m->mutants[i].lie, .nth = 1, .occasion = &o->occasions[i] };
+	serve_with(&plain, uses, n, listen_fd, q);
+}
+
+static struct run_end
+find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
+{
+	struct onlooker *lookers = calloc(m->n_cases + 1, sizeof(*lookers));
+	struct job *jobs = calloc(m->n_cases + 1, sizeof(*jobs));
+	struct run_end end;
+
+	m->watched = calloc(m->n_cases + 1, sizeof(*m->watched));
+	if (lookers == NULL || jobs == NULL || m->watched == NULL)
+		abort();
+	for (size_t c = 0; c < m->n_cases; c++) {
+		lookers[c] = (struct onlooker){ m, occasions + c * m->n_mutants, plain_target(serve_onlookers) };
+		lookers[c].target.arg = &lookers[c];
+		jobs[c] = (struct job){ m->cases[c], &lookers[c].target, &m->watched[c] };
+	}
+	end = run_jobs(r, jobs, m->n_cases);
+	free(jobs);
+	free(lookers);
+	return end;
+}
+
+static size_t
+list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++) {
+		m->mutants[i].target.arg = &m->mutants[i];
+		for (size_t c = 0; c < m->n_cases; c++) {
+			struct cell *cell = matrix_cell(m, i, c);
+
+			cell->decided = m->mutants[i].lie != NULL && !occasions[c * m->n_mutants + i];
+			if (!cell->decided)
+				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };
+		}
+	}
+	return n;
+}
+
 bool
 matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
 {
 	struct runner runner = { .slots = slots, .trace_fd = -1, .result = on_result };
 	char *globs[] = { (char *)case_glob };
+	size_t size;
 	struct job *jobs;
 	struct run_end end;
+	bool *occasions;
 
 	m->cases = select_cases(SUITE_SERVER, globs, case_glob != NULL, &m->n_cases);
 	list_mutants(m, mutant_glob);
-	m->cells = calloc(m->n_mutants * m->n_cases + 1, sizeof(*m->cells));
-	jobs = calloc(m->n_mutants * m->n_cases + 1, sizeof(*jobs));
-	if (m->cells == NULL || jobs == NULL)
+	size = m->n_mutants * m->n_cases + 1;
+	m->cells = calloc(size, sizeof(*m->cells));
+	jobs = calloc(size, sizeof(*jobs));
+	occasions = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (m->cells == NULL || jobs == NULL || occasions == MAP_FAILED)
 		abort();
-	for (size_t i = 0; i < m->n_mutants; i++) {
-		m->mutants[i].target.arg = &m->mutants[i];
-		for (size_t c = 0; c < m->n_cases; c++)
-			jobs[i * m->n_cases + c] =
-				(struct job){ m->cases[c], &m->mutants[i].target, matrix_cell(m, i, c) };
-	}
-	end = run_jobs(&runner, jobs, m->n_mutants * m->n_cases);
+	end = find_occasions(m, &runner, occasions);
+	if (!end.interrupted && end.broken == NULL)
+		end = run_jobs(&runner, jobs, list_jobs(m, occasions, jobs));
+	munmap(occasions, size);
 	free(jobs);
 	*why = end.broken;
 	return !end.interrupted && end.broken == NULL;
@@ -156,6 +236,11 @@ matrix_free(struct matrix *m)
 	}
 	for (size_t i = 0; i < m->n_mutants; i++)
 		free((char *)m->mutants[i].name);
+	for (size_t c = 0; c < m->n_cases && m->watched != NULL; c++) {
+		free(m->watched[c].red);
+		free(m->watched[c].message);
+	}
+	free(m->watched);
 	free(m->cells);
 	free(m->mutants);
 	free(m->cases);

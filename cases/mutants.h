@@ -23,6 +23,7 @@ struct cell {
 	enum requirement_id *red;	/* requirements whose fail or warn was seen, each once */
 	size_t n_red;
 	char *message;			/* of the first red or erroneous result; NULL */
+	bool decided;			/* not run: the lie has no occasion in this case, so it is the honest server's */
 };
 
 struct matrix {
@@ -31,6 +32,7 @@ struct matrix {
 	const struct case_def **cases;
 	size_t n_cases;
 	struct cell *cells;		/* [mutant * n_cases + case] */
+	struct cell *watched;		/* [case]: the honest server with every lie looking on; as without them */
 };
 
 /* Runs everything that matches the globs (NULL: all). False: interrupted, or broken with *why (malloc'd) set. */

@@ -44,6 +44,10 @@ lie_now(struct lie_use *l, const struct conn *c)
 	    (l->has_command && (c->request == NULL || c->request->type != l->command)) ||
 	    (l->has_connection && c->number != l->connection) || (l->export_name != NULL && !export_matches(l, c)))
 		return false;
+	if (l->occasion != NULL) {
+		*l->occasion = true;
+		return false;
+	}
 	l->turns++;
 	return l->turns >= l->nth && (l->times == 0 || l->turns - l->nth < l->times);
 }

@@ -152,6 +152,7 @@ struct lie_use {
 	char *export_name;		/* or NULL */
 	uint64_t arg;			/* for lies that take a number; 0 when not given */
 	unsigned turns;			/* counted by LIE_NOW */
+	bool *occasion;			/* NULL, or: it never lies, and notes here that it had a turn */
 };
 
 struct lie {

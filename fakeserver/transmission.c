@@ -272,8 +272,8 @@ answer(struct conn *c, struct disk_op *op)
 		answer_read(c, op);
 	else
 		send_status(c, r, op->error);
-	/* proto.md:1967 */
-	if (op->type == NBD_CMD_READ && op->error != NBD_SUCCESS && knob(c, KNOB_error_closes_read))
+	/* A freedom of simple replies only (proto.md:1966-1968). */
+	if (op->type == NBD_CMD_READ && op->error != NBD_SUCCESS && !c->structured && knob(c, KNOB_error_closes_read))
 		conn_end(c);
 }
 

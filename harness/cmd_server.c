@@ -1,6 +1,7 @@
 /* nbdspec server: the cases of the server suite against a URI or a server that it starts. */
 #include "harness/cli.h"
 #include "harness/expect.h"
+#include "harness/process.h"
 #include "harness/runner.h"
 #include "harness/trace.h"
 
@@ -585,8 +586,11 @@ conduct(struct server_run *run)
 	struct run_info info = { .command = run->cli->line, .target = run->target_name ? run->target_name : name,
 				 .suite = "server", .version = NBDSPEC_VERSION, .started = (uint64_t)time(NULL),
 				 .n_cases = (unsigned)run->n_cases, .strict = run->strict };
+	sigset_t stop = stop_signals();
 	int status = STATUS_BROKEN;
 
+	/* From here on they end the run, not us: the reports are finished first. */
+	sigprocmask(SIG_BLOCK, &stop, NULL);
 	add_stdout(run);
 	if (open_files(run, &info)) {
 		run_all(run);

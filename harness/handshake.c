@@ -328,7 +328,8 @@ take_export(struct test *t, const struct infos *infos)
 	s->size = infos->export.size;
 	s->flags = infos->export.flags;
 	s->block_advertised = infos->n_block_size > 0;
-	if (s->block_advertised)
+	/* A minimum that no server may have (proto.md:817) would lead astray every case but the one that judges it. */
+	if (s->block_advertised && infos->block.minimum - 1 < 65536 && (infos->block.minimum & (infos->block.minimum - 1)) == 0)
 		s->block = infos->block;
 }
 

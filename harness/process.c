@@ -83,7 +83,8 @@ run_shell(const char *command, const char *output, const char *mark, int ms)
 	if (pid < 0)
 		return -1;
 	if (pid == 0) {
-		int null = open("/dev/null", O_RDONLY), out = open(output, O_WRONLY | O_CREAT | O_APPEND, 0600);
+		int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		int out = open(output, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
 		become_child();
 		carry_mark(mark);

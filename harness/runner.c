@@ -324,7 +324,7 @@ look_at_trace(const struct slot *s, const struct report_header *h)
 	struct wire w;
 	void *map = MAP_FAILED;
 
-	if (h->trace_to > h->trace_from)
+	if (h->verdict >= VERDICT_WARN && h->trace_to > h->trace_from)
 		map = mmap(NULL, (size_t)h->trace_to, PROT_READ, MAP_SHARED, s->trace_fd, 0);
 	if (map == MAP_FAILED)
 		return e;
@@ -407,9 +407,8 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 static void
 take_broken(struct state *st, struct slot *s, const struct report_header *h, const char *message)
 {
-	pid_t pid = s->server.pid;
 	/* One that no longer listens may be about to end. */
-	bool ended = h->gone && notice_end(s, ENDING_MS);
+	bool ended = h->gone && notice_end(s, s->used ? ENDING_MS : 0);
 	char *what = NULL;
 
 	if (h->gone && try_again(s, !ended ? message : s->end_by_fault ? s->end : NULL))
@@ -417,11 +416,8 @@ take_broken(struct state *st, struct slot *s, const struct report_header *h, con
 	s->results++;
 	if (h->gone && st->served && s->last != NULL && s->job->target->via == VIA_URI)
 		blame(st, s, s->last, "after the case the server accepts no connection", message);
-	if (ended && asprintf(&what, "%s before it accepted a connection%s", s->end,
-			      s->end_by_fault ? "" : " (one that goes into the background wants --daemon)") < 0)
+	if (ended && asprintf(&what, "%s before it accepted a connection", s->end) < 0)
 		abort();
-	if (!ended && pid != s->server.pid)
-		what = strdup("the command has put the server into the background: say --daemon, so that it is waited for");
 	if (h->gone)
 		give_up(st, s, s->job->target, what != NULL ? what : message, true);
 	else

@@ -23,6 +23,15 @@
 
 enum { START_MS = 20000, STOP_MS = 3000 };
 
+static int64_t
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
 static bool
 program_has(char *const *program, const char *what)
 {
@@ -295,7 +304,7 @@ in_child_activation(int passed)
 _Noreturn static void
 in_child(struct server *s, char **argv, int passed, int output, int report)
 {
-	int null = open("/dev/null", O_RDWR);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	become_child();
 	if (s->target->via == VIA_FORK) {
@@ -507,23 +516,26 @@ server_stderr(const struct server *s, unsigned lines)
 }
 
 void
-server_ask(const struct server *s)
+server_ask(struct server *s)
 {
-	if (s->pid <= 0)
+	if (s->pid <= 0 || s->end_by != 0 || s->target->via == VIA_FORK)
 		return;
 	kill(-s->pid, SIGTERM);
 	kill(s->pid, SIGTERM);
+	s->end_by = now_ms() + STOP_MS;
 }
 
 void
 server_stop(struct server *s)
 {
+	int64_t left;
+
 	if (s->stdio >= 0)
 		close(s->stdio);
+	server_ask(s);
 	if (s->pid > 0) {
-		if (s->target->via != VIA_FORK)
-			server_ask(s);
-		if (s->target->via == VIA_FORK || s->pidfd < 0 || process_wait(s->pidfd, STOP_MS) != PROCESS_ENDED)
+		left = s->end_by - now_ms();
+		if (s->pidfd < 0 || left <= 0 || process_wait(s->pidfd, (int)left) != PROCESS_ENDED)
 			kill(s->pid, SIGKILL);
 		kill(-s->pid, SIGKILL);
 		waitpid(s->pid, NULL, 0);
@@ -542,15 +554,6 @@ server_stop(struct server *s)
 }
 
 /* ---- connecting ---- */
-
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* A listener whose backlog is full, and a network that says nothing, hold a connect as long as we let them. */
 static int
@@ -611,13 +614,13 @@ connect_uri(const struct nbd_uri *u, int ms, char error[512])
 	return fd;
 }
 
-/* One that went into the background may be another process by now than the one that was found. */
+/* One that went into the background is another process by now than the one that was started. */
 static bool
 has_ended(const struct server *s, int ms)
 {
 	struct pollfd dead = { .fd = s->pidfd, .events = POLLIN };
 
-	return poll(&dead, 1, ms) > 0 && (!s->target->daemon || signal_marked(s->dir, 0) == 0);
+	return poll(&dead, 1, ms) > 0 && (s->dir == NULL || signal_marked(s->dir, 0) == 0);
 }
 
 static void

@@ -11,6 +11,7 @@
 #include "harness/uri.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -53,6 +54,7 @@ struct server {
 	bool spawned;			/* its command was started, or could not be */
 	bool starting;			/* nobody has connected yet */
 	struct quiet *quiet;		/* for VIA_FORK */
+	int64_t end_by;			/* CLOCK_MONOTONIC, ms: it was asked to end until then; 0: it was not */
 };
 
 /* May a case write to the export? (What we made ourselves, or --destructive.) */
@@ -71,7 +73,7 @@ bool server_running(const struct server *s);
  */
 char *server_ended(struct server *s, bool *by_fault);
 char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of what it printed; never NULL */
-void server_ask(const struct server *s);		/* to end: SIGTERM */
+void server_ask(struct server *s);			/* to end: SIGTERM; the time that server_stop leaves it begins */
 void server_stop(struct server *s);			/* with all its children; removes its directory */
 
 /*

@@ -129,6 +129,7 @@ open_after_abort(struct test *t, uint32_t client_flags)
 		broken(t, R(abort_closing_client_graceful), "the next client is turned away");
 	recv_greeting(t);
 	send_client_flags(t, client_flags);
+	expect_in_step(t, R(abort_closing_client_graceful));
 }
 
 /* Which of them the ACK still meets is a matter of chance, so there are several. */

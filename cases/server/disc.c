@@ -17,18 +17,17 @@ expect_end(struct test *t, enum requirement_id closes)
 		broken(t, R(disc_no_reply), "NBD_CMD_DISC was answered");
 }
 
-CASE(disc, closes, "NBD_CMD_DISC is not answered: the server closes the connection, and serves the next client",
-     R(disc_closes), R(disc_no_reply), R(handshake_no_hard_disconnect))
+CASE(disc, closes,
+     "NBD_CMD_DISC is not answered, and the server closes the connection", R(disc_closes), R(disc_no_reply))
 {
 	enter_transmission(t);
 	in_step(t, R(read_returns_data));
 	send_disc(t, 0, 0, 0);
 	expect_end(t, R(disc_closes));
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
 }
 
 CASE(disc, at_once, "A client that sends NBD_CMD_DISC as its first request is let go, and the next one is served",
-     R(disc_closes_session), R(disc_no_reply), R(baseline_disc), R(handshake_no_hard_disconnect))
+     R(disc_closes_session), R(disc_no_reply), R(handshake_no_hard_disconnect))
 {
 	enter_transmission(t);
 	send_disc(t, 0, 0, 0);
@@ -52,7 +51,8 @@ CASE(disc, session_of_baseline, "A client may connect, READ and send NBD_CMD_DIS
 }
 
 /* The client breaks a MUST (proto.md:2079); what the server would be free to do then is what it has to do anyway. */
-CASE(disc, reserved_fields, "NBD_CMD_DISC with an offset or a length, which are reserved, closes the connection all the same",
+CASE(disc, reserved_fields,
+     "NBD_CMD_DISC with an offset or a length, which are reserved, closes the connection too",
      R(disc_closes_session), R(disc_no_reply))
 {
 	static const struct {
@@ -80,7 +80,6 @@ CASE(disc, with_fua, "NBD_CMD_DISC with NBD_CMD_FLAG_FUA, where that is advertis
 	in_step(t, R(read_returns_data));
 	send_disc(t, NBD_CMD_FLAG_FUA, 0, 0);
 	EXPECT(t, R(fua_accepted), !peer_goes_on(t, R(fua_accepted)), "NBD_CMD_DISC with NBD_CMD_FLAG_FUA was answered");
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
 }
 
 /* ---- outstanding requests ---- */
@@ -133,25 +132,41 @@ prepare_area(struct test *t, uint32_t length)
 	return data;
 }
 
-CASE(disc, outstanding_writes, "Writes that were sent before NBD_CMD_DISC are carried out, although their replies were not waited for",
+/* In one piece, so that the server has NBD_CMD_DISC at hand while it works on the writes. Returns the first cookie. */
+static uint64_t
+send_writes_and_disc(struct test *t, const uint8_t *data, uint32_t length)
+{
+	struct request r = { .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_WRITE, .length = length };
+	uint64_t first = 0;
+	struct buf b = { 0 };
+
+	for (unsigned i = 0; i < WRITES; i++) {
+		r.cookie = new_cookie(t);
+		first = i == 0 ? r.cookie : first;
+		r.offset = i * length;
+		r.data = (struct bytes){ data + i * length, length };
+		wire_put_request(&b, &r);
+	}
+	r = (struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC, .cookie = new_cookie(t) };
+	wire_put_request(&b, &r);
+	note(t, "%d times NBD_CMD_WRITE, of %" PRIu32 " bytes each, and NBD_CMD_DISC, in one piece:", WRITES, length);
+	send_raw(t, b.at, b.len);
+	return first;
+}
+
+CASE(disc, outstanding_writes,
+     "Writes that were sent before NBD_CMD_DISC are carried out, although their replies were not waited for",
      R(disc_handles_outstanding), R(disc_no_reply), R(disc_closes))
 {
-	uint64_t first = 0, cookie;
 	struct fates fates;
 	uint32_t length;
 	uint8_t *data;
 
 	enter_transmission(t);
-	length = blocks(t, 4096);
+	length = blocks(t, 512);
 	data = prepare_area(t, WRITES * length);
 	fill_pattern(data, WRITES * length, 0, 21);
-	for (unsigned i = 0; i < WRITES; i++) {
-		cookie = new_cookie(t);
-		first = i == 0 ? cookie : first;
-		send_request(t, 0, NBD_CMD_WRITE, cookie, i * length, length, data + i * length);
-	}
-	send_disc(t, 0, 0, 0);
-	fates = take_replies(t, first);
+	fates = take_replies(t, send_writes_and_disc(t, data, length));
 	disconnect(t);
 	enter_transmission(t);
 	for (unsigned i = 0; i < WRITES; i++)
@@ -161,7 +176,8 @@ CASE(disc, outstanding_writes, "Writes that were sent before NBD_CMD_DISC are ca
 
 /* ---- other clients ---- */
 
-CASE(disc, other_connection_stays, "NBD_CMD_DISC on one connection, where NBD_FLAG_CAN_MULTI_CONN is advertised, leaves the others alone",
+CASE(disc, other_connection_stays,
+     "NBD_CMD_DISC on one of several connections, where that is advertised, leaves the others alone",
      R(transmission_no_disconnect), R(disc_closes))
 {
 	struct session *first;

@@ -1,4 +1,4 @@
-/* NBD_CMD_FLUSH and NBD_CMD_FLAG_FUA as requests (proto.md:1722-1737, 2084-2095); durability itself is tested elsewhere. */
+/* NBD_CMD_FLUSH and NBD_CMD_FLAG_FUA as requests (proto.md:1722-1737, 2084-2095); durability is tested elsewhere. */
 #include "cases/server/transmission.h"
 
 #include <inttypes.h>
@@ -9,8 +9,9 @@ flush(struct test *t, uint16_t flags, enum requirement_id owed)
 	return do_command(t, flags, NBD_CMD_FLUSH, 0, 0, owed);
 }
 
-CASE(flush, advertised_is_served, "Where NBD_FLAG_SEND_FLUSH is advertised, NBD_CMD_FLUSH succeeds, and its reply carries no data",
-     R(flush_supported), R(simple_reply_payload_only_read), R(unadvertised_flags_unset))
+CASE(flush, advertised_is_served,
+     "Where NBD_FLAG_SEND_FLUSH is advertised, NBD_CMD_FLUSH succeeds, and its reply carries no data",
+     R(flush_supported), R(simple_reply_payload_only_read))
 {
 	enter_transmission(t);
 	need_flag(t, NBD_FLAG_SEND_FLUSH);
@@ -40,14 +41,17 @@ CASE(flush, after_writes, "NBD_CMD_FLUSH after a WRITE succeeds, and what was wr
 }
 
 /* proto.md:2094: both are reserved. We break a MUST; accepting, refusing and leaving are all free. */
-CASE(flush, reserved_fields, "NBD_CMD_FLUSH with an offset or a length, which are reserved, is answered, and no data is expected behind it",
+CASE(flush, reserved_fields,
+     "NBD_CMD_FLUSH with an offset or a length, which are reserved, is answered, and no data is expected behind it",
      R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const struct {
 		const char *name;
 		uint64_t offset;
 		uint32_t length;
-	} fields[] = { { "offset", 512, 0 }, { "length", 0, 512 }, { "both", 4096, 4096 }, { "huge", UINT64_MAX, UINT32_MAX } };
+	} fields[] = {
+		{ "offset", 512, 0 }, { "length", 0, 512 }, { "both", 4096, 4096 }, { "huge", UINT64_MAX, UINT32_MAX },
+	};
 
 	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
 		POINT(t, "%s", fields[i].name) {
@@ -112,7 +116,8 @@ accept_fua(struct test *t, const struct with_fua *command)
 		need_range(t, 0, length);
 	if (run_command(t, command, 0, length, R(each_request_one_reply)) != NBD_SUCCESS)
 		skip(t, command->name, "%s fails even without NBD_CMD_FLAG_FUA", command->name);
-	EXPECT_ERROR(t, R(fua_accepted), run_command(t, command, NBD_CMD_FLAG_FUA, length, R(fua_accepted)), NBD_SUCCESS);
+	EXPECT_ERROR(t, R(fua_accepted), run_command(t, command, NBD_CMD_FLAG_FUA, length, R(fua_accepted)),
+		     NBD_SUCCESS);
 	in_step(t, R(request_payload_consumed));
 }
 
@@ -126,7 +131,7 @@ CASE(flush, fua_is_accepted, "Where NBD_FLAG_SEND_FUA is advertised, every comma
 }
 
 CASE(flush, fua_write_is_stored, "A WRITE with NBD_CMD_FLAG_FUA, where that is advertised, is stored like any other",
-     R(fua_supported), R(write_stored))
+     R(fua_supported))
 {
 	uint32_t length;
 	uint8_t *data;
@@ -167,12 +172,13 @@ refuse_fua(struct test *t, const struct with_fua *command)
 	cookie = new_cookie(t);
 	send_request(t, NBD_CMD_FLAG_FUA, command->type, cookie, 0, command->ranged ? length : 0,
 		     command->type == NBD_CMD_WRITE ? bait : NULL);
-	if (expect_refusal(t, cookie, command->type == NBD_CMD_READ ? length : 0, R(inapplicable_flag_einval), NBD_EINVAL,
-			   0) != GONE)
+	if (expect_refusal(t, cookie, command->type == NBD_CMD_READ ? length : 0, R(inapplicable_flag_einval),
+			   NBD_EINVAL, 0) != GONE)
 		in_step_or_gone(t, R(request_payload_consumed));
 }
 
-CASE(flush, unadvertised_fua, "Where NBD_FLAG_SEND_FUA is not advertised, a command with NBD_CMD_FLAG_FUA gets NBD_EINVAL",
+CASE(flush, unadvertised_fua,
+     "Where NBD_FLAG_SEND_FUA is not advertised, a command with NBD_CMD_FLAG_FUA gets NBD_EINVAL",
      R(inapplicable_flag_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	for (size_t i = 0; i < 3; i++)

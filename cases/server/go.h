@@ -29,10 +29,15 @@ struct infos ask_info(struct test *t, uint32_t option, struct bytes name, struct
 struct infos ask_known(struct test *t, uint32_t option, struct bytes name, struct requests list,
 		       enum requirement_id owed);
 
+bool is_minimum(uint32_t n);			/* a block size that a server may have for its minimum */
+
 /* Takes over what the answer to NBD_OPT_GO told: t->s is in transmission. */
 void take_go(struct test *t, const struct infos *infos);
 
-/* A name that nobody has is refused by this server, as a control; skips where it serves whatever name it is given. */
+/*
+ * A name that nobody has is refused by this server, as a control on a connection of its own; skips where it serves
+ * whatever name it is given. Goes to option haggling on a new connection.
+ */
 void need_unknown_names(struct test *t);
 
 /* The answer refuses an export that does not exist, without information about it, in one of the ways that are free. */

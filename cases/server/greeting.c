@@ -73,7 +73,8 @@ CASE(greeting, network_byte_order, "The magic numbers and the flags of the greet
 	EXPECT(t, R(numbers_big_endian), first != swapped(NBD_MAGIC, 8), "NBDMAGIC came byte-swapped");
 	second = recv_number(t, 8, "the second magic number", R(numbers_big_endian));
 	EXPECT(t, R(numbers_big_endian), second != swapped(NBD_OPTION_MAGIC, 8), "IHAVEOPT came byte-swapped");
-	EXPECT(t, R(numbers_big_endian), second != swapped(NBD_CLISERV_MAGIC, 8), "the oldstyle magic came byte-swapped");
+	EXPECT(t, R(numbers_big_endian), second != swapped(NBD_CLISERV_MAGIC, 8),
+	       "the oldstyle magic came byte-swapped");
 	if (second == NBD_CLISERV_MAGIC)
 		return;
 	flags = recv_number(t, 2, "the handshake flags", R(numbers_big_endian));
@@ -88,8 +89,8 @@ CASE(greeting, no_unknown_flags, "The server sets no handshake flag but those th
 	char text[NAME_MAX_TEXT];
 
 	open_newstyle(t);
-	EXPECT(t, R(no_other_handshake_flags), (t->s->handshake_flags & ~offered_flags(t)) == 0, "the handshake flags are %s",
-	       name_flags(NAME_HANDSHAKE_FLAG, t->s->handshake_flags, text));
+	EXPECT(t, R(no_other_handshake_flags), (t->s->handshake_flags & ~offered_flags(t)) == 0,
+	       "the handshake flags are %s", name_flags(NAME_HANDSHAKE_FLAG, t->s->handshake_flags, text));
 }
 
 /* What stands before the answer came unasked. */
@@ -109,7 +110,8 @@ expect_read_answered_first(struct test *t, enum requirement_id r)
 }
 
 /* proto.md:131-132: the client speaks next. */
-CASE(greeting, then_silence, "Behind the handshake flags the server sends nothing before its answer to the first option",
+CASE(greeting, then_silence,
+     "Behind the handshake flags the server sends nothing before its answer to the first option",
      R(handshake_flags_sent))
 {
 	open_newstyle(t);
@@ -129,8 +131,8 @@ CASE(greeting, then_silence, "Behind the handshake flags the server sends nothin
 
 /*
  * proto.md:1057: the flag stands for the replies to options. An error in that form may be the last word before the end,
- * so only a server that carries LIST out is taken at its word. EXPORT_NAME follows, for one that only skips what it does
- * not understand (proto.md:152).
+ * so only a server that carries LIST out is taken at its word. EXPORT_NAME follows, for one that only skips what it
+ * does not understand (proto.md:152).
  */
 CASE(greeting, fixed_newstyle_is_announced, "A server that answers LIST has set NBD_FLAG_FIXED_NEWSTYLE",
      R(fixed_newstyle_flag_set))
@@ -147,7 +149,8 @@ CASE(greeting, fixed_newstyle_is_announced, "A server that answers LIST has set 
 	    recv_number(t, 8, "a magic or a size", R(server_terminates_hard)) != NBD_OPTION_REPLY_MAGIC)
 		return;
 	recv_number(t, 4, "the reply's option", R(option_reply_magic));
-	EXPECT(t, R(fixed_newstyle_flag_set), is_error_reply((uint32_t)recv_number(t, 4, "its type", R(option_reply_magic))),
+	EXPECT(t, R(fixed_newstyle_flag_set),
+	       is_error_reply((uint32_t)recv_number(t, 4, "its type", R(option_reply_magic))),
 	       "the server answers NBD_OPT_LIST although it did not set NBD_FLAG_FIXED_NEWSTYLE");
 }
 
@@ -213,7 +216,7 @@ CASE(greeting, client_leaves, "A client leaves before it has sent its flags, and
      R(handshake_no_hard_disconnect), R(greeting_magic))
 {
 	static const char *const points[] = { "unread greeting", "read greeting", "half of the client flags",
-					      "all client flags" };
+		                              "all client flags" };
 
 	need_connections(t);
 	enter_transmission(t);

@@ -163,12 +163,15 @@ expect_as_if_absent(struct test *t, const struct infos *got, const struct infos 
 CASE(info, unknown_requests, "Information requests that the server does not know are ignored, those among them that it knows are not",
      R(info_ignores_unknown_requests))
 {
-	const struct { const char *name; struct requests list; } points[] = {
-		{ "4", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 4) },
-		{ "0xffff", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 0xffff) },
-		{ "0x8000", REQUESTS(0x8000, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE) },
-		{ "0x103", REQUESTS(0x103, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE) },
-		{ "among-known", REQUESTS(0xffff, NBD_INFO_NAME, 0x20, NBD_INFO_DESCRIPTION, 0x21, NBD_INFO_BLOCK_SIZE, 0x40) },
+	const struct requests known = REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE);
+	const struct { const char *name; struct requests list, known; } points[] = {
+		{ "4", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 4), known },
+		{ "0xffff", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 0xffff), known },
+		{ "0x8000 first", REQUESTS(0x8000, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE), known },
+		{ "among known", REQUESTS(0xffff, NBD_INFO_NAME, 0x20, NBD_INFO_DESCRIPTION, 0x21, NBD_INFO_BLOCK_SIZE, 0x40),
+		  known },
+		{ "0x101 and 0x103", REQUESTS(0x101, 0x103), NO_REQUESTS },
+		{ "0x102 and 0x300", REQUESTS(0x102, NBD_INFO_BLOCK_SIZE, 0x300), REQUESTS(NBD_INFO_BLOCK_SIZE) },
 	};
 
 	for EACH_OPTION(o)
@@ -177,9 +180,7 @@ CASE(info, unknown_requests, "Information requests that the server does not know
 				struct infos want, got;
 
 				open_fixed_newstyle(t);
-				want = ask_known(t, *o, export_name(t),
-						 REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE),
-						 R(baseline_info_go));
+				want = ask_known(t, *o, export_name(t), points[i].known, R(baseline_info_go));
 				haggle_again(t);
 				got = ask_known(t, *o, export_name(t), points[i].list, R(info_ignores_unknown_requests));
 				expect_as_if_absent(t, &got, &want);
@@ -442,7 +443,6 @@ CASE(info, unknown_export,
 				struct bytes name = unknown_name(&unknowns[i]);
 				struct infos infos;
 
-				open_fixed_newstyle(t);
 				need_unknown_names(t);
 				infos = ask_info(t, *o, name, REQUESTS(NBD_INFO_BLOCK_SIZE), R(info_unknown_export));
 				expect_unknown(t, &infos, name);
@@ -455,7 +455,6 @@ CASE(info, unknown_then_known, "NBD_OPT_INFO of an export that does not exist, a
 {
 	struct infos infos;
 
-	open_fixed_newstyle(t);
 	need_unknown_names(t);
 	for (int i = 0; i < 3; i++) {
 		ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
@@ -627,7 +626,6 @@ ask_bad_name(struct test *t, uint32_t option, const struct bad_name *n, volatile
 					    NBD_REP_ERR_POLICY,	 NBD_REP_ERR_SHUTDOWN, NBD_REP_ERR_TLS_REQD };
 	struct buf b = { 0 };
 
-	open_fixed_newstyle(t);
 	*answered = true;
 	need_unknown_names(t);
 	*answered = false;

@@ -1,10 +1,10 @@
 /* NBD_OPT_LIST: its replies, the names in them, and what those names open. */
 #include "harness/test.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
-enum { MOST_OPENED = 16 };
+enum { MOST_OPENED = 16, PROBE_OPTION = 0x6e627374 };
 
 static struct listed
 list_first(struct test *t)
@@ -27,7 +27,37 @@ listed_details(const struct listed *list, unsigned i)
 
 /* ---- replies ---- */
 
-/* Refusals of a well-formed LIST that the text knows reasons for; the others say that it was not well-formed. */
+/* The next option is answered; what still tells of LIST comes behind its final reply. */
+static void
+expect_over(struct test *t, enum requirement_id in_step)
+{
+	uint8_t header[OPTION_REPLY_HEADER_SIZE];
+	struct option_reply r;
+	ssize_t n;
+
+	send_option(t, PROBE_OPTION, NULL, 0);
+	if (!peer_goes_on(t, in_step))
+		broken(t, in_step, "the server ends the connection on the option that follows");
+	n = recv(t->s->fd, header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
+	wire_get_option_reply(wire(header, n > 0 ? (size_t)n : 0), &r);
+	if (r.option == NBD_OPT_LIST) {
+		t->s->option = NBD_OPT_LIST;
+		recv_option_reply(t, R(list_replies));
+		broken(t, R(list_replies), "there are more replies to NBD_OPT_LIST behind the final one");
+	}
+	recv_option_reply(t, in_step);
+}
+
+/* Refusals that the text knows a reason for; the others would say that LIST is unknown, or not well-formed. */
+static void
+check_refusal(struct test *t, uint32_t type)
+{
+	if (type == NBD_REP_ERR_UNSUP)
+		broken(t, R(baseline_list), "the server answers NBD_OPT_LIST with NBD_REP_ERR_UNSUP");
+	if (type == NBD_REP_ERR_INVALID || type == NBD_REP_ERR_UNKNOWN || type == NBD_REP_ERR_BLOCK_SIZE_REQD)
+		EXPECT_REPLY(t, R(list_replies), type, NBD_REP_ACK, NBD_REP_ERR_POLICY);
+}
+
 CASE(list, implemented, "LIST is answered by exports and ACK, or refused for a reason, but not as an unknown or a wrong option",
      R(baseline_list), R(list_replies))
 {
@@ -37,13 +67,10 @@ CASE(list, implemented, "LIST is answered by exports and ACK, or refused for a r
 	open_fixed_newstyle(t);
 	send_option(t, NBD_OPT_LIST, NULL, 0);
 	r = recv_final_reply(t, R(list_replies), NBD_REP_SERVER, &n);
-	if (r.type == NBD_REP_ERR_UNSUP)
-		broken(t, R(baseline_list), "the server answers NBD_OPT_LIST with NBD_REP_ERR_UNSUP");
-	if (r.type == NBD_REP_ERR_INVALID || r.type == NBD_REP_ERR_UNKNOWN || r.type == NBD_REP_ERR_BLOCK_SIZE_REQD)
-		EXPECT_REPLY(t, R(list_replies), r.type, NBD_REP_ACK, NBD_REP_ERR_POLICY);
+	check_refusal(t, r.type);
 	if (r.type != NBD_REP_ACK)
 		observe(t, R(list_replies), "the server refuses NBD_OPT_LIST");
-	expect_in_step(t, R(list_replies));
+	expect_over(t, R(list_replies));
 }
 
 CASE(list, one_reply_for_each, "LIST is answered by one well-formed REP_SERVER for each export and then ACK, and no name comes twice",
@@ -55,7 +82,7 @@ CASE(list, one_reply_for_each, "LIST is answered by one well-formed REP_SERVER f
 		for (unsigned j = 0; j < i; j++)
 			EXPECT(t, R(list_replies), !bytes_equal(listed_name(&list, i), listed_name(&list, j)),
 			       "export %u is listed again as export %u: \"%s\"", j + 1, i + 1, list.exports[i].name);
-	expect_in_step(t, R(option_reply_length));
+	expect_over(t, R(option_reply_length));
 }
 
 /* What INFO tells of without TLS cannot be a TLS-only export, which alone may be left out (proto.md:1213). */
@@ -255,7 +282,7 @@ list_with_data(struct test *t, const void *data, size_t len)
 		return;
 	r = recv_final_reply(t, R(list_replies), NBD_REP_SERVER, &n);
 	EXPECT_REPLY(t, R(list_rejects_data), r.type, NBD_REP_ERR_INVALID);
-	expect_in_step(t, R(option_data_consumed));
+	expect_over(t, R(option_data_consumed));
 }
 
 CASE(list, data_is_refused, "LIST with data is refused with ERR_INVALID, and the next option is understood",
@@ -282,7 +309,7 @@ is_listed(const struct listed *list, struct bytes name)
 	return false;
 }
 
-/* Where LIST has been answered once, there is no reason to refuse it later. */
+/* As many as before, or a refusal, which the text does not forbid for a second time (proto.md:213). */
 static void
 expect_as_many(struct test *t, unsigned count)
 {
@@ -291,16 +318,27 @@ expect_as_many(struct test *t, unsigned count)
 
 	send_option(t, NBD_OPT_LIST, NULL, 0);
 	r = recv_final_reply(t, R(list_replies), NBD_REP_SERVER, &n);
-	EXPECT_REPLY(t, R(list_replies), r.type, NBD_REP_ACK);
-	EXPECT(t, R(list_replies), n == count, "the list has %u exports, and had %u before", n, count);
+	if (r.type == NBD_REP_ERR_INVALID)
+		observe(t, R(repeated_option_invalid), "the server refuses another NBD_OPT_LIST as invalid");
+	else
+		check_refusal(t, r.type);
+	EXPECT(t, R(list_replies), r.type != NBD_REP_ACK || n == count, "the list has %u exports, and had %u before", n, count);
 }
 
-CASE(list, repeated, "LIST can be sent again and again, and tells of the same exports each time", R(list_replies))
+CASE(list, repeated, "LIST can be sent again, and tells of as many exports each time", R(list_replies), R(baseline_list))
+{
+	struct listed first = list_first(t);
+
+	expect_as_many(t, first.count);
+	expect_as_many(t, first.count);
+}
+
+CASE(list, alike, "Two connections are told of the same exports", R(list_replies))
 {
 	struct listed first = list_first(t), again;
 
-	expect_as_many(t, first.count);
-	again = list_exports(t);
+	disconnect(t);
+	again = list_first(t);
 	EXPECT(t, R(list_replies), again.count == first.count, "the list has %u exports, and had %u before", again.count,
 	       first.count);
 	for (unsigned i = 0; i < first.count; i++)
@@ -332,7 +370,7 @@ send_before(struct test *t, enum before b)
 }
 
 CASE(list, after_other_options, "LIST tells of as many exports after other options, refused or answered, as it does at once",
-     R(list_replies))
+     R(list_replies), R(baseline_list))
 {
 	struct listed first = list_first(t);
 
@@ -355,5 +393,6 @@ CASE(list, client_does_not_wait, "A client that sends LIST and closes at once do
 		disconnect(t);
 	}
 	open_fixed_newstyle(t);
+	expect_in_step(t, R(handshake_no_hard_disconnect));
 	expect_next_client_served(t, R(handshake_no_hard_disconnect));
 }

@@ -24,7 +24,6 @@ CASE(oldstyle, has_flags, "The flags of an oldstyle greeting include HAS_FLAGS, 
 	       "the transmission flags are 0x%04x", t->s->flags);
 }
 
-/* No block size was agreed on, so the pieces are as large and as aligned as any constraint may ask for (proto.md:817). */
 CASE(oldstyle, stores_data, "What a client of the oldstyle handshake writes is read back",
      R(oldstyle_enters_transmission))
 {
@@ -73,6 +72,17 @@ CASE(oldstyle, odd_end, "The bytes behind the last whole sector of an export can
 	EXPECT_ERROR(t, R(default_min_block), error, NBD_SUCCESS);
 }
 
+/* As large and as aligned as any constraint on sizes may ask for, as none was agreed on (proto.md:817). */
+static void
+read_once(struct test *t)
+{
+	uint32_t length = t->s->size < MOST_DATA ? (uint32_t)t->s->size : MOST_DATA;
+	uint64_t cookie = new_cookie(t);
+
+	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
+	recv_simple_reply(t, cookie, length, R(oldstyle_enters_transmission));
+}
+
 /* proto.md:105: whoever is unhappy goes without a word. */
 CASE(oldstyle, client_leaves, "A client that leaves at once, or within its first request, does no harm to the next, which is greeted alike",
      R(oldstyle_greeting_layout), R(greeting_magic))
@@ -92,5 +102,6 @@ CASE(oldstyle, client_leaves, "A client that leaves at once, or within its first
 	EXPECT(t, R(oldstyle_greeting_layout), t->s->size == first.size && t->s->flags == first.flags,
 	       "size %" PRIu64 " and flags 0x%04x were told, and now %" PRIu64 " and 0x%04x", first.size, first.flags,
 	       t->s->size, t->s->flags);
+	read_once(t);
 	expect_next_client_served(t, R(oldstyle_enters_transmission));
 }

@@ -4,7 +4,7 @@
 #include <inttypes.h>
 
 CASE(read, first_block, "A READ of the first block is answered with as many bytes as it asks for",
-     R(read_returns_data), R(simple_reply_read_payload), R(simple_reply_magic), R(read_reply_simple), R(baseline_read_write))
+     R(baseline_read_write), R(simple_reply_read_payload), R(simple_reply_magic))
 {
 	uint32_t length;
 
@@ -49,7 +49,8 @@ CASE(read, length_zero, "A READ of length 0 is answered in one way or another, w
 	if (peer_goes_on(t, R(read_reply_simple))) {
 		r = recv_simple_reply(t, cookie, 0, R(read_reply_simple));
 		if (r.error != NBD_SUCCESS)
-			observe(t, R(read_zero_no_disconnect), "a READ of length 0 is refused with error %" PRIu32, r.error);
+			observe(t, R(read_zero_no_disconnect), "a READ of length 0 is refused with error %" PRIu32,
+				r.error);
 		if (probe(t, R(simple_reply_read_payload)))
 			return;
 	}
@@ -64,9 +65,9 @@ enum { AREA = 131072 };
 static const struct {
 	uint32_t at, length;
 } parts[] = {
-	{ 0, 1 },	 { 1, 1 },	   { 1, 511 },		{ 511, 2 },	  { 512, 512 },	      { 513, 1000 },
-	{ 4095, 2 },	 { 4096, 4096 },   { 0, 65536 },	{ 65535, 2 },	  { 65536, 65536 },   { 1000, 100000 },
-	{ 131000, 72 },	 { 131071, 1 },	   { 0, AREA },
+	{ 0, 1 },	 { 1, 1 },	  { 1, 511 },	     { 511, 2 },     { 512, 512 },
+	{ 513, 1000 },	 { 4095, 2 },	  { 4096, 4096 },    { 0, 65536 },   { 65535, 2 },
+	{ 65536, 65536 }, { 1000, 100000 }, { 131000, 72 }, { 131071, 1 },  { 0, AREA },
 };
 
 static void
@@ -103,8 +104,9 @@ read_area(struct test *t, uint64_t place, bool from_end)
 	read_parts(t, place, area);
 }
 
-CASE(read, contents, "A READ returns the bytes that were written there, at every offset and length, up to the last byte",
-     R(read_returns_data), R(simple_reply_read_payload), R(write_stored), R(default_min_block))
+CASE(read, contents,
+     "A READ returns the bytes that were written there, at every offset and length, up to the last byte",
+     R(read_returns_data), R(write_stored), R(default_min_block))
 {
 	static const struct {
 		const char *name;
@@ -153,14 +155,15 @@ read_beyond(struct test *t, enum beyond where, enum requirement_id should)
 }
 
 CASE(read, past_the_end, "A READ that reaches past the end of the export gets NBD_EINVAL and no data",
-     R(read_past_end_einval), R(read_error_code), R(read_error_no_payload), R(each_request_one_reply))
+     R(read_past_end_einval), R(read_error_no_payload), R(each_request_one_reply), R(violation_may_close))
 {
 	for (enum beyond b = BEYOND_CROSSING; b <= BEYOND_FAR; b++)
 		POINT(t, "%s", beyond_name(b))
 			read_beyond(t, b, R(read_past_end_einval));
 }
 
-CASE(read, past_all_offsets, "A READ whose offset, or offset plus length, exceeds 63 or 64 bits gets NBD_EINVAL and no data",
+CASE(read, past_all_offsets,
+     "A READ whose offset, or offset plus length, exceeds 63 or 64 bits gets NBD_EINVAL and no data",
      R(unaligned_or_past_end_einval), R(read_error_no_payload), R(each_request_one_reply))
 {
 	for (enum beyond b = BEYOND_HALF; b < BEYOND_KINDS; b++)
@@ -170,7 +173,7 @@ CASE(read, past_all_offsets, "A READ whose offset, or offset plus length, exceed
 
 /* proto.md:372, 1966-1968: an error, whatever its reason, is the whole reply. */
 CASE(read, error_without_data, "The reply to a READ that fails has an error in it, and no data behind it",
-     R(simple_reply_no_payload_on_error), R(read_error_code))
+     R(simple_reply_no_payload_on_error), R(read_error_code), R(read_error_may_disconnect))
 {
 	struct range r;
 	uint64_t cookie;
@@ -257,31 +260,4 @@ CASE(read, above_maximum_payload, "A READ longer than the advertised maximum pay
 	error = recv_simple_reply(t, cookie, length, R(each_request_one_reply)).error;
 	EXPECT(t, R(read_simple_oversize_fails), error != NBD_SUCCESS, "a READ of %" PRIu32 " bytes was served", length);
 	in_step_or_gone(t, R(read_error_no_payload));
-}
-
-/* What the server tells those who ask: a server with sizes of its own need not serve the others (proto.md:795). */
-static void
-need_default_sizes(struct test *t)
-{
-	enter_transmission(t);
-	if (unit_of(t) > 1 || t->s->block.maximum < NBD_DEFAULT_MAX_PAYLOAD)
-		skip(t, "default block sizes", "the server advertises sizes of its own");
-	leave(t);
-}
-
-/* proto.md:788-791 */
-CASE(read, default_sizes, "Where no size constraints were advertised, a single byte can be read, and so can 32 MiB",
-     R(default_min_block), R(default_preferred_block), R(default_max_payload))
-{
-	uint8_t data[4096];
-
-	need_default_sizes(t);
-	enter_by_export_name(t);
-	need_size(t, 8192);
-	EXPECT_ERROR(t, R(default_preferred_block), do_read(t, 4096, 4096, data, R(read_reply_simple)), NBD_SUCCESS);
-	EXPECT_ERROR(t, R(default_min_block), do_read(t, 4097, 1, data, R(read_reply_simple)), NBD_SUCCESS);
-	if (t->s->size >= NBD_DEFAULT_MAX_PAYLOAD)
-		EXPECT_ERROR(t, R(default_max_payload),
-			     read_long(t, NBD_DEFAULT_MAX_PAYLOAD, false, R(read_reply_simple)), NBD_SUCCESS);
-	in_step(t, R(simple_reply_read_payload));
 }

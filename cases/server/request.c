@@ -2,11 +2,13 @@
 #include "cases/server/transmission.h"
 
 #include <inttypes.h>
+#include <sys/socket.h>
 
 /* ---- one reply to each ---- */
 
-CASE(request, one_reply_each, "Each of many requests, one after another, gets one simple reply, and the connection stays",
-     R(each_request_one_reply), R(simple_reply_required), R(simple_reply_magic), R(read_reply_simple), R(cookie_echoed))
+CASE(request, one_reply_each,
+     "Each of many requests, one after another, gets one simple reply, and the connection stays",
+     R(each_request_one_reply))
 {
 	enter_transmission(t);
 	for (unsigned i = 0; i < 20; i++)
@@ -22,20 +24,50 @@ CASE(request, connection_stays, "The server ends no connection of a client that 
 		       "the connection was closed after %u READs", i);
 }
 
+/* proto.md:391: nothing but simple replies before NBD_OPT_STRUCTURED_REPLY. */
+static void
+expect_no_chunk(struct test *t, uint64_t offset, uint32_t length)
+{
+	uint64_t cookie = new_cookie(t);
+	uint8_t magic[4] = { 0 };
+	struct wire w = wire(magic, sizeof(magic));
+
+	send_request(t, 0, NBD_CMD_READ, cookie, offset, length, NULL);
+	if (!peer_goes_on(t, R(read_reply_simple)))
+		return;
+	recv(t->s->fd, magic, sizeof(magic), MSG_PEEK | MSG_DONTWAIT);
+	EXPECT(t, R(structured_reply_needs_negotiation), wire_be32(&w) != NBD_STRUCTURED_REPLY_MAGIC,
+	       "a structured reply, although the client did not ask for NBD_OPT_STRUCTURED_REPLY");
+	recv_simple_reply(t, cookie, length, R(read_reply_simple));
+}
+
+CASE(request, no_structured_replies,
+     "A client that did not negotiate structured replies gets none, neither for data nor for an error",
+     R(structured_reply_needs_negotiation), R(read_reply_simple), R(simple_reply_error_zero))
+{
+	struct range r;
+
+	enter_transmission(t);
+	need_size(t, blocks(t, 512));
+	expect_no_chunk(t, 0, blocks(t, 512));
+	r = range_beyond(t, BEYOND_AT_END);
+	expect_no_chunk(t, r.offset, r.length);
+}
+
 /* xapi-nbd 5368f66: after a WRITE nothing was answered any more. */
-CASE(request, after_each_command, "After a reply to any command there comes no data but that of READ, and the next request is answered",
-     R(simple_reply_payload_only_read), R(cache_no_payload), R(each_request_one_reply))
+CASE(request, after_each_command,
+     "The reply to a command other than READ has no data behind it, and the next request is answered",
+     R(simple_reply_payload_only_read), R(cache_no_payload), R(each_request_one_reply), R(request_payload_consumed))
 {
 	static const struct {
 		const char *name;
 		uint16_t type, flag;
 		bool writes;
-		enum requirement_id no_data;
 	} commands[] = {
-		{ "WRITE", NBD_CMD_WRITE, 0, true, R(simple_reply_payload_only_read) },
-		{ "TRIM", NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, true, R(simple_reply_payload_only_read) },
-		{ "CACHE", NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, false, R(cache_no_payload) },
-		{ "WRITE_ZEROES", NBD_CMD_WRITE_ZEROES, NBD_FLAG_SEND_WRITE_ZEROES, true, R(simple_reply_payload_only_read) },
+		{ "WRITE", NBD_CMD_WRITE, 0, true },
+		{ "TRIM", NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, true },
+		{ "CACHE", NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, false },
+		{ "WRITE_ZEROES", NBD_CMD_WRITE_ZEROES, NBD_FLAG_SEND_WRITE_ZEROES, true },
 	};
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
@@ -54,8 +86,9 @@ CASE(request, after_each_command, "After a reply to any command there comes no d
 			send_request(t, 0, commands[i].type, cookie, 0, length,
 				     commands[i].type == NBD_CMD_WRITE ? room(length) : NULL);
 			recv_simple_reply(t, cookie, 0, R(each_request_one_reply));
-			in_step(t, commands[i].no_data);
-			in_step(t, R(each_request_one_reply));
+			in_step_without(t, commands[i].type == NBD_CMD_CACHE ? R(cache_no_payload) :
+									       R(simple_reply_payload_only_read),
+					R(request_payload_consumed));
 		}
 }
 
@@ -83,8 +116,8 @@ CASE(request, cookies, "Any cookie is echoed bit for bit and means nothing: zero
      R(cookie_echoed), R(cookie_opaque))
 {
 	static const uint64_t cookies[] = {
-		0, 1, UINT64_MAX, UINT64_C(1) << 63, INT64_MAX, UINT32_MAX, UINT64_C(1) << 32, UINT64_C(0x0102030405060708),
-		NBD_MAGIC, NBD_OPTION_MAGIC, NBD_OPTION_REPLY_MAGIC, NBD_CLISERV_MAGIC,
+		0, 1, UINT64_MAX, UINT64_C(1) << 63, INT64_MAX, UINT32_MAX, UINT64_C(1) << 32,
+		UINT64_C(0x0102030405060708), NBD_MAGIC, NBD_OPTION_MAGIC, NBD_OPTION_REPLY_MAGIC, NBD_CLISERV_MAGIC,
 		(uint64_t)NBD_REQUEST_MAGIC << 32, (uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32 | NBD_STRUCTURED_REPLY_MAGIC,
 	};
 
@@ -94,7 +127,8 @@ CASE(request, cookies, "Any cookie is echoed bit for bit and means nothing: zero
 }
 
 /* proto.md:304: distinct cookies are what a client SHOULD choose, and old ones it may use again. */
-CASE(request, cookie_used_again, "A cookie that is used again, even while its request is in flight, gets a reply for each request",
+CASE(request, cookie_used_again,
+     "A cookie that is used again, even while its request is in flight, gets a reply for each request",
      R(cookie_opaque), R(cookie_echoed))
 {
 	uint32_t length;
@@ -142,10 +176,11 @@ plan(struct test *t, struct flight *f)
 	fill_pattern(f->data, (size_t)IN_FLIGHT * f->length, 0, 40);
 	store(t, 0, f->data, (size_t)IN_FLIGHT * f->length, R(write_stored));
 	for (unsigned i = 0; i < IN_FLIGHT; i++) {
-		bool flushes = (t->s->flags & NBD_FLAG_SEND_FLUSH) != 0 && i % 16 == 15;
-
-		f->type[i] = flushes ? NBD_CMD_FLUSH : i % READ_SHARE == 0 && i / READ_SHARE < f->reads ? NBD_CMD_READ :
-													  NBD_CMD_WRITE;
+		f->type[i] = NBD_CMD_WRITE;
+		if (i % READ_SHARE == 0 && i / READ_SHARE < f->reads)
+			f->type[i] = NBD_CMD_READ;
+		if ((t->s->flags & NBD_FLAG_SEND_FLUSH) != 0 && i % 16 == 15)
+			f->type[i] = NBD_CMD_FLUSH;
 		if (f->type[i] == NBD_CMD_WRITE)
 			fill_pattern(f->data + i * f->length, f->length, i * f->length, 41);
 	}
@@ -184,8 +219,10 @@ take_reply(struct test *t, struct flight *f)
 			    f->data + i * f->length, f->length, i * f->length);
 }
 
-CASE(request, many_in_flight, "Of 64 requests in flight, READ, WRITE and FLUSH, each is answered once, in whatever order, with its own data",
-     R(each_request_one_reply), R(cookie_echoed), R(read_returns_data), R(write_stored), R(simple_reply_read_payload))
+CASE(request, many_in_flight,
+     "Each of 64 requests in flight, READ, WRITE and FLUSH, is answered once, in any order, with its own data",
+     R(each_request_one_reply), R(cookie_echoed), R(read_returns_data), R(write_stored), R(simple_reply_read_payload),
+     R(flush_supported), R(commands_any_order), R(replies_any_order))
 {
 	struct flight f = { 0 };
 
@@ -209,7 +246,8 @@ encode_read(struct test *t, struct buf *b, uint32_t length, uint64_t *cookie)
 					       .length = length });
 }
 
-CASE(request, dribbled, "A request that comes byte by byte, and several that come in one piece, are answered like any others",
+CASE(request, dribbled,
+     "A request that comes byte by byte, and several that come in one piece, are answered like any others",
      R(each_request_one_reply), R(cookie_echoed))
 {
 	struct buf b = { 0 };
@@ -242,9 +280,10 @@ CASE(request, header_cut_off, "After a client that leaves within the header of a
      R(handshake_no_hard_disconnect))
 {
 	static const size_t cuts[] = { 1, 4, 6, 8, 16, 24, 27 };
+	struct request r = { .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = 512 };
 	struct buf b = { 0 };
 
-	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = 512 });
+	wire_put_request(&b, &r);
 	for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++)
 		POINT(t, "bytes=%zu", cuts[i]) {
 			enter_transmission(t);
@@ -267,8 +306,9 @@ send_unknown(struct test *t, uint16_t flags, uint16_t type, uint32_t length, enu
 		in_step_or_gone(t, R(request_payload_consumed));
 }
 
-/* None of these is a command that writes when only a part of its bits, or its bytes in the other order, are looked at. */
-CASE(request, unknown_command, "A command that nobody knows gets NBD_EINVAL, whatever its length field says no data is taken for it, and the next is served",
+/* None of these is a command that writes when a server looks at half of its bits, or at its bytes the other way round. */
+CASE(request, unknown_command,
+     "A command that nobody knows gets NBD_EINVAL, no data is taken for it, and the next one is served",
      R(unknown_command_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const uint16_t types[] = { 9, 10, 0x3f, 0xff, 0x0900, 0x7fff, 0x8000, 0xffff };
@@ -309,7 +349,8 @@ send_flagged(struct test *t, const struct flagged *f, enum requirement_id should
 		in_step_or_gone(t, R(request_payload_consumed));
 }
 
-CASE(request, unknown_flag, "A command flag that nobody knows gets NBD_EINVAL, the payload of a WRITE is taken, and the next request is served",
+CASE(request, unknown_flag,
+     "A command flag that nobody knows gets NBD_EINVAL, a WRITE's payload is taken, and the next request is served",
      R(unknown_command_flag_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const struct flagged points[] = {
@@ -324,7 +365,8 @@ CASE(request, unknown_flag, "A command flag that nobody knows gets NBD_EINVAL, t
 			send_flagged(t, &points[i], R(unknown_command_flag_einval));
 }
 
-CASE(request, inapplicable_flag, "A command flag that belongs to another command gets NBD_EINVAL, the payload of a WRITE is taken, and the next request is served",
+CASE(request, inapplicable_flag,
+     "A command flag of another command gets NBD_EINVAL, a WRITE's payload is taken, and the next request is served",
      R(inapplicable_flag_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const struct flagged points[] = {
@@ -345,8 +387,9 @@ CASE(request, inapplicable_flag, "A command flag that belongs to another command
 }
 
 /* Implementations differ here, and are not blamed (bugs.md): NO_HOLE on READ; DF where it was not negotiated. */
-CASE(request, flag_that_may_be_ignored, "A READ with NBD_CMD_FLAG_NO_HOLE or DF is answered once, with its data or with an error alone",
-     R(each_request_one_reply), R(simple_reply_no_payload_on_error), R(simple_reply_read_payload))
+CASE(request, flag_that_may_be_ignored,
+     "A READ with NBD_CMD_FLAG_NO_HOLE or DF is answered once, with its data or with an error alone",
+     R(each_request_one_reply), R(simple_reply_no_payload_on_error))
 {
 	static const struct flagged points[] = {
 		{ "NO_HOLE", NBD_CMD_READ, NBD_CMD_FLAG_NO_HOLE },
@@ -364,19 +407,21 @@ CASE(request, flag_that_may_be_ignored, "A READ with NBD_CMD_FLAG_NO_HOLE or DF 
 			cookie = new_cookie(t);
 			send_request(t, points[i].flags, NBD_CMD_READ, cookie, 0, length, NULL);
 			error = expect_refusal(t, cookie, length, REQUIREMENT_NONE, 0, 0);
-			if (error == GONE || !in_step_or_gone(t, error == NBD_SUCCESS ? R(simple_reply_read_payload) :
-											R(simple_reply_no_payload_on_error)))
+			if (error == GONE)
 				continue;
+			in_step_or_gone(t, error == NBD_SUCCESS ? R(each_request_one_reply) :
+								  R(simple_reply_no_payload_on_error));
 			if (error == NBD_SUCCESS)
 				observe(t, R(violation_may_close), "the flag is ignored");
 		}
 }
 
 /*
- * A command that was not advertised may be known all the same; CACHE is even used so (proto.md:2142). What is told is what
- * becomes of it; what must hold is that it is one request of 28 bytes with one reply of 16.
+ * A command that was not advertised may be known all the same; CACHE is even used so (proto.md:2142). What is told is
+ * what becomes of it; what must hold is that it is one request of 28 bytes with one reply of 16.
  */
-CASE(request, unadvertised_command, "A command that the server does not advertise is answered once, no data is taken for it, and the next is served",
+CASE(request, unadvertised_command,
+     "A command that was not advertised is answered once, no data is taken for it, and the next one is served",
      R(each_request_one_reply), R(request_payload_consumed), R(status_without_context_einval))
 {
 	static const struct {
@@ -394,6 +439,7 @@ CASE(request, unadvertised_command, "A command that the server does not advertis
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		POINT(t, "%s", commands[i].name) {
 			bool is_status = commands[i].type == NBD_CMD_BLOCK_STATUS;
+			enum requirement_id should = is_status ? R(status_without_context_einval) : REQUIREMENT_NONE;
 			uint32_t length, error;
 			uint64_t cookie;
 
@@ -407,47 +453,10 @@ CASE(request, unadvertised_command, "A command that the server does not advertis
 			in_step(t, R(read_returns_data));
 			cookie = new_cookie(t);
 			send_request(t, 0, commands[i].type, cookie, 0, length, NULL);
-			error = expect_refusal(t, cookie, 0, is_status ? R(status_without_context_einval) : REQUIREMENT_NONE,
-					       is_status ? NBD_EINVAL : 0, 0);
+			error = expect_refusal(t, cookie, 0, should, is_status ? NBD_EINVAL : 0, 0);
 			if (error != GONE && in_step_or_gone(t, R(request_payload_consumed)) && error == NBD_SUCCESS)
 				observe(t, R(supported_flags_set), "%s is served although it is not advertised",
 					commands[i].name);
-		}
-}
-
-/* proto.md:868: it may be refused, but it is no reason to leave. */
-CASE(request, long_effect, "A command without payload whose length is above the maximum payload size is answered, and the connection stays",
-     R(long_effect_no_disconnect), R(request_payload_consumed))
-{
-	static const struct {
-		const char *name;
-		uint16_t type, flag;
-		bool writes;
-	} commands[] = {
-		{ "TRIM", NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, true },
-		{ "CACHE", NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, false },
-		{ "WRITE_ZEROES", NBD_CMD_WRITE_ZEROES, NBD_FLAG_SEND_WRITE_ZEROES, true },
-	};
-
-	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		POINT(t, "%s", commands[i].name) {
-			uint64_t length, cookie;
-
-			enter_transmission(t);
-			need_flag(t, commands[i].flag);
-			if (commands[i].writes)
-				need_writable(t);
-			length = (uint64_t)t->s->block.maximum / unit_of(t) * unit_of(t) + unit_of(t);
-			if (length > UINT32_MAX)
-				skip(t, "maximum payload size", "the server takes payloads of any size");
-			need_size(t, length);
-			cookie = new_cookie(t);
-			send_request(t, 0, commands[i].type, cookie, 0, (uint32_t)length, NULL);
-			if (!peer_goes_on(t, R(long_effect_no_disconnect)))
-				broken(t, R(long_effect_no_disconnect), "the connection was closed");
-			recv_simple_reply(t, cookie, 0, R(long_effect_no_disconnect));
-			if (!probe(t, R(request_payload_consumed)))
-				broken(t, R(long_effect_no_disconnect), "the connection was closed");
 		}
 }
 
@@ -459,14 +468,17 @@ expect_ordinary_error(struct test *t, uint64_t cookie, uint32_t payload)
 {
 	uint32_t error = expect_refusal(t, cookie, payload, REQUIREMENT_NONE, 0, 0);
 
-	EXPECT(t, R(no_eoverflow), error != NBD_EOVERFLOW, "NBD_EOVERFLOW, although neither DF nor a long effect is at stake");
-	EXPECT(t, R(no_enotsup), error != NBD_ENOTSUP, "NBD_ENOTSUP in reply to a request without NBD_CMD_FLAG_FAST_ZERO");
+	EXPECT(t, R(no_eoverflow), error != NBD_EOVERFLOW,
+	       "NBD_EOVERFLOW, although neither DF nor a long effect is at stake");
+	EXPECT(t, R(no_enotsup), error != NBD_ENOTSUP,
+	       "NBD_ENOTSUP in reply to a request without NBD_CMD_FLAG_FAST_ZERO");
 	EXPECT(t, R(no_enomem), error != NBD_ENOMEM, "NBD_ENOMEM for a request that takes no memory");
 	if (error != GONE)
 		in_step_or_gone(t, R(each_request_one_reply));
 }
 
-CASE(request, errors_are_of_the_list, "Errors are of the protocol's list, and EOVERFLOW, ENOTSUP and ENOMEM are kept for what they mean",
+CASE(request, errors_are_of_the_list,
+     "Errors are of the protocol's list, and EOVERFLOW, ENOTSUP and ENOMEM are kept for what they mean",
      R(error_values_listed), R(no_eoverflow), R(no_enotsup), R(no_enomem), R(each_request_one_reply))
 {
 	static const struct flagged points[] = {
@@ -493,10 +505,11 @@ CASE(request, errors_are_of_the_list, "Errors are of the protocol's list, and EO
 /* ---- what is no request ---- */
 
 /*
- * We break the protocol, and where the next request begins is anybody's guess: an error, the end of the connection, and
- * even the answer to the next request alone are all free (bugs.md). Silence is not, nor is harm to others.
+ * We break the protocol, and where the next request begins is anybody's guess: an error, the end of the connection,
+ * and even the answer to the next request alone are all free (bugs.md). Silence is not, nor is harm to others.
  */
-CASE(request, bad_magic, "A request whose magic is wrong is refused or ends the connection; it neither stalls the server nor harms the next client",
+CASE(request, bad_magic,
+     "A request with a wrong magic is refused or ends the connection; it stalls nothing and harms no other client",
      R(each_request_one_reply), R(handshake_no_hard_disconnect))
 {
 	static const uint32_t magics[] = { 0, UINT32_MAX, NBD_REQUEST_MAGIC + 1, NBD_SIMPLE_REPLY_MAGIC, 0x13956025 };

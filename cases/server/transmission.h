@@ -13,7 +13,7 @@ uint8_t *room(size_t n);			/* zeroed; given back when the process ends */
 
 uint32_t unit_of(const struct test *t);		/* the smallest request: the minimum block size, else 1 */
 uint64_t usable_size(const struct test *t);	/* what requests of whole units can reach, bytes */
-uint32_t longest_payload(const struct test *t);	/* of one READ or WRITE that must be served, whole units, 32 MiB at most */
+uint32_t longest_payload(const struct test *t);	/* that must be served, in whole units; 32 MiB at most */
 /* Skips where the export has no such range, or where it is against its block sizes. */
 void need_range(struct test *t, uint64_t offset, uint32_t length);
 
@@ -24,7 +24,7 @@ struct range {
 	uint64_t offset;
 	uint32_t length;
 };
-struct range range_beyond(struct test *t, enum beyond b);	/* skips where an export has more than 2^63 bytes */
+struct range range_beyond(struct test *t, enum beyond b);	/* skips where the export exceeds 2^63 bytes */
 
 /* Ranges within the first four units that are not in whole minimum blocks; skips where that is 1 or not advertised. */
 enum { UNALIGNED_KINDS = 3 };
@@ -40,8 +40,8 @@ struct range range_unaligned(struct test *t, unsigned kind);
 void read_served(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id r);
 void write_served(struct test *t, uint64_t offset, uint32_t length, const void *data, enum requirement_id r);
 /*
- * One READ or WRITE of so many megabytes that they are not worth keeping, from offset 0; the error is returned. The data
- * is made up and compared piece by piece; a READ compares where it is told to.
+ * One READ or WRITE of so many megabytes that they are not worth keeping, from offset 0; the error is returned. Data is
+ * made up and compared piece by piece; a READ compares where it is told to.
  */
 uint32_t write_long(struct test *t, uint32_t length, enum requirement_id owed);
 uint32_t read_long(struct test *t, uint32_t length, bool compare, enum requirement_id r);
@@ -49,8 +49,8 @@ uint32_t read_long(struct test *t, uint32_t length, bool compare, enum requireme
 void store(struct test *t, uint64_t offset, const uint8_t *data, size_t len, enum requirement_id r);
 void expect_stored(struct test *t, uint64_t offset, const uint8_t *want, size_t len, enum requirement_id r);
 /*
- * Every byte outside the range is as `old` has it, or `r` is broken; those within are as in `old` or in `written`, or that
- * is recorded: what a failed write leaves there is not told. Both arrays hold the area of `len` bytes at `offset`.
+ * Every byte outside the range is as `old` has it, or `r` is broken; those within are as in `old`, or what they are is
+ * recorded: the text does not tell what a failed write leaves. Both arrays hold the area of `len` bytes at `offset`.
  */
 void expect_altered_within(struct test *t, uint64_t offset, const uint8_t *old, const uint8_t *written, size_t len,
 			   struct range range, enum requirement_id r);
@@ -63,6 +63,8 @@ void need_kept(struct test *t, uint64_t offset, const uint8_t *want, size_t len)
 bool probe(struct test *t, enum requirement_id r);
 /* The same for a client that broke nothing: the end of the connection breaks `r` too. */
 void in_step(struct test *t, enum requirement_id r);
+/* The same, where what comes instead of the reply breaks another requirement than that nothing comes. */
+void in_step_without(struct test *t, enum requirement_id stray, enum requirement_id silence);
 /*
  * The same after our violation, which allows the server to leave (proto.md:447): then it must serve the next client,
  * and false.

@@ -84,7 +84,8 @@ LIE(abort_exhausts_server, ON_PROCESS, BREAKS(R(abort_closing_client_graceful)),
 {
 	if (m->moment == PROCESS_INCOMING && m->option == NBD_OPT_ABORT && LIE_NOW)
 		l->arg++;
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg >= 4;
+	if (m->moment == PROCESS_ACCEPT && l->arg >= 4)
+		m->refuse = true;
 }
 
 /* nbdkit 9d82aa4f: the peer hangs up while a reply is on its way. */
@@ -93,5 +94,6 @@ LIE(abort_ends_service, ON_PROCESS, BREAKS(R(abort_closing_client_graceful), R(g
 {
 	if (m->moment == PROCESS_INCOMING && m->option == NBD_OPT_ABORT && LIE_NOW)
 		l->arg = 1;
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg != 0;
+	if (m->moment == PROCESS_ACCEPT && l->arg > 0)
+		m->refuse = true;
 }

@@ -11,49 +11,50 @@
 #define DISC_PROCESS_LIE(ident, breaks, text, edit)                                                                    \
 	LIE(ident, ON_PROCESS, breaks, text)                                                                           \
 	{                                                                                                              \
-		if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->type == NBD_CMD_DISC && LIE_NOW) { \
+		if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->type == NBD_CMD_DISC &&         \
+		    LIE_NOW) {                                                                                         \
 			edit;                                                                                          \
 		}                                                                                                      \
 	}
 
 /* nbdkit c70616f8, 430f8141: both ends read, and nobody closes. */
-DISC_LIE(disc_ignored, BREAKS(R(disc_closes), R(disc_closes_session), R(baseline_disc)), "NBD_CMD_DISC does not close the connection",
-	 true, m->ignore = true)
+DISC_LIE(disc_ignored, BREAKS(R(disc_closes), R(disc_closes_session), R(baseline_disc)),
+         "NBD_CMD_DISC does not close the connection", true, m->ignore = true)
 /* xapi-nbd 4100b82 */
 DISC_LIE(disc_answered, BREAKS(R(disc_no_reply), R(baseline_disc)), "NBD_CMD_DISC is answered like any request", true,
-	 m->request.type = NBD_CMD_FLUSH)
-DISC_LIE(disc_unknown, BREAKS(R(disc_no_reply), R(baseline_disc)), "NBD_CMD_DISC is refused as an unknown command", true,
-	 m->request.type = UINT16_MAX)
+         m->request.type = NBD_CMD_FLUSH)
+DISC_LIE(disc_unknown, BREAKS(R(disc_no_reply), R(baseline_disc)), "NBD_CMD_DISC is refused as an unknown command",
+         true, m->request.type = UINT16_MAX)
 DISC_LIE(disc_awaits_payload, BREAKS(R(disc_closes_session)), "an NBD_CMD_DISC with a length waits for so much data",
-	 m->request.length > 0, m->ignore = true)
+         m->request.length > 0, m->ignore = true)
 DISC_LIE(disc_offset_refused, BREAKS(R(disc_no_reply)), "an NBD_CMD_DISC with an offset is refused with NBD_EINVAL",
-	 m->request.offset > 0, m->request.type = UINT16_MAX)
+         m->request.offset > 0, m->request.type = UINT16_MAX)
 /* nbd-server 3.24 compares the type with its flags still in it. */
-DISC_LIE(disc_with_fua_unknown, BREAKS(R(fua_accepted)), "NBD_CMD_DISC with NBD_CMD_FLAG_FUA is refused as an unknown command",
-	 (m->request.flags & NBD_CMD_FLAG_FUA) != 0, m->request.type = UINT16_MAX)
+DISC_LIE(disc_with_fua_unknown, BREAKS(R(fua_accepted)),
+         "NBD_CMD_DISC with NBD_CMD_FLAG_FUA is refused as an unknown command",
+         (m->request.flags & NBD_CMD_FLAG_FUA) != 0, m->request.type = UINT16_MAX)
 
 DISC_PROCESS_LIE(disc_dies, BREAKS(R(handshake_no_hard_disconnect)), "NBD_CMD_DISC ends the server", m->die = true)
-DISC_PROCESS_LIE(disc_stops_listening, BREAKS(R(handshake_no_hard_disconnect)), "after NBD_CMD_DISC no client is served any more",
-		 m->stop_listening = true)
-DISC_PROCESS_LIE(disc_closes_all, BREAKS(R(transmission_no_disconnect)), "NBD_CMD_DISC closes the other connections too",
-		 m->close_all = true)
+DISC_PROCESS_LIE(disc_closes_all, BREAKS(R(transmission_no_disconnect)),
+                 "NBD_CMD_DISC closes the other connections too", m->close_all = true)
 
 /* SPDK e5c3791c: commands in flight are aborted. Looks ahead, to where the client has sent NBD_CMD_DISC already. */
-LIE(disc_aborts_outstanding, ON_DISK, BREAKS(R(disc_handles_outstanding)), "writes that NBD_CMD_DISC follows are reported as done and are not")
+LIE(disc_aborts_outstanding, ON_DISK, BREAKS(R(disc_handles_outstanding)),
+    "writes that NBD_CMD_DISC follows are reported as done and are not")
 {
 	struct request last = { 0 };
 
 	if (c->input.len >= REQUEST_SIZE)
 		wire_get_request(wire(c->input.at + c->input.len - REQUEST_SIZE, REQUEST_SIZE), &last);
-	if (m->type == NBD_CMD_WRITE && m->error == NBD_SUCCESS && last.magic == NBD_REQUEST_MAGIC && last.type == NBD_CMD_DISC &&
-	    LIE_NOW)
+	if (m->type == NBD_CMD_WRITE && m->error == NBD_SUCCESS && last.magic == NBD_REQUEST_MAGIC &&
+	    last.type == NBD_CMD_DISC && LIE_NOW)
 		m->skip = true;
 }
 
 /* ---- without NBD_CMD_DISC ---- */
 
-/* A server for one client at a time that never notices that the client is gone. */
-LIE(leaving_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)), "the server aborts when a client leaves without NBD_CMD_DISC")
+LIE(leaving_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
+    "the server aborts when a client leaves without NBD_CMD_DISC")
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && LIE_NOW)
 		m->die = true;
@@ -65,11 +66,4 @@ LIE(leaving_with_replies_queued_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_dis
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->output.len > 0 && LIE_NOW)
 		m->die = true;
-}
-
-LIE(leaving_stops_listening, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
-    "after a client has left without NBD_CMD_DISC no other is served")
-{
-	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && LIE_NOW)
-		m->stop_listening = true;
 }

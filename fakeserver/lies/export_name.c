@@ -331,7 +331,8 @@ LIE(other_options_unannounced, ON_OUTGOING, BREAKS(R(other_options_need_fixed), 
 static void
 turn_away(struct lie_use *l, struct process_event *m)
 {
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg != 0;
+	if (m->moment == PROCESS_ACCEPT && l->arg == 1)
+		m->refuse = true;
 }
 
 /* CVE-2017-15118, CVE-2020-10761 (qemu): a long name is written over the stack, or too long for the error's text. */
@@ -361,5 +362,5 @@ LIE(export_name_refusal_ends_service, ON_PROCESS, BREAKS(R(handshake_no_hard_dis
 		l->arg = (uint64_t)c->number << 1;
 	if (m->moment == PROCESS_DISCONNECT && l->arg == (uint64_t)c->number << 1 && c->export == NULL && LIE_NOW)
 		l->arg = 1;
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg == 1;
+	turn_away(l, m);
 }

@@ -157,12 +157,12 @@ ACK_LIE(list_closes, BREAKS(R(list_replies)), "the connection is closed instead 
 	m->drop = true; m->after = AFTER_CLOSE)
 ACK_LIE(list_resets, BREAKS(R(list_replies)), "the connection is reset instead of the ACK behind the list",
 	m->drop = true; m->after = AFTER_RESET)
-ACK_LIE(list_acked_twice, BREAKS(R(option_reply_echoes_option)), "two ACKs end the list", m->repeat = 1)
+ACK_LIE(list_acked_twice, BREAKS(R(list_replies), R(option_reply_echoes_option)), "two ACKs end the list", m->repeat = 1)
 ACK_LIE(list_then_closes, BREAKS(R(list_replies), R(option_reply_length)), "the server closes behind the list",
 	m->after = AFTER_CLOSE)
 SERVER_LIE(list_cut, BREAKS(R(option_reply_length)), "the connection ends within a name of the list",
 	   m->cut = OPTION_REPLY_HEADER_SIZE + 5; m->after = AFTER_CLOSE)
-SERVER_LIE(list_ack_before_last, BREAKS(R(option_reply_echoes_option)), "the ACK comes before the last export",
+SERVER_LIE(list_ack_before_last, BREAKS(R(list_replies)), "the ACK comes before the last export",
 	   m->hold = true)
 
 /* ---- refusals ---- */
@@ -199,17 +199,36 @@ LIE(list_data_silence, ON_INCOMING, BREAKS(R(option_gets_reply)), "LIST with dat
 		m->ignore = true;
 }
 
-/* .arg remembers the connection. */
-LIE(list_only_once, ON_OUTGOING, BREAKS(R(list_replies)), "a second LIST on a connection is refused")
+/* nbd-server 3.24 */
+LIE(list_goes_on_behind_error, ON_OUTGOING, BREAKS(R(list_replies)),
+    "LIST with data is answered with NBD_REP_ERR_INVALID, and then with NBD_REP_ACK")
+{
+	static uint8_t ack[OPTION_REPLY_HEADER_SIZE];
+	struct buf b = { ack, 0, sizeof(ack) };
+
+	if (m->kind != MSG_OPTION_REPLY || m->option != NBD_OPT_LIST || m->reply.type != NBD_REP_ERR_INVALID || !LIE_NOW)
+		return;
+	wire_put_option_reply(&b, &(struct option_reply){ NBD_OPTION_REPLY_MAGIC, NBD_OPT_LIST, NBD_REP_ACK, 0, { NULL, 0 } });
+	m->extra = (struct bytes){ ack, b.len };
+}
+
+/* .arg remembers the connection, here and below. */
+LIE(list_only_once, ON_OUTGOING, BREAKS(R(baseline_list)), "a second LIST on a connection is answered as an unknown option")
 {
 	if (m->kind != MSG_OPTION_REPLY || m->option != NBD_OPT_LIST)
 		return;
 	if (l->arg == c->number && LIE_NOW) {
 		m->drop = !m->final;
-		m->reply.type = NBD_REP_ERR_INVALID;
+		m->reply.type = NBD_REP_ERR_UNSUP;
 	}
 	if (m->final)
 		l->arg = c->number;
+}
+
+LIE(list_shrinks, ON_OUTGOING, BREAKS(R(list_replies)), "the list is empty for every client but the first")
+{
+	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_LIST && !m->final && c->number > 1 && LIE_NOW)
+		m->drop = true;
 }
 
 LIE(list_only_as_first, ON_OUTGOING, BREAKS(R(list_replies)), "the list is empty when another option came before")
@@ -255,5 +274,6 @@ LIE(list_ends_service, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect), R(gre
 {
 	if (m->moment == PROCESS_INCOMING && m->option == NBD_OPT_LIST && LIE_NOW)
 		l->arg = 1;
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg != 0;
+	if (m->moment == PROCESS_ACCEPT && l->arg > 0)
+		m->refuse = true;
 }

@@ -47,12 +47,14 @@ OLDSTYLE_LIE(oldstyle_reset, BREAKS(R(oldstyle_enters_transmission), R(greeting_
 OLDSTYLE_LIE(oldstyle_size_differs, BREAKS(R(oldstyle_greeting_layout)),
 	     "oldstyle greetings tell a new size to every client", m->oldstyle.size -= 512 * (uint64_t)c->number)
 
-/* CVE-2017-9524 (qemu) */
+/* CVE-2017-9524 (qemu). What .arg remembers shows at the next accept. */
 LIE(oldstyle_leaving_ends_service, ON_PROCESS, BREAKS(R(greeting_magic)),
-    "an oldstyle server lets nobody in after three clients, of which one has left")
+    "after a client that leaves within a request an oldstyle server lets nobody in")
 {
-	fake_config_of(c->server)->oldstyle = true;
-	if (m->moment == PROCESS_DISCONNECT && LIE_NOW)
+	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->input.len > 0)
 		l->arg = 1;
-	m->refuse = m->moment == PROCESS_ACCEPT && l->arg > 0 && c->number > 3;
+	if (m->moment == PROCESS_ACCEPT && LIE_NOW) {
+		fake_config_of(c->server)->oldstyle = true;
+		m->refuse = l->arg > 0;
+	}
 }

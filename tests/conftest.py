@@ -1,0 +1,138 @@
+"""What the tests of the program share: running it, and seeing that it leaves nothing behind.
+
+$NBDSPEC names another program than build/nbdspec.
+"""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NBDSPEC = os.path.abspath(os.environ.get("NBDSPEC", os.path.join(ROOT, "build/nbdspec")))
+PATIENCE = 30  # seconds; only a broken program takes them
+NEVER = re.compile("Traceback|[Aa]ssert|Sanitizer|runtime error|core dumped")
+MARK = "NBDSPEC_TEST"
+
+
+def until(what, seconds=PATIENCE):
+    """Waits for what() to be true; returns it."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.003)
+    return value
+
+
+def processes(mark):
+    """All that was started with this mark in its environment, and still runs: {pid: command line}."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                if f"{MARK}={mark}\0".encode() not in f.read():
+                    continue
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                found[int(pid)] = f.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            pass
+    return found
+
+
+class Program:
+    """Runs nbdspec with a TMPDIR of its own, in a directory of its own."""
+
+    def __init__(self, directory):
+        self.cwd, self.tmp, self.mark = directory, directory / "tmp", uuid.uuid4().hex
+        self.tmp.mkdir()
+        self.env = {**os.environ, "TMPDIR": str(self.tmp), MARK: self.mark}
+        for name in ("LISTEN_FDS", "LISTEN_PID", "NBDSPEC_SERVER"):
+            self.env.pop(name, None)
+
+    def start(self, *args, **kwargs):
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.env,
+                   "cwd": self.cwd, "text": True, "errors": "replace"}
+        return subprocess.Popen([NBDSPEC, *map(str, args)], **{**options, **kwargs})
+
+    def __call__(self, *args, status=None, **kwargs):
+        with self.start(*args, **kwargs) as p:
+            try:
+                out, err = p.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                raise
+        done = subprocess.CompletedProcess(p.args, p.returncode, out or "", err or "")
+        print("$", *p.args, done.stdout, done.stderr, f"=> {done.returncode}", sep="\n")
+        assert not NEVER.search(done.stdout + done.stderr)
+        assert status is None or done.returncode == status
+        return done
+
+    def usage(self, *args, **kwargs):
+        """The one line that a wrong command line gets."""
+        done = self(*args, status=2, **kwargs)
+        assert done.stdout == "" and done.stderr.count("\n") == 1 and done.stderr.startswith("nbdspec ")
+        return done.stderr
+
+    def broken(self, *args, **kwargs):
+        """What is said of a set-up that broke."""
+        done = self(*args, status=3, **kwargs)
+        assert done.stderr.startswith("nbdspec ")
+        return done.stderr
+
+    def leftovers(self):
+        return {**processes(self.mark), **{str(p): "" for p in self.tmp.glob("nbdspec-*")}}
+
+
+@pytest.fixture
+def nbdspec(tmp_path):
+    """The program. Afterwards there is no process of it, no directory, no socket."""
+    program = Program(tmp_path)
+    yield program
+    left = program.leftovers()
+    for pid in processes(program.mark):
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+SERVER = [sys.executable, "-I", "-S", os.path.join(ROOT, "tests/awkward_server.py")]
+
+
+def server(where, *words):
+    """The command of a server that does as it is told (tests/awkward_server.py)."""
+    return [*SERVER, where, *words]
+
+
+@pytest.fixture
+def running(nbdspec, tmp_path):
+    """Starts a server on a Unix socket; returns its URI."""
+    started = []
+
+    def start(*words, where=None):
+        path = where or str(tmp_path / f"s{len(started)}")
+        p = subprocess.Popen(server(path, *words), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started.append(p)
+        if where is None:
+            until(lambda: os.path.exists(path) or p.poll() is not None)
+        return f"nbd+unix:///?socket={path}"
+
+    yield start
+    for p in started:
+        p.kill()
+        p.wait()
+
+
+def read_until(stream, text, seconds=PATIENCE):
+    """What a program that goes on prints, up to this text."""
+    got = ""
+    while text not in got:
+        assert select.select([stream], [], [], seconds)[0], f"it prints no '{text}'"
+        more = os.read(stream.fileno(), 65536).decode()
+        assert more, f"it ended without '{text}'"
+        got += more
+    return got
