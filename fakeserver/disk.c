@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { PAGE_BITS = 12, PAGE_BYTES = 1 << PAGE_BITS, NODE_BITS = 9, NODE_SLOTS = 1 << NODE_BITS };
 
@@ -18,6 +19,58 @@ struct disk {
 	unsigned levels; /* of nodes above the pages; 0: the root is a page */
 	void *root;
 };
+
+/*
+ * Nodes and pages are blocks of one size, taken off slabs of huge pages: a page fault for each page would cost a long
+ * WRITE more than its copying. Freed blocks are used again and never given back before the process ends.
+ */
+_Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
+
+static struct {
+	void *freed;			/* a list through the first bytes of each block */
+	uint8_t *next, *end;		/* what is left of the newest slab */
+} blocks;
+
+static bool
+new_slab(void)
+{
+	enum { SLAB = 4 << 20, HUGE = 2 << 20 };
+	uint8_t *at = mmap(NULL, SLAB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool first = blocks.end == NULL;
+
+	if (at == MAP_FAILED)
+		return false;
+	/* Small disks stay small: only whoever fills a slab gets huge pages. */
+	if (!first)
+		madvise(at, SLAB, MADV_HUGEPAGE);
+	blocks.next = at;
+	blocks.end = at + (first ? HUGE : SLAB);
+	return true;
+}
+
+/* NULL without memory. A fresh block is zero already. */
+static void *
+block_alloc(bool zeroed)
+{
+	void *block = blocks.freed;
+
+	if (block != NULL) {
+		memcpy(&blocks.freed, block, sizeof(blocks.freed));
+		return zeroed ? memset(block, 0, PAGE_BYTES) : block;
+	}
+	if (blocks.next == blocks.end && !new_slab())
+		return NULL;
+	block = blocks.next;
+	blocks.next += PAGE_BYTES;
+	return block;
+}
+
+static void
+block_free(void *block)
+{
+	memcpy(block, &blocks.freed, sizeof(blocks.freed));
+	blocks.freed = block;
+}
 
 static char provisioned;
 #define PROVISIONED ((void *)&provisioned)
@@ -65,7 +118,7 @@ free_subtree(void *slot, unsigned level)
 		return;
 	for (unsigned i = 0; level > 0 && i < NODE_SLOTS; i++)
 		free_subtree(node->slot[i], level - 1);
-	free(slot);
+	block_free(slot);
 }
 
 void
@@ -128,7 +181,7 @@ static struct node *
 split(void **slot)
 {
 	void *was = *slot;
-	struct node *node = was == NULL ? calloc(1, sizeof(*node)) : malloc(sizeof(*node));
+	struct node *node = block_alloc(was == NULL);
 
 	if (node != NULL && was != NULL)
 		for (unsigned i = 0; i < NODE_SLOTS; i++)
@@ -150,7 +203,7 @@ page_at(struct disk *d, uint64_t offset, bool whole)
 		slot = &((struct node *)*slot)->slot[index_at(offset, level)];
 	}
 	if (is_empty(*slot)) {
-		uint8_t *page = whole ? malloc(PAGE_BYTES) : calloc(1, PAGE_BYTES);
+		uint8_t *page = block_alloc(!whole);
 
 		if (page == NULL)
 			return NULL;

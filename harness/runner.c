@@ -22,6 +22,8 @@
 
 enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14, CLOSED_MS = 60, ENDING_MS = 1000 };
 
+#define GONE_AFTER "after the case the server is gone"
+
 struct slot {
 	struct server server;
 	const struct job *job;		/* running; NULL: the slot is free */
@@ -134,7 +136,7 @@ interrupt(struct state *st)
 
 /* ---- starting a case ---- */
 
-static void server_died(struct state *st, struct slot *s, const struct job *job);
+static void server_died(struct state *st, struct slot *s, const struct job *job, int ms);
 
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
@@ -143,7 +145,7 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	char error[512], *why;
 
 	if (s->last != NULL)
-		server_died(st, s, s->last);
+		server_died(st, s, s->last, 0);
 	if (!t->fresh && !s->one_shot && s->server.target == t && server_running(&s->server))
 		return true;
 	server_stop(&s->server);
@@ -298,14 +300,14 @@ blame(struct state *st, struct slot *s, const struct job *job, const char *messa
 
 /* The server died of a fault although the case has nothing to say against it: that is a verdict all the same. */
 static void
-server_died(struct state *st, struct slot *s, const struct job *job)
+server_died(struct state *st, struct slot *s, const struct job *job, int ms)
 {
 	char *text;
 
-	if (!notice_end(s, 0) || !s->end_by_fault)
+	if (!notice_end(s, ms) || !s->end_by_fault)
 		return;
 	text = end_and_output(s);
-	blame(st, s, job, "the server ended during the case", text);
+	blame(st, s, job, GONE_AFTER, text);
 	free(text);
 }
 
@@ -341,15 +343,16 @@ look_at_trace(const struct slot *s, const struct report_header *h)
 
 /*
  * A server that goes away between two cases is missed by the next one, which has no part in it. That one runs again,
- * against a new server; when it then goes well, the loss of the old server is the doing of the case before.
+ * against a new server; when it then goes well, the loss of the old server is the doing of the case before. `refuses`
+ * says why nobody could connect to a server that lives; NULL: it has ended.
  */
 static bool
-try_again(struct slot *s, const char *lost)
+try_again(struct slot *s, const char *refuses)
 {
 	if (!s->used || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
 		return false;
 	s->attempt = TRY_AGAIN;
-	s->lost = lost != NULL ? strdup(lost) : NULL;
+	s->lost = refuses != NULL ? strdup(refuses) : s->end_by_fault ? end_and_output(s) : NULL;
 	silence_case(s);
 	server_stop(&s->server);
 	return true;
@@ -384,7 +387,7 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 	char *text;
 
 	s->fault |= ended && by_fault;
-	if ((ungreeted || h->gone) && ended && try_again(s, by_fault ? s->end : NULL))
+	if ((ungreeted || h->gone) && ended && try_again(s, NULL))
 		return;
 	if (!forked && !st->served && (ungreeted || (ended && by_fault))) {
 		never_greeted(st, s, h, strings, ended);
@@ -411,11 +414,11 @@ take_broken(struct state *st, struct slot *s, const struct report_header *h, con
 	bool ended = h->gone && notice_end(s, s->used ? ENDING_MS : 0);
 	char *what = NULL;
 
-	if (h->gone && try_again(s, !ended ? message : s->end_by_fault ? s->end : NULL))
+	if (h->gone && try_again(s, ended ? NULL : message))
 		return;
 	s->results++;
 	if (h->gone && st->served && s->last != NULL && s->job->target->via == VIA_URI)
-		blame(st, s, s->last, "after the case the server accepts no connection", message);
+		blame(st, s, s->last, GONE_AFTER, message);
 	if (ended && asprintf(&what, "%s before it accepted a connection", s->end) < 0)
 		abort();
 	if (h->gone)
@@ -505,7 +508,7 @@ static void
 settle_lost(struct state *st, struct slot *s)
 {
 	if (s->lost != NULL && !s->fault && s->last != NULL && s->results > 0)
-		blame(st, s, s->last, "the server was lost after the case", s->lost);
+		blame(st, s, s->last, GONE_AFTER, s->lost);
 	free(s->lost);
 	s->lost = NULL;
 }
@@ -530,7 +533,7 @@ finish_case(struct state *st, struct slot *s)
 	if (!s->done && !s->silenced && !st->end.interrupted)
 		case_broke(st, s, status);
 	if (s->results > 0 && !st->stopping)
-		server_died(st, s, job);
+		server_died(st, s, job, s->server.stdio >= 0 ? CLOSED_MS : 0);	/* it ends with its input */
 	settle_lost(st, s);
 	s->last = job;
 	s->job = NULL;
@@ -623,8 +626,8 @@ static void
 end_slots(struct state *st)
 {
 	for (unsigned i = 0; i < st->r->slots; i++) {
-		if (!st->stopping && st->slots[i].last != NULL)
-			server_died(st, &st->slots[i], st->slots[i].last);
+		if (!st->stopping && st->slots[i].last != NULL && st->slots[i].last->target->via != VIA_FORK)
+			server_died(st, &st->slots[i], st->slots[i].last, CLOSED_MS);
 		server_ask(&st->slots[i].server);
 	}
 	for (unsigned i = 0; i < st->r->slots; i++) {

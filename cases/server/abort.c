@@ -15,8 +15,8 @@ recv_ack(struct test *t)
 }
 
 /* proto.md:1194 */
-CASE(abort, acked, "ABORT as the first option is answered with ACK, and the next client is served",
-     R(abort_acked), R(baseline_abort), R(rep_ack_empty), R(option_reply_length))
+CASE(abort, acked, "ABORT as the first option is answered with ACK, and the next client is served", R(abort_acked),
+     R(baseline_abort), R(rep_ack_empty), R(option_reply_length))
 {
 	open_fixed_newstyle(t);
 	send_option(t, NBD_OPT_ABORT, NULL, 0);
@@ -70,11 +70,11 @@ send_before(struct test *t, enum before b)
 	}
 }
 
-CASE(abort, acked_after_other_options, "ABORT is answered with ACK after other options, whether they were refused or answered",
-     R(abort_acked))
+CASE(abort, acked_after_other_options,
+     "ABORT is answered with ACK after other options, whether they were refused or answered", R(abort_acked))
 {
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT(t, "after=%s", before_text[b]) {
+		POINT (t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b);
 			send_option(t, NBD_OPT_ABORT, NULL, 0);
@@ -102,8 +102,7 @@ CASE(abort, twice, "A second ABORT after the ACK is answered with ACK or not at 
 /* ---- data ---- */
 
 /* proto.md:1197: sending data only breaks a SHOULD NOT of ours, which is no reason to disconnect. */
-CASE(abort, data_is_ignored, "ABORT with data is answered with ACK all the same",
-     R(abort_ignores_data), R(abort_acked))
+CASE(abort, data_is_ignored, "ABORT with data is answered with ACK all the same", R(abort_ignores_data), R(abort_acked))
 {
 	static const unsigned sizes[] = { 1, 16, 512, 4096 };
 	static uint8_t data[4096];
@@ -111,7 +110,7 @@ CASE(abort, data_is_ignored, "ABORT with data is answered with ACK all the same"
 
 	memset(data, 'a', sizeof(data));
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		POINT(t, "bytes=%u", sizes[i]) {
+		POINT (t, "bytes=%u", sizes[i]) {
 			open_fixed_newstyle(t);
 			send_option(t, NBD_OPT_ABORT, data, sizes[i]);
 			r = recv_option_reply(t, R(abort_acked));

@@ -81,7 +81,8 @@ refused(struct test *t, struct bytes name)
 	open_fixed_newstyle(t);
 	infos = ask_info(t, name);
 	if (infos.final == NBD_REP_ACK && !enforces_sizes(&infos))
-		broken(t, R(interop_export_name_served), "NBD_OPT_INFO tells of the export, and NBD_OPT_EXPORT_NAME for it ends the session");
+		broken(t, R(interop_export_name_served),
+		       "NBD_OPT_INFO tells of the export, and NBD_OPT_EXPORT_NAME for it ends the session");
 	skip(t, "EXPORT_NAME", "the server does not open the export by NBD_OPT_EXPORT_NAME%s",
 	     infos.final == NBD_REP_ACK ? ": it enforces block sizes" : "");
 }
@@ -125,14 +126,16 @@ expect_transmission(struct test *t)
 
 /* ---- the answer ---- */
 
-CASE(export_name, opens, "EXPORT_NAME is answered with size, flags and 124 zeroes (none where the client said NO_ZEROES), and a READ is served",
+CASE(export_name, opens,
+     "EXPORT_NAME is answered with size, flags and 124 zeroes (none where the client said NO_ZEROES), and a READ is "
+     "served",
      R(export_name_reply_layout), R(export_name_zeroes_padding), R(export_name_no_zeroes),
      R(transmission_after_export_name), R(export_name_no_option_reply), R(interop_export_name_served))
 {
 	char text[NAME_MAX_TEXT];
 
 	for (uint32_t flags = 0; flags <= (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES); flags++)
-		POINT(t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
+		POINT (t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
 			open_newstyle(t);
 			if ((flags & ~(uint32_t)t->s->handshake_flags) != 0)
 				skip(t, name_flags(NAME_CLIENT_FLAG, flags & ~(uint32_t)t->s->handshake_flags, text),
@@ -144,7 +147,8 @@ CASE(export_name, opens, "EXPORT_NAME is answered with size, flags and 124 zeroe
 }
 
 /* proto.md:1064: what was offered is in force only once the client has asked for it. */
-CASE(export_name, padding_unless_declined, "A server that offers NO_ZEROES sends the 124 zeroes to a client that did not set C_NO_ZEROES",
+CASE(export_name, padding_unless_declined,
+     "A server that offers NO_ZEROES sends the 124 zeroes to a client that did not set C_NO_ZEROES",
      R(handshake_flags_no_unasked_change), R(export_name_zeroes_padding))
 {
 	struct bytes b;
@@ -163,7 +167,8 @@ CASE(export_name, padding_unless_declined, "A server that offers NO_ZEROES sends
 }
 
 /* proto.md:1087-1089 */
-CASE(export_name, no_zeroes_unoffered, "A client that sets C_NO_ZEROES although NO_ZEROES was not offered is disconnected",
+CASE(export_name, no_zeroes_unoffered,
+     "A client that sets C_NO_ZEROES although NO_ZEROES was not offered is disconnected",
      R(unoffered_client_flag_close))
 {
 	open_newstyle(t);
@@ -174,7 +179,9 @@ CASE(export_name, no_zeroes_unoffered, "A client that sets C_NO_ZEROES although 
 	expect_disconnect(t, R(unoffered_client_flag_close));
 }
 
-CASE(export_name, has_flags, "The transmission flags in the answer to EXPORT_NAME include HAS_FLAGS, and not SEND_DF without structured replies",
+CASE(export_name, has_flags,
+     "The transmission flags in the answer to EXPORT_NAME include HAS_FLAGS, and not SEND_DF without structured "
+     "replies",
      R(has_flags_set), R(df_flag_without_structured))
 {
 	open_offered(t);
@@ -195,8 +202,8 @@ expect_same(struct test *t, const struct infos *infos)
 	       (uintmax_t)t->s->size);
 	if (t->s->flags != infos->export.flags)
 		deviates(t, R(info_export_same_as_export_name),
-			 name_flags(NAME_TRANSMISSION_FLAG, infos->export.flags, want),
-			 name_flags(NAME_TRANSMISSION_FLAG, t->s->flags, got));
+		         name_flags(NAME_TRANSMISSION_FLAG, infos->export.flags, want),
+		         name_flags(NAME_TRANSMISSION_FLAG, t->s->flags, got));
 }
 
 static struct bytes
@@ -229,22 +236,24 @@ compare_all_with(struct test *t, uint32_t option)
 {
 	static struct listed list;
 
-	POINT(t, "export=under-test")
+	POINT (t, "export=under-test")
 		compare_with(t, option, export_name(t));
 	open_fixed_newstyle(t);
 	list = list_exports(t);
 	for (unsigned i = 0; i < list.count && i < MOST_LISTED; i++)
-		POINT(t, "export=%u", i + 1)
+		POINT (t, "export=%u", i + 1)
 			compare_with(t, option, listed_name(&list, i));
 }
 
-CASE(export_name, same_as_info, "Size and flags in the answer to EXPORT_NAME are those that INFO has told, for every export",
+CASE(export_name, same_as_info,
+     "Size and flags in the answer to EXPORT_NAME are those that INFO has told, for every export",
      R(info_export_same_as_export_name))
 {
 	compare_all_with(t, NBD_OPT_INFO);
 }
 
-CASE(export_name, same_as_go, "Size and flags in the answer to EXPORT_NAME are those that GO tells on another connection, for every export",
+CASE(export_name, same_as_go,
+     "Size and flags in the answer to EXPORT_NAME are those that GO tells on another connection, for every export",
      R(info_export_same_as_export_name))
 {
 	compare_all_with(t, NBD_OPT_GO);
@@ -267,8 +276,9 @@ CASE(export_name, stores_data, "In a transmission phase that EXPORT_NAME began, 
 
 /* ---- the default export ---- */
 
-CASE(export_name, empty_is_default, "EXPORT_NAME with an empty name opens the export that INFO tells of under the empty name",
-     R(export_name_default), R(info_export_same_as_export_name))
+CASE(export_name, empty_is_default,
+     "EXPORT_NAME with an empty name opens the export that INFO tells of under the empty name", R(export_name_default),
+     R(info_export_same_as_export_name))
 {
 	struct infos infos;
 
@@ -279,8 +289,10 @@ CASE(export_name, empty_is_default, "EXPORT_NAME with an empty name opens the ex
 	send_option(t, NBD_OPT_EXPORT_NAME, NULL, 0);
 	if (!peer_goes_on(t, R(export_name_default))) {
 		if (enforces_sizes(&infos))
-			skip(t, "EXPORT_NAME", "the server enforces block sizes, and does not open the export by NBD_OPT_EXPORT_NAME");
-		broken(t, R(export_name_default), "NBD_OPT_INFO tells of a default export, and NBD_OPT_EXPORT_NAME for it ends the session");
+			skip(t, "EXPORT_NAME",
+			     "the server enforces block sizes, and does not open the export by NBD_OPT_EXPORT_NAME");
+		broken(t, R(export_name_default),
+		       "NBD_OPT_INFO tells of a default export, and NBD_OPT_EXPORT_NAME for it ends the session");
 	}
 	recv_export_name_reply(t, R(export_name_default));
 	expect_same(t, &infos);
@@ -302,7 +314,8 @@ expect_refusal(struct test *t, bool unknown, enum requirement_id r)
 	observe(t, r, "the server takes this name, too");
 }
 
-CASE(export_name, unknown_closes, "EXPORT_NAME with the name of no export is answered with the end of the session and nothing else",
+CASE(export_name, unknown_closes,
+     "EXPORT_NAME with the name of no export is answered with the end of the session and nothing else",
      R(export_name_unknown_closes), R(server_terminates_hard), R(export_name_no_option_reply),
      R(handshake_no_hard_disconnect))
 {
@@ -310,7 +323,7 @@ CASE(export_name, unknown_closes, "EXPORT_NAME with the name of no export is ans
 	char text[NAME_MAX_TEXT];
 
 	for (uint32_t flags = 0; flags <= (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES); flags++)
-		POINT(t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
+		POINT (t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
 			bool unknown = false;
 
 			open_offered(t);
@@ -371,12 +384,14 @@ similar_name(struct test *t, enum likeness like)
 	return (struct bytes){ name, known.len + (like == LONGER) - (like == SHORTER) };
 }
 
-CASE(export_name, similar_names_close, "EXPORT_NAME ends the session for a name that INFO does not know, however like it is to one that exists, or however long",
+CASE(export_name, similar_names_close,
+     "EXPORT_NAME ends the session for a name that INFO does not know, however like it is to one that exists, or "
+     "however long",
      R(export_name_unknown_closes), R(server_terminates_hard), R(export_name_no_option_reply),
      R(handshake_no_hard_disconnect))
 {
 	for (int like = 0; like < N_LIKENESSES; like++)
-		POINT(t, "%s", likeness_text[like]) {
+		POINT (t, "%s", likeness_text[like]) {
 			struct bytes name;
 			bool unknown;
 
@@ -390,7 +405,8 @@ CASE(export_name, similar_names_close, "EXPORT_NAME ends the session for a name 
 }
 
 /* nbdkit 1913af3f: no export has a NUL in its name (proto.md:37), so what such a name begins with does not matter. */
-CASE(export_name, nul_is_no_end, "EXPORT_NAME with a name that contains a NUL does not open the export that the bytes before it name",
+CASE(export_name, nul_is_no_end,
+     "EXPORT_NAME with a name that contains a NUL does not open the export that the bytes before it name",
      R(export_name_unknown_closes), R(handshake_no_hard_disconnect))
 {
 	static const struct bytes tails[] = { { (const uint8_t *)"\0", 1 }, { (const uint8_t *)"\0x", 2 } };
@@ -403,7 +419,7 @@ CASE(export_name, nul_is_no_end, "EXPORT_NAME with a name that contains a NUL do
 		skip(t, "unknown names", "the server opens an export whatever the name");
 	}
 	for (int i = 0; i < 2; i++)
-		POINT(t, "bytes-behind=%d", i) {
+		POINT (t, "bytes-behind=%d", i) {
 			struct buf name = { 0 };
 
 			put_bytes(&name, known);
@@ -417,7 +433,7 @@ CASE(export_name, nul_is_no_end, "EXPORT_NAME with a name that contains a NUL do
 
 static const struct {
 	const char *text;
-	size_t length;			/* 0: all of .bytes; else filled up */
+	size_t length; /* 0: all of .bytes; else filled up */
 	struct bytes bytes;
 } hostile[] = {
 	{ "length=4097", NBD_MAX_STRING + 1, { 0 } },
@@ -431,14 +447,15 @@ static const struct {
 };
 
 /* CVE-2017-15118, CVE-2020-10761, CVE-2013-7441. */
-CASE(export_name, hostile_names, "EXPORT_NAME with a name that is too long, no UTF-8, or else odd does no harm: the next client is served",
+CASE(export_name, hostile_names,
+     "EXPORT_NAME with a name that is too long, no UTF-8, or else odd does no harm: the next client is served",
      R(handshake_no_hard_disconnect), R(server_terminates_hard), R(export_name_no_option_reply))
 {
 	static uint8_t fill[1 << 20];
 
 	memset(fill, 'y', sizeof(fill));
 	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
-		POINT(t, "%s", hostile[i].text) {
+		POINT (t, "%s", hostile[i].text) {
 			open_offered(t);
 			if (hostile[i].length > 0)
 				send_option(t, NBD_OPT_EXPORT_NAME, fill, hostile[i].length);
@@ -463,14 +480,15 @@ static const struct {
 };
 
 /* CVE-2022-26495, CVE-2013-7441. */
-CASE(export_name, abandoned, "A client that leaves before its EXPORT_NAME is complete, whatever length it claims, does no harm to the next",
+CASE(export_name, abandoned,
+     "A client that leaves before its EXPORT_NAME is complete, whatever length it claims, does no harm to the next",
      R(handshake_no_hard_disconnect), R(greeting_magic))
 {
 	static uint8_t part[1000];
 
 	memset(part, 'z', sizeof(part));
 	for (size_t i = 0; i < sizeof(abandoned) / sizeof(abandoned[0]); i++)
-		POINT(t, "%s", abandoned[i].text) {
+		POINT (t, "%s", abandoned[i].text) {
 			open_offered(t);
 			send_option_header(t, NBD_OPT_EXPORT_NAME, abandoned[i].claimed);
 			if (abandoned[i].sent > 0)
@@ -540,7 +558,8 @@ send_before(struct test *t, enum before b, const struct session *first)
 }
 
 /* nbdkit f1ffde56, f71080b1: what came before must not decide which export it is. */
-CASE(export_name, after_other_options, "EXPORT_NAME opens the same export after other options, refused or answered, as it does at once",
+CASE(export_name, after_other_options,
+     "EXPORT_NAME opens the same export after other options, refused or answered, as it does at once",
      R(export_name_reply_layout), R(handshake_no_hard_disconnect), R(transmission_after_export_name))
 {
 	struct session first;
@@ -549,7 +568,7 @@ CASE(export_name, after_other_options, "EXPORT_NAME opens the same export after 
 	choose(t, export_name(t));
 	first = *t->s;
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT(t, "after=%s", before_text[b]) {
+		POINT (t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b, &first);
 			send_option(t, NBD_OPT_EXPORT_NAME, export_name(t).at, export_name(t).len);
@@ -573,7 +592,7 @@ CASE(export_name, only_option_unless_fixed, "A server that does not set FIXED_NE
 	struct option_reply r;
 
 	for (int i = 0; i < 2; i++)
-		POINT(t, "option=%s", name_of(NAME_OPTION, options[i])) {
+		POINT (t, "option=%s", name_of(NAME_OPTION, options[i])) {
 			open_offered(t);
 			if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) != 0)
 				skip(t, "not fixed newstyle", "the server sets NBD_FLAG_FIXED_NEWSTYLE");

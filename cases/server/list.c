@@ -58,7 +58,8 @@ check_refusal(struct test *t, uint32_t type)
 		EXPECT_REPLY(t, R(list_replies), type, NBD_REP_ACK, NBD_REP_ERR_POLICY);
 }
 
-CASE(list, implemented, "LIST is answered by exports and ACK, or refused for a reason, but not as an unknown or a wrong option",
+CASE(list, implemented,
+     "LIST is answered by exports and ACK, or refused for a reason, but not as an unknown or a wrong option",
      R(baseline_list), R(list_replies))
 {
 	struct option_reply r;
@@ -73,7 +74,8 @@ CASE(list, implemented, "LIST is answered by exports and ACK, or refused for a r
 	expect_over(t, R(list_replies));
 }
 
-CASE(list, one_reply_for_each, "LIST is answered by one well-formed REP_SERVER for each export and then ACK, and no name comes twice",
+CASE(list, one_reply_for_each,
+     "LIST is answered by one well-formed REP_SERVER for each export and then ACK, and no name comes twice",
      R(list_replies), R(rep_server_layout), R(rep_ack_empty), R(option_reply_length))
 {
 	struct listed list = list_first(t);
@@ -86,8 +88,8 @@ CASE(list, one_reply_for_each, "LIST is answered by one well-formed REP_SERVER f
 }
 
 /* What INFO tells of without TLS cannot be a TLS-only export, which alone may be left out (proto.md:1213). */
-CASE(list, is_complete, "The list names the export under test as INFO names it",
-     R(list_replies), R(info_name_canonical))
+CASE(list, is_complete, "The list names the export under test as INFO names it", R(list_replies),
+     R(info_name_canonical))
 {
 	static const uint16_t wanted = NBD_INFO_NAME;
 	struct listed list;
@@ -151,8 +153,8 @@ CASE(list, names_without_nul, "No name in the list contains a NUL", R(server_str
 
 	for (unsigned i = 0; i < list.count; i++)
 		EXPECT(t, R(server_strings_no_nul), !has_nul(listed_name(&list, i)),
-		       "the name of export %u, of %zu bytes, contains a NUL behind \"%s\"", i + 1, list.exports[i].name_length,
-		       list.exports[i].name);
+		       "the name of export %u, of %zu bytes, contains a NUL behind \"%s\"", i + 1,
+		       list.exports[i].name_length, list.exports[i].name);
 }
 
 CASE(list, names_are_utf8, "Every name in the list is UTF-8", R(server_strings_utf8))
@@ -160,8 +162,8 @@ CASE(list, names_are_utf8, "Every name in the list is UTF-8", R(server_strings_u
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count; i++)
-		EXPECT(t, R(server_strings_utf8), is_utf8(listed_name(&list, i)), "the name of export %u is no UTF-8: \"%s\"",
-		       i + 1, list.exports[i].name);
+		EXPECT(t, R(server_strings_utf8), is_utf8(listed_name(&list, i)),
+		       "the name of export %u is no UTF-8: \"%s\"", i + 1, list.exports[i].name);
 }
 
 CASE(list, strings_are_short, "No string in the list is longer than 4096 bytes, and better none than 256",
@@ -186,8 +188,10 @@ CASE(list, details_are_text, "What follows a name in the list is text for people
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count; i++)
-		EXPECT(t, R(rep_server_details_text), is_utf8(listed_details(&list, i)) && !has_nul(listed_details(&list, i)),
-		       "%zu bytes follow the name of export %u, and are no text", list.exports[i].details_length, i + 1);
+		EXPECT(t, R(rep_server_details_text),
+		       is_utf8(listed_details(&list, i)) && !has_nul(listed_details(&list, i)),
+		       "%zu bytes follow the name of export %u, and are no text", list.exports[i].details_length,
+		       i + 1);
 }
 
 /* ---- what the names open ---- */
@@ -201,7 +205,8 @@ infos_by(struct test *t, uint32_t option, struct bytes name)
 	send_go(t, option, name, &wanted, 1);
 	infos = recv_infos(t, R(option_gets_reply));
 	if (infos.final == NBD_REP_ERR_UNSUP)
-		skip(t, option == NBD_OPT_GO ? "GO" : "INFO", "the server does not know %s", name_of(NAME_OPTION, option));
+		skip(t, option == NBD_OPT_GO ? "GO" : "INFO", "the server does not know %s",
+		     name_of(NAME_OPTION, option));
 	return infos;
 }
 
@@ -222,7 +227,7 @@ CASE(list, names_are_known_to_info, "INFO knows every name in the list", R(rep_s
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT(t, "export=%u", i + 1)
+		POINT (t, "export=%u", i + 1)
 			expect_known(t, NBD_OPT_INFO, listed_name(&list, i));
 }
 
@@ -231,7 +236,7 @@ CASE(list, names_open_by_go, "GO knows every name in the list", R(rep_server_nam
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT(t, "export=%u", i + 1)
+		POINT (t, "export=%u", i + 1)
 			expect_known(t, NBD_OPT_GO, listed_name(&list, i));
 }
 
@@ -263,7 +268,7 @@ CASE(list, names_open_by_export_name, "EXPORT_NAME opens every name in the list"
 	if (!peer_goes_on(t, R(export_name_reply_layout)))
 		skip(t, "EXPORT_NAME", "the server does not open the export under test by NBD_OPT_EXPORT_NAME");
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT(t, "export=%u", i + 1)
+		POINT (t, "export=%u", i + 1)
 			expect_opens(t, listed_name(&list, i));
 }
 
@@ -294,7 +299,7 @@ CASE(list, data_is_refused, "LIST with data is refused with ERR_INVALID, and the
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (uint8_t)('a' + i % 26);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		POINT(t, "bytes=%u", sizes[i])
+		POINT (t, "bytes=%u", sizes[i])
 			list_with_data(t, data, sizes[i]);
 }
 
@@ -322,10 +327,12 @@ expect_as_many(struct test *t, unsigned count)
 		observe(t, R(repeated_option_invalid), "the server refuses another NBD_OPT_LIST as invalid");
 	else
 		check_refusal(t, r.type);
-	EXPECT(t, R(list_replies), r.type != NBD_REP_ACK || n == count, "the list has %u exports, and had %u before", n, count);
+	EXPECT(t, R(list_replies), r.type != NBD_REP_ACK || n == count, "the list has %u exports, and had %u before", n,
+	       count);
 }
 
-CASE(list, repeated, "LIST can be sent again, and tells of as many exports each time", R(list_replies), R(baseline_list))
+CASE(list, repeated, "LIST can be sent again, and tells of as many exports each time", R(list_replies),
+     R(baseline_list))
 {
 	struct listed first = list_first(t);
 
@@ -339,8 +346,8 @@ CASE(list, alike, "Two connections are told of the same exports", R(list_replies
 
 	disconnect(t);
 	again = list_first(t);
-	EXPECT(t, R(list_replies), again.count == first.count, "the list has %u exports, and had %u before", again.count,
-	       first.count);
+	EXPECT(t, R(list_replies), again.count == first.count, "the list has %u exports, and had %u before",
+	       again.count, first.count);
 	for (unsigned i = 0; i < first.count; i++)
 		EXPECT(t, R(list_replies), is_listed(&again, listed_name(&first, i)), "\"%s\" is no longer listed",
 		       first.exports[i].name);
@@ -369,13 +376,14 @@ send_before(struct test *t, enum before b)
 	}
 }
 
-CASE(list, after_other_options, "LIST tells of as many exports after other options, refused or answered, as it does at once",
-     R(list_replies), R(baseline_list))
+CASE(list, after_other_options,
+     "LIST tells of as many exports after other options, refused or answered, as it does at once", R(list_replies),
+     R(baseline_list))
 {
 	struct listed first = list_first(t);
 
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT(t, "after=%s", before_text[b]) {
+		POINT (t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b);
 			expect_as_many(t, first.count);

@@ -14,7 +14,8 @@ open_oldstyle(struct test *t)
 		skip(t, "oldstyle", "the server speaks the newstyle handshake");
 }
 
-CASE(oldstyle, has_flags, "The flags of an oldstyle greeting include HAS_FLAGS, and not SEND_DF, as there are no structured replies",
+CASE(oldstyle, has_flags,
+     "The flags of an oldstyle greeting include HAS_FLAGS, and not SEND_DF, as there are no structured replies",
      R(has_flags_set), R(df_flag_without_structured))
 {
 	open_oldstyle(t);
@@ -84,7 +85,8 @@ read_once(struct test *t)
 }
 
 /* proto.md:105: whoever is unhappy goes without a word. */
-CASE(oldstyle, client_leaves, "A client that leaves at once, or within its first request, does no harm to the next, which is greeted alike",
+CASE(oldstyle, client_leaves,
+     "A client that leaves at once, or within its first request, does no harm to the next, which is greeted alike",
      R(oldstyle_greeting_layout), R(greeting_magic))
 {
 	static const uint8_t half[14] = { 0x25, 0x60, 0x95, 0x13 };

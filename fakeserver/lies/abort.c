@@ -13,38 +13,41 @@
 /* ---- fields of the ACK ---- */
 
 ACK_LIE(abort_magic_off_by_one, BREAKS(R(option_reply_magic)), "the magic of the reply to ABORT is one too large",
-	m->reply.magic++)
+        m->reply.magic++)
 ACK_LIE(abort_echoes_zero, BREAKS(R(option_reply_echoes_option)), "the reply to ABORT tells of option 0",
-	m->reply.option = 0)
+        m->reply.option = 0)
 ACK_LIE(abort_echoes_next, BREAKS(R(option_reply_echoes_option)), "the reply to ABORT tells of the option behind it",
-	m->reply.option++)
+        m->reply.option++)
 ACK_LIE(abort_echo_swapped, BREAKS(R(option_reply_echoes_option)),
-	"the reply to ABORT tells of the option in little-endian byte order",
-	m->reply.option = __builtin_bswap32(m->reply.option))
+        "the reply to ABORT tells of the option in little-endian byte order",
+        m->reply.option = __builtin_bswap32(m->reply.option))
 ACK_LIE(abort_type_zero, BREAKS(R(abort_acked)), "the reply to ABORT has type 0", m->reply.type = 0)
 ACK_LIE(abort_type_off_by_one, BREAKS(R(abort_acked)), "the reply to ABORT is NBD_REP_SERVER", m->reply.type++)
-ACK_LIE(abort_type_ones, BREAKS(R(abort_acked)), "the type of the reply to ABORT is all ones", m->reply.type = UINT32_MAX)
-ACK_LIE(abort_swapped, BREAKS(R(option_reply_magic)), "the reply to ABORT is in little-endian byte order", m->swap = true)
+ACK_LIE(abort_type_ones, BREAKS(R(abort_acked)), "the type of the reply to ABORT is all ones",
+        m->reply.type = UINT32_MAX)
+ACK_LIE(abort_swapped, BREAKS(R(option_reply_magic)), "the reply to ABORT is in little-endian byte order",
+        m->swap = true)
 ACK_LIE(abort_length_off_by_one, BREAKS(R(option_reply_length)),
-	"the reply to ABORT announces a byte that does not come", m->length_off = 1)
+        "the reply to ABORT announces a byte that does not come", m->length_off = 1)
 /* nbd-server 6201b7d, there with errors. */
 ACK_LIE(abort_length_ones, BREAKS(R(option_reply_length)), "the length of the reply to ABORT is all ones",
-	m->length_off = -1)
+        m->length_off = -1)
 ACK_LIE(abort_ack_has_data, BREAKS(R(rep_ack_empty)), "the ACK to ABORT carries data", m->reply.data = BYTES_OF("bye"))
 ACK_LIE(abort_unsupported, BREAKS(R(baseline_abort), R(abort_ignores_data)), "ABORT is answered with NBD_REP_ERR_UNSUP",
-	m->reply.type = NBD_REP_ERR_UNSUP)
+        m->reply.type = NBD_REP_ERR_UNSUP)
 ACK_LIE(abort_refused, BREAKS(R(abort_acked), R(abort_ignores_data)), "ABORT is answered with NBD_REP_ERR_POLICY",
-	m->reply.type = NBD_REP_ERR_POLICY)
+        m->reply.type = NBD_REP_ERR_POLICY)
 
 /* ---- transport ---- */
 
 /* What an older protocol text let servers do (proto.md:1201). */
 ACK_LIE(abort_unanswered, BREAKS(R(abort_acked)), "on ABORT the server closes the connection without a reply",
-	m->drop = true)
+        m->drop = true)
 ACK_LIE(abort_reset, BREAKS(R(abort_acked)), "on ABORT the server resets the connection", m->drop = true;
-	m->after = AFTER_RESET)
+        m->after = AFTER_RESET)
 ACK_LIE(abort_cut, BREAKS(R(abort_acked)), "the connection ends within the reply to ABORT", m->cut = 10)
-ACK_LIE(abort_cut_at_once, BREAKS(R(abort_acked)), "the connection ends after one byte of the reply to ABORT", m->cut = 1)
+ACK_LIE(abort_cut_at_once, BREAKS(R(abort_acked)), "the connection ends after one byte of the reply to ABORT",
+        m->cut = 1)
 ACK_LIE(abort_acked_twice, BREAKS(R(abort_acked)), "ABORT is answered with two ACKs", m->repeat = 1)
 
 LIE(abort_ignored, ON_INCOMING, BREAKS(R(abort_acked)), "ABORT is neither answered, nor does it end anything")
@@ -70,7 +73,8 @@ LIE(abort_data_closes, ON_INCOMING, BREAKS(R(abort_acked)), "ABORT with data is 
 }
 
 /* .arg remembers the connection. */
-LIE(abort_only_as_first, ON_OUTGOING, BREAKS(R(abort_acked)), "ABORT is not answered when another option came before it")
+LIE(abort_only_as_first, ON_OUTGOING, BREAKS(R(abort_acked)),
+    "ABORT is not answered when another option came before it")
 {
 	if (m->kind == MSG_OPTION_REPLY && m->option != NBD_OPT_ABORT)
 		l->arg = c->number;

@@ -18,31 +18,31 @@ static const uint8_t one_last[NBD_EXPORT_NAME_PADDING] = { [123] = 1 }, one_firs
 /* ---- fields of the answer ---- */
 
 ANSWER_LIE(export_name_size_off_by_one, BREAKS(R(info_export_same_as_export_name)),
-	   "the size in the answer to EXPORT_NAME is one too large", m->export_name.size++)
+           "the size in the answer to EXPORT_NAME is one too large", m->export_name.size++)
 ANSWER_LIE(export_name_size_zero, BREAKS(R(info_export_same_as_export_name)),
-	   "the size in the answer to EXPORT_NAME is zero", m->export_name.size = 0)
+           "the size in the answer to EXPORT_NAME is zero", m->export_name.size = 0)
 ANSWER_LIE(export_name_size_ones, BREAKS(R(info_export_same_as_export_name)),
-	   "the size in the answer to EXPORT_NAME is all ones", m->export_name.size = UINT64_MAX)
+           "the size in the answer to EXPORT_NAME is all ones", m->export_name.size = UINT64_MAX)
 ANSWER_LIE(export_name_size_swapped, BREAKS(R(info_export_same_as_export_name)),
-	   "the size in the answer to EXPORT_NAME is in little-endian byte order",
-	   m->export_name.size = __builtin_bswap64(m->export_name.size))
+           "the size in the answer to EXPORT_NAME is in little-endian byte order",
+           m->export_name.size = __builtin_bswap64(m->export_name.size))
 ANSWER_LIE(export_name_flags_off_by_one, BREAKS(R(has_flags_set), R(info_export_same_as_export_name)),
-	   "the flags in the answer to EXPORT_NAME are one too large", m->export_name.flags++)
+           "the flags in the answer to EXPORT_NAME are one too large", m->export_name.flags++)
 ANSWER_LIE(export_name_flags_zero, BREAKS(R(has_flags_set), R(info_export_same_as_export_name)),
-	   "no flag is set in the answer to EXPORT_NAME", m->export_name.flags = 0)
+           "no flag is set in the answer to EXPORT_NAME", m->export_name.flags = 0)
 ANSWER_LIE(export_name_flags_ones, BREAKS(R(df_flag_without_structured), R(info_export_same_as_export_name)),
-	   "all flags are set in the answer to EXPORT_NAME", m->export_name.flags = UINT16_MAX)
+           "all flags are set in the answer to EXPORT_NAME", m->export_name.flags = UINT16_MAX)
 ANSWER_LIE(export_name_swapped, BREAKS(R(info_export_same_as_export_name)),
-	   "the answer to EXPORT_NAME is in little-endian byte order", m->swap = true)
+           "the answer to EXPORT_NAME is in little-endian byte order", m->swap = true)
 
 /* go-nbd */
 ANSWER_LIE(export_name_without_has_flags, BREAKS(R(has_flags_set)), "NBD_FLAG_HAS_FLAGS is missing after EXPORT_NAME",
-	   m->export_name.flags &= (uint16_t)~NBD_FLAG_HAS_FLAGS)
+           m->export_name.flags &= (uint16_t)~NBD_FLAG_HAS_FLAGS)
 ANSWER_LIE(export_name_without_read_only, BREAKS(R(info_export_same_as_export_name)),
-	   "EXPORT_NAME never tells that an export is read-only", m->export_name.flags &= (uint16_t)~NBD_FLAG_READ_ONLY)
+           "EXPORT_NAME never tells that an export is read-only", m->export_name.flags &= (uint16_t)~NBD_FLAG_READ_ONLY)
 ANSWER_LIE(export_name_with_df, BREAKS(R(df_flag_without_structured)),
-	   "NBD_FLAG_SEND_DF is set after EXPORT_NAME although there are no structured replies",
-	   m->export_name.flags |= NBD_FLAG_SEND_DF)
+           "NBD_FLAG_SEND_DF is set after EXPORT_NAME although there are no structured replies",
+           m->export_name.flags |= NBD_FLAG_SEND_DF)
 
 /* nbdkit f71080b1: one connection uses another's export size. */
 LIE(export_name_size_of_another, ON_OUTGOING, BREAKS(R(info_export_same_as_export_name)),
@@ -80,48 +80,55 @@ LIE(export_name_no_zeroes_only_in_fixed, ON_OUTGOING, BREAKS(R(export_name_no_ze
 	}
 
 PADDING_LIE(export_name_no_padding, BREAKS(R(export_name_zeroes_padding), R(handshake_flags_no_unasked_change)),
-	    "the 124 zeroes are left out for every client", m->padding = 0)
+            "the 124 zeroes are left out for every client", m->padding = 0)
 PADDING_LIE(export_name_padding_one_less, BREAKS(R(export_name_zeroes_padding)), "123 zeroes follow EXPORT_NAME",
-	    m->padding--)
+            m->padding--)
 PADDING_LIE(export_name_padding_one_more, BREAKS(R(export_name_zeroes_padding)), "125 zeroes follow EXPORT_NAME",
-	    m->padding++)
+            m->padding++)
 PADDING_LIE(export_name_padding_128, BREAKS(R(export_name_zeroes_padding)), "128 zeroes follow EXPORT_NAME",
-	    m->padding = 128)
+            m->padding = 128)
 PADDING_LIE(export_name_padding_ends_in_one, BREAKS(R(export_name_zeroes_padding)),
-	    "the last of the bytes that should be zero is one",
-	    m->padding = 0; m->extra = ((struct bytes){ one_last, sizeof(one_last) }))
+            "the last of the bytes that should be zero is one", m->padding = 0;
+            m->extra = ((struct bytes){ one_last, sizeof(one_last) }))
 PADDING_LIE(export_name_padding_begins_with_one, BREAKS(R(export_name_zeroes_padding)),
-	    "the first of the bytes that should be zero is one",
-	    m->padding = 0; m->extra = ((struct bytes){ one_first, sizeof(one_first) }))
+            "the first of the bytes that should be zero is one", m->padding = 0;
+            m->extra = ((struct bytes){ one_first, sizeof(one_first) }))
 PADDING_LIE(export_name_padding_cut, BREAKS(R(export_name_zeroes_padding)), "the connection ends within the 124 zeroes",
-	    m->cut = 100; m->after = AFTER_CLOSE)
+            m->cut = 100;
+            m->after = AFTER_CLOSE)
 ANSWER_LIE(export_name_one_zero, BREAKS(R(export_name_no_zeroes), R(export_name_zeroes_padding)),
-	   "one zero too many follows EXPORT_NAME", m->padding++)
+           "one zero too many follows EXPORT_NAME", m->padding++)
 
 /* ---- transport ---- */
 
 ANSWER_LIE(export_name_cut_in_size, BREAKS(R(export_name_reply_layout)),
-	   "the connection ends within the size after EXPORT_NAME", m->cut = 5; m->after = AFTER_CLOSE)
+           "the connection ends within the size after EXPORT_NAME", m->cut = 5;
+           m->after = AFTER_CLOSE)
 ANSWER_LIE(export_name_cut_before_flags, BREAKS(R(export_name_reply_layout)),
-	   "the size is sent after EXPORT_NAME, and no flags", m->cut = 8)
+           "the size is sent after EXPORT_NAME, and no flags", m->cut = 8)
 ANSWER_LIE(export_name_cut_in_flags, BREAKS(R(export_name_reply_layout)),
-	   "the connection is reset within the flags after EXPORT_NAME", m->cut = 9; m->after = AFTER_RESET)
+           "the connection is reset within the flags after EXPORT_NAME", m->cut = 9;
+           m->after = AFTER_RESET)
 ANSWER_LIE(export_name_unanswered, BREAKS(R(export_name_reply_layout)),
-	   "EXPORT_NAME is not answered: the server waits for requests", m->drop = true)
-ANSWER_LIE(export_name_refused, BREAKS(R(interop_export_name_served), R(export_name_default), R(handshake_no_hard_disconnect)),
-	   "EXPORT_NAME ends the session, whatever the name", m->drop = true; m->after = AFTER_CLOSE)
+           "EXPORT_NAME is not answered: the server waits for requests", m->drop = true)
+ANSWER_LIE(export_name_refused,
+           BREAKS(R(interop_export_name_served), R(export_name_default), R(handshake_no_hard_disconnect)),
+           "EXPORT_NAME ends the session, whatever the name", m->drop = true;
+           m->after = AFTER_CLOSE)
 ANSWER_LIE(export_name_reset, BREAKS(R(interop_export_name_served), R(export_name_default)),
-	   "EXPORT_NAME resets the connection, whatever the name", m->drop = true; m->after = AFTER_RESET)
+           "EXPORT_NAME resets the connection, whatever the name", m->drop = true;
+           m->after = AFTER_RESET)
 ANSWER_LIE(export_name_answered_twice, BREAKS(R(export_name_no_zeroes), R(export_name_zeroes_padding)),
-	   "the answer to EXPORT_NAME is sent twice", m->repeat = 1)
+           "the answer to EXPORT_NAME is sent twice", m->repeat = 1)
 ANSWER_LIE(export_name_then_closes, BREAKS(R(transmission_after_export_name)),
-	   "the connection is closed behind the answer to EXPORT_NAME", m->after = AFTER_CLOSE)
+           "the connection is closed behind the answer to EXPORT_NAME", m->after = AFTER_CLOSE)
 
 /* nbd-server 2933710: it was answered as if it were another option. */
 ANSWER_LIE(export_name_acked, BREAKS(R(export_name_no_option_reply)), "EXPORT_NAME is answered with NBD_REP_ACK",
-	   m->kind = MSG_OPTION_REPLY; m->payload = PAYLOAD_RAW;
-	   m->reply = ((struct option_reply){ .magic = NBD_OPTION_REPLY_MAGIC, .option = NBD_OPT_EXPORT_NAME,
-					      .type = NBD_REP_ACK }))
+           m->kind = MSG_OPTION_REPLY;
+           m->payload = PAYLOAD_RAW;
+           m->reply = ((struct option_reply){
+		   .magic = NBD_OPTION_REPLY_MAGIC, .option = NBD_OPT_EXPORT_NAME, .type = NBD_REP_ACK }))
 
 LIE(export_name_stays_in_haggling, ON_STATE, BREAKS(R(transmission_after_export_name)),
     "EXPORT_NAME is answered, and then the server waits for another option")
@@ -228,7 +235,9 @@ confuse(struct conn *c, struct incoming *m, enum likeness like)
 
 		if (n == 0 || strncasecmp((const char *)name.at, (const char *)known.at, n) != 0)
 			continue;
-		if (like == LONGER ? name.len > known.len : like == SHORTER ? name.len < known.len : name.len == known.len)
+		if (like == LONGER    ? name.len > known.len
+		    : like == SHORTER ? name.len < known.len
+		                      : name.len == known.len)
 			rename_to(m, known);
 	}
 }

@@ -13,7 +13,7 @@
 		}                                                                                                      \
 	}
 #define SERVER_LIE(ident, breaks, text, edit) REPLY_LIE(ident, breaks, text, m->payload == PAYLOAD_SERVER, edit)
-#define ACK_LIE(ident, breaks, text, edit) REPLY_LIE(ident, breaks, text, m->reply.type == NBD_REP_ACK, edit)
+#define ACK_LIE(ident, breaks, text, edit)    REPLY_LIE(ident, breaks, text, m->reply.type == NBD_REP_ACK, edit)
 
 static bool
 is_list(const struct incoming *m)
@@ -24,35 +24,36 @@ is_list(const struct incoming *m)
 /* ---- fields of REP_SERVER ---- */
 
 SERVER_LIE(list_magic_off_by_one, BREAKS(R(option_reply_magic)), "the magic of REP_SERVER is one too large",
-	   m->reply.magic++)
+           m->reply.magic++)
 SERVER_LIE(list_echoes_next, BREAKS(R(option_reply_echoes_option)), "REP_SERVER tells of the option behind LIST",
-	   m->reply.option++)
+           m->reply.option++)
 SERVER_LIE(list_type_zero, BREAKS(R(list_replies)), "REP_SERVER has type 0", m->reply.type = 0)
 SERVER_LIE(list_type_info, BREAKS(R(list_replies)), "exports are listed as NBD_REP_INFO", m->reply.type = NBD_REP_INFO)
 SERVER_LIE(list_type_ack, BREAKS(R(rep_ack_empty)), "exports are listed as NBD_REP_ACK", m->reply.type = NBD_REP_ACK)
 SERVER_LIE(list_swapped, BREAKS(R(option_reply_magic)), "REP_SERVER is in little-endian byte order", m->swap = true)
 SERVER_LIE(list_length_one_less, BREAKS(R(rep_server_layout)), "the length of REP_SERVER is one too small",
-	   m->length_off = -1)
+           m->length_off = -1)
 SERVER_LIE(list_length_one_more, BREAKS(R(option_reply_magic)), "the length of REP_SERVER is one too large",
-	   m->length_off = 1)
+           m->length_off = 1)
 SERVER_LIE(list_length_zero, BREAKS(R(rep_server_layout)), "the length of REP_SERVER is zero",
-	   m->length_off = -4 - (int64_t)m->server.name.len - (int64_t)m->server.details.len)
+           m->length_off = -4 - (int64_t)m->server.name.len - (int64_t)m->server.details.len)
 SERVER_LIE(list_length_ones, BREAKS(R(option_reply_length)), "the length of REP_SERVER is all ones",
-	   m->length_off = UINT32_MAX - 4 - (int64_t)m->server.name.len - (int64_t)m->server.details.len)
+           m->length_off = UINT32_MAX - 4 - (int64_t)m->server.name.len - (int64_t)m->server.details.len)
 /* xapi-nbd #128 */
 SERVER_LIE(list_name_length_one_less, BREAKS(R(rep_server_name_opens), R(info_name_canonical)),
-	   "the length of the name in REP_SERVER is one too small", m->inner_length_off = -1)
+           "the length of the name in REP_SERVER is one too small", m->inner_length_off = -1)
 SERVER_LIE(list_name_length_one_more, BREAKS(R(rep_server_layout)),
-	   "the length of the name in REP_SERVER is one too large", m->inner_length_off = 1)
+           "the length of the name in REP_SERVER is one too large", m->inner_length_off = 1)
 SERVER_LIE(list_name_length_zero, BREAKS(R(info_name_canonical), R(list_replies)),
-	   "the length of the name in REP_SERVER is zero", m->inner_length_off = -(int64_t)m->server.name.len)
+           "the length of the name in REP_SERVER is zero", m->inner_length_off = -(int64_t)m->server.name.len)
 SERVER_LIE(list_name_length_ones, BREAKS(R(rep_server_layout)), "the length of the name in REP_SERVER is all ones",
-	   m->inner_length_off = UINT32_MAX - (int64_t)m->server.name.len)
+           m->inner_length_off = UINT32_MAX - (int64_t)m->server.name.len)
 SERVER_LIE(list_name_length_swapped, BREAKS(R(rep_server_layout)),
-	   "the length of the name in REP_SERVER is in little-endian byte order",
-	   m->inner_length_off = (int64_t)__builtin_bswap32((uint32_t)m->server.name.len) - (int64_t)m->server.name.len)
+           "the length of the name in REP_SERVER is in little-endian byte order",
+           m->inner_length_off = (int64_t)__builtin_bswap32((uint32_t)m->server.name.len) - (int64_t)m->server.name.len)
 SERVER_LIE(list_without_name_length, BREAKS(R(rep_server_layout)), "REP_SERVER is the name alone",
-	   m->payload = PAYLOAD_RAW; m->reply.data = m->server.name)
+           m->payload = PAYLOAD_RAW;
+           m->reply.data = m->server.name)
 
 /* ---- names and details ---- */
 
@@ -77,33 +78,34 @@ name_and(struct bytes name, struct bytes more)
 }
 
 SERVER_LIE(list_name_unknown, BREAKS(R(rep_server_name_opens), R(info_name_canonical)),
-	   "the names in the list are not those of the exports", m->server.name = name_and(m->server.name, BYTES_OF("-1")))
+           "the names in the list are not those of the exports",
+           m->server.name = name_and(m->server.name, BYTES_OF("-1")))
 SERVER_LIE(list_name_ends_in_nul, BREAKS(R(server_strings_no_nul)), "the names in the list end in a NUL",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\0")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\0")))
 SERVER_LIE(list_name_contains_nul, BREAKS(R(server_strings_no_nul)), "the names in the list contain a NUL",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\0x")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\0x")))
 SERVER_LIE(list_name_not_utf8, BREAKS(R(server_strings_utf8)), "the names in the list are Latin-1",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\xe9")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\xe9")))
 SERVER_LIE(list_name_overlong_utf8, BREAKS(R(server_strings_utf8)), "the names in the list contain an overlong form",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\xc0\xaf")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\xc0\xaf")))
 SERVER_LIE(list_name_surrogate, BREAKS(R(server_strings_utf8)), "the names in the list contain half a surrogate pair",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\xed\xa0\x80")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\xed\xa0\x80")))
 SERVER_LIE(list_name_cut_off_utf8, BREAKS(R(server_strings_utf8)), "the names in the list end within a character",
-	   m->server.name = name_and(m->server.name, BYTES_OF("\xf0\x9f\x92")))
+           m->server.name = name_and(m->server.name, BYTES_OF("\xf0\x9f\x92")))
 SERVER_LIE(list_name_257, BREAKS(R(server_strings_short)), "the names in the list have 257 bytes",
-	   m->server.name = long_string(257))
+           m->server.name = long_string(257))
 SERVER_LIE(list_name_4097, BREAKS(R(server_strings_max_length)), "the names in the list have 4097 bytes",
-	   m->server.name = long_string(NBD_MAX_STRING + 1))
+           m->server.name = long_string(NBD_MAX_STRING + 1))
 SERVER_LIE(list_details_4097, BREAKS(R(server_strings_max_length)), "the details in the list have 4097 bytes",
-	   m->server.details = long_string(NBD_MAX_STRING + 1))
+           m->server.details = long_string(NBD_MAX_STRING + 1))
 SERVER_LIE(list_details_257, BREAKS(R(server_strings_short)), "the details in the list have 257 bytes",
-	   m->server.details = long_string(257))
+           m->server.details = long_string(257))
 SERVER_LIE(list_details_end_in_nul, BREAKS(R(rep_server_details_text)), "the details in the list end in a NUL",
-	   m->server.details = BYTES_OF("details\0"))
+           m->server.details = BYTES_OF("details\0"))
 SERVER_LIE(list_details_not_utf8, BREAKS(R(rep_server_details_text)), "the details in the list are no UTF-8",
-	   m->server.details = BYTES_OF("d\xe9tails"))
-SERVER_LIE(list_details_binary, BREAKS(R(rep_server_details_text)), "the size of the export follows its name in the list",
-	   m->server.details = BYTES_OF("\0\0\0\0\4\0\0\0"))
+           m->server.details = BYTES_OF("d\xe9tails"))
+SERVER_LIE(list_details_binary, BREAKS(R(rep_server_details_text)),
+           "the size of the export follows its name in the list", m->server.details = BYTES_OF("\0\0\0\0\4\0\0\0"))
 
 /* go-nbd: all exports in one REP_SERVER. */
 LIE(list_in_one_reply, ON_OUTGOING, BREAKS(R(rep_server_details_text)),
@@ -118,7 +120,8 @@ LIE(list_in_one_reply, ON_OUTGOING, BREAKS(R(rep_server_details_text)),
 	buf_clear(&rest);
 	for (size_t i = 1; i < config->n_exports; i++)
 		wire_put_rep_server(&rest, &(struct rep_server){ (uint32_t)strlen(config->exports[i].name),
-								 bytes_of(config->exports[i].name), { NULL, 0 } });
+		                                                 bytes_of(config->exports[i].name),
+		                                                 { NULL, 0 } });
 	m->server.details = (struct bytes){ rest.at, rest.len };
 }
 
@@ -148,31 +151,37 @@ LIE(list_grows, ON_OUTGOING, BREAKS(R(list_replies)), "from the second time on t
 
 /* tokio-nbd #7 */
 ACK_LIE(list_without_ack, BREAKS(R(list_replies)), "the ACK behind the list is missing", m->drop = true)
-ACK_LIE(list_ack_has_data, BREAKS(R(rep_ack_empty)), "the ACK behind the list carries data", m->reply.data = BYTES_OF("end"))
+ACK_LIE(list_ack_has_data, BREAKS(R(rep_ack_empty)), "the ACK behind the list carries data",
+        m->reply.data = BYTES_OF("end"))
 ACK_LIE(list_ends_in_server, BREAKS(R(rep_server_layout)), "the list ends in an empty REP_SERVER, not in ACK",
-	m->reply.type = NBD_REP_SERVER)
-ACK_LIE(list_ack_cut, BREAKS(R(list_replies)), "the connection ends within the ACK behind the list",
-	m->cut = 12; m->after = AFTER_CLOSE)
+        m->reply.type = NBD_REP_SERVER)
+ACK_LIE(list_ack_cut, BREAKS(R(list_replies)), "the connection ends within the ACK behind the list", m->cut = 12;
+        m->after = AFTER_CLOSE)
 ACK_LIE(list_closes, BREAKS(R(list_replies)), "the connection is closed instead of the ACK behind the list",
-	m->drop = true; m->after = AFTER_CLOSE)
+        m->drop = true;
+        m->after = AFTER_CLOSE)
 ACK_LIE(list_resets, BREAKS(R(list_replies)), "the connection is reset instead of the ACK behind the list",
-	m->drop = true; m->after = AFTER_RESET)
-ACK_LIE(list_acked_twice, BREAKS(R(list_replies), R(option_reply_echoes_option)), "two ACKs end the list", m->repeat = 1)
+        m->drop = true;
+        m->after = AFTER_RESET)
+ACK_LIE(list_acked_twice, BREAKS(R(list_replies), R(option_reply_echoes_option)), "two ACKs end the list",
+        m->repeat = 1)
 ACK_LIE(list_then_closes, BREAKS(R(list_replies), R(option_reply_length)), "the server closes behind the list",
-	m->after = AFTER_CLOSE)
+        m->after = AFTER_CLOSE)
 SERVER_LIE(list_cut, BREAKS(R(option_reply_length)), "the connection ends within a name of the list",
-	   m->cut = OPTION_REPLY_HEADER_SIZE + 5; m->after = AFTER_CLOSE)
-SERVER_LIE(list_ack_before_last, BREAKS(R(list_replies)), "the ACK comes before the last export",
-	   m->hold = true)
+           m->cut = OPTION_REPLY_HEADER_SIZE + 5;
+           m->after = AFTER_CLOSE)
+SERVER_LIE(list_ack_before_last, BREAKS(R(list_replies)), "the ACK comes before the last export", m->hold = true)
 
 /* ---- refusals ---- */
 
 REPLY_LIE(list_unsupported, BREAKS(R(baseline_list)), "LIST is answered with NBD_REP_ERR_UNSUP", true,
-	  m->drop = !m->final; m->reply.type = NBD_REP_ERR_UNSUP)
+          m->drop = !m->final;
+          m->reply.type = NBD_REP_ERR_UNSUP)
 REPLY_LIE(list_invalid, BREAKS(R(list_replies)), "every LIST is answered with NBD_REP_ERR_INVALID", true,
-	  m->drop = !m->final; m->reply.type = NBD_REP_ERR_INVALID)
+          m->drop = !m->final;
+          m->reply.type = NBD_REP_ERR_INVALID)
 REPLY_LIE(list_data_unsupported, BREAKS(R(list_rejects_data)), "LIST with data is answered with NBD_REP_ERR_UNSUP",
-	  m->reply.type == NBD_REP_ERR_INVALID, m->reply.type = NBD_REP_ERR_UNSUP)
+          m->reply.type == NBD_REP_ERR_INVALID, m->reply.type = NBD_REP_ERR_UNSUP)
 
 LIE(list_takes_data, ON_INCOMING, BREAKS(R(list_rejects_data)), "LIST with data is answered as if it had none")
 {
@@ -206,14 +215,17 @@ LIE(list_goes_on_behind_error, ON_OUTGOING, BREAKS(R(list_replies)),
 	static uint8_t ack[OPTION_REPLY_HEADER_SIZE];
 	struct buf b = { ack, 0, sizeof(ack) };
 
-	if (m->kind != MSG_OPTION_REPLY || m->option != NBD_OPT_LIST || m->reply.type != NBD_REP_ERR_INVALID || !LIE_NOW)
+	if (m->kind != MSG_OPTION_REPLY || m->option != NBD_OPT_LIST || m->reply.type != NBD_REP_ERR_INVALID ||
+	    !LIE_NOW)
 		return;
-	wire_put_option_reply(&b, &(struct option_reply){ NBD_OPTION_REPLY_MAGIC, NBD_OPT_LIST, NBD_REP_ACK, 0, { NULL, 0 } });
+	wire_put_option_reply(
+		&b, &(struct option_reply){ NBD_OPTION_REPLY_MAGIC, NBD_OPT_LIST, NBD_REP_ACK, 0, { NULL, 0 } });
 	m->extra = (struct bytes){ ack, b.len };
 }
 
 /* .arg remembers the connection, here and below. */
-LIE(list_only_once, ON_OUTGOING, BREAKS(R(baseline_list)), "a second LIST on a connection is answered as an unknown option")
+LIE(list_only_once, ON_OUTGOING, BREAKS(R(baseline_list)),
+    "a second LIST on a connection is answered as an unknown option")
 {
 	if (m->kind != MSG_OPTION_REPLY || m->option != NBD_OPT_LIST)
 		return;
@@ -255,7 +267,8 @@ forget_named(struct outgoing *m)
 	m->reply.type = NBD_REP_ERR_UNKNOWN;
 }
 
-LIE(listed_names_unknown_to_info, ON_OUTGOING, BREAKS(R(rep_server_name_opens)), "INFO does not know the exports in the list")
+LIE(listed_names_unknown_to_info, ON_OUTGOING, BREAKS(R(rep_server_name_opens)),
+    "INFO does not know the exports in the list")
 {
 	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_INFO && LIE_NOW)
 		forget_named(m);
@@ -263,7 +276,8 @@ LIE(listed_names_unknown_to_info, ON_OUTGOING, BREAKS(R(rep_server_name_opens)),
 
 LIE(listed_names_unknown_to_go, ON_OUTGOING, BREAKS(R(rep_server_name_opens)), "GO knows the default export alone")
 {
-	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_GO && c->named != fake_config_of(c->server)->exports && LIE_NOW)
+	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_GO && c->named != fake_config_of(c->server)->exports &&
+	    LIE_NOW)
 		forget_named(m);
 }
 

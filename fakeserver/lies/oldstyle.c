@@ -12,8 +12,9 @@ become_oldstyle(struct conn *c, struct outgoing *m)
 	c->flags = c->export->flags & (uint16_t)~NBD_FLAG_SEND_DF;
 	c->phase = PHASE_TRANSMISSION;
 	m->kind = MSG_OLDSTYLE_GREETING;
-	m->oldstyle = (struct oldstyle_greeting){ NBD_MAGIC, NBD_CLISERV_MAGIC, c->export->size, c->flags,
-						  { zeroes, sizeof(zeroes) } };
+	m->oldstyle = (struct oldstyle_greeting){
+		NBD_MAGIC, NBD_CLISERV_MAGIC, c->export->size, c->flags, { zeroes, sizeof(zeroes) }
+	};
 }
 
 #define OLDSTYLE_LIE(ident, breaks, text, edit)                                                                        \
@@ -26,26 +27,27 @@ become_oldstyle(struct conn *c, struct outgoing *m)
 	}
 
 OLDSTYLE_LIE(oldstyle_without_has_flags, BREAKS(R(has_flags_set)), "an oldstyle greeting lacks NBD_FLAG_HAS_FLAGS",
-	     m->oldstyle.flags &= ~(uint32_t)NBD_FLAG_HAS_FLAGS)
-OLDSTYLE_LIE(oldstyle_flags_zero, BREAKS(R(has_flags_set)), "no flag is set in an oldstyle greeting", m->oldstyle.flags = 0)
+             m->oldstyle.flags &= ~(uint32_t)NBD_FLAG_HAS_FLAGS)
+OLDSTYLE_LIE(oldstyle_flags_zero, BREAKS(R(has_flags_set)), "no flag is set in an oldstyle greeting",
+             m->oldstyle.flags = 0)
 OLDSTYLE_LIE(oldstyle_flags_off_by_one, BREAKS(R(has_flags_set)), "the flags of an oldstyle greeting are one too large",
-	     m->oldstyle.flags++)
+             m->oldstyle.flags++)
 OLDSTYLE_LIE(oldstyle_with_df, BREAKS(R(df_flag_without_structured)), "NBD_FLAG_SEND_DF is set in an oldstyle greeting",
-	     m->oldstyle.flags |= NBD_FLAG_SEND_DF)
+             m->oldstyle.flags |= NBD_FLAG_SEND_DF)
 OLDSTYLE_LIE(oldstyle_size_zero, BREAKS(R(read_past_end_einval)), "the size in an oldstyle greeting is zero",
-	     m->oldstyle.size = 0)
+             m->oldstyle.size = 0)
 OLDSTYLE_LIE(oldstyle_size_too_small, BREAKS(R(read_past_end_einval)),
-	     "the size in an oldstyle greeting is 4096 bytes too small", m->oldstyle.size -= 4096)
-OLDSTYLE_LIE(oldstyle_size_off_by_one, BREAKS(R(default_min_block)), "the size in an oldstyle greeting is one too large",
-	     m->oldstyle.size++)
+             "the size in an oldstyle greeting is 4096 bytes too small", m->oldstyle.size -= 4096)
+OLDSTYLE_LIE(oldstyle_size_off_by_one, BREAKS(R(default_min_block)),
+             "the size in an oldstyle greeting is one too large", m->oldstyle.size++)
 OLDSTYLE_LIE(oldstyle_swapped, BREAKS(R(greeting_magic), R(numbers_big_endian)),
-	     "an oldstyle greeting is in little-endian byte order", m->swap = true)
+             "an oldstyle greeting is in little-endian byte order", m->swap = true)
 OLDSTYLE_LIE(oldstyle_repeated, BREAKS(R(oldstyle_enters_transmission)), "an oldstyle greeting is sent twice",
-	     m->repeat = 1)
+             m->repeat = 1)
 OLDSTYLE_LIE(oldstyle_reset, BREAKS(R(oldstyle_enters_transmission), R(greeting_magic)),
-	     "the connection is reset behind an oldstyle greeting", m->after = AFTER_RESET)
+             "the connection is reset behind an oldstyle greeting", m->after = AFTER_RESET)
 OLDSTYLE_LIE(oldstyle_size_differs, BREAKS(R(oldstyle_greeting_layout)),
-	     "oldstyle greetings tell a new size to every client", m->oldstyle.size -= 512 * (uint64_t)c->number)
+             "oldstyle greetings tell a new size to every client", m->oldstyle.size -= 512 * (uint64_t)c->number)
 
 /* CVE-2017-9524 (qemu). What .arg remembers shows at the next accept. */
 LIE(oldstyle_leaving_ends_service, ON_PROCESS, BREAKS(R(greeting_magic)),

@@ -26,7 +26,7 @@ REPLY_LIE(reply_magic_ones, BREAKS(R(simple_reply_magic)), "all ones instead of 
           m->simple.magic = UINT32_MAX)
 REPLY_LIE(reply_magic_of_request, BREAKS(R(simple_reply_magic)), "replies begin with the magic of requests",
           m->simple.magic = NBD_REQUEST_MAGIC)
-REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic), R(numbers_big_endian)),
+REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic)),
           "simple replies in little-endian byte order", m->swap = true)
 REPLY_LIE(reply_magic_of_structured, BREAKS(R(simple_reply_required), R(structured_reply_needs_negotiation)),
           "simple replies begin with the magic of structured ones", m->simple.magic = NBD_STRUCTURED_REPLY_MAGIC)
