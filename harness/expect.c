@@ -106,9 +106,12 @@ read_file(struct expectations *e, FILE *f, char error[512])
 	unsigned number = 0;
 	char *text = NULL;
 	size_t size = 0;
+	ssize_t len;
 
-	while (wrong == NULL && (word = NULL, getline(&text, &size, f) >= 0))
-		wrong = take_line(e, text, ++number, &word);
+	while (wrong == NULL && (word = NULL, len = getline(&text, &size, f)) >= 0) {
+		number++;
+		wrong = strlen(text) < (size_t)len ? "a NUL byte: this is no text" : take_line(e, text, number, &word);
+	}
 	if (ferror(f))
 		snprintf(error, 512, "%.300s: %s", e->path, strerror(errno));
 	else if (wrong != NULL || (wrong = check_reasons(e, &number)) != NULL)

@@ -39,7 +39,7 @@ recv_greeting(struct test *t)
 		recv_oldstyle(t);
 		return;
 	}
-	recv_or_broken(t, 2, R(newstyle_magic), "the handshake flags");
+	recv_or_broken(t, 2, R(handshake_flags_sent), "the handshake flags");
 	trace_received(t, MSG_GREETING, 0, (struct bytes){ s->in.at, s->in.len });
 	wire_get_greeting(wire(s->in.at, s->in.len), &g);
 	EXPECT_EQ(t, R(greeting_magic), g.magic, NBD_MAGIC);

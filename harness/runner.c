@@ -42,6 +42,8 @@ struct slot {
 	bool used;			/* its server has greeted in an earlier case */
 	char *end;			/* of its server, in words; NULL: none was noticed */
 	bool end_by_fault;
+	bool suspect;			/* its server hung in a case: the next case gets a new one */
+	bool lingers;			/* its servers do not end with their standard input */
 	bool one_shot;			/* a server has ended well by itself: it serves one client, so every case needs its own */
 	enum { FIRST_TRY, TRY_AGAIN, SECOND_TRY } attempt;
 	char *lost;			/* on the second try: how the server was lost before it, or NULL */
@@ -136,7 +138,7 @@ interrupt(struct state *st)
 
 /* ---- starting a case ---- */
 
-static void server_died(struct state *st, struct slot *s, const struct job *job, int ms);
+static void server_died(struct state *st, struct slot *s, const struct job *job);
 
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
@@ -145,12 +147,13 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	char error[512], *why;
 
 	if (s->last != NULL)
-		server_died(st, s, s->last, 0);
-	if (!t->fresh && !s->one_shot && s->server.target == t && server_running(&s->server))
+		server_died(st, s, s->last);
+	if (!t->fresh && !s->one_shot && !s->suspect && s->server.target == t && server_running(&s->server))
 		return true;
 	server_stop(&s->server);
 	free(s->end);
 	s->end = NULL;
+	s->suspect = false;
 	if (t->via == VIA_FORK && s->server.quiet == NULL)
 		s->server.quiet = quiet_new();
 	if (server_start(&s->server, t, error))
@@ -300,11 +303,17 @@ blame(struct state *st, struct slot *s, const struct job *job, const char *messa
 
 /* The server died of a fault although the case has nothing to say against it: that is a verdict all the same. */
 static void
-server_died(struct state *st, struct slot *s, const struct job *job, int ms)
+server_died(struct state *st, struct slot *s, const struct job *job)
 {
+	bool wait = s->server.stdio >= 0 && s->server.pid > 0 && !s->lingers, ended;
 	char *text;
 
-	if (!notice_end(s, ms) || !s->end_by_fault)
+	/* On standard input and output it ends when its client leaves, so it is waited for, unless it shows that it does not. */
+	if (wait)
+		shutdown(s->server.stdio, SHUT_RDWR);
+	ended = notice_end(s, wait ? ENDING_MS : 0);
+	s->lingers |= wait && !ended;
+	if (!ended || !s->end_by_fault)
 		return;
 	text = end_and_output(s);
 	blame(st, s, job, GONE_AFTER, text);
@@ -387,7 +396,8 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 	char *text;
 
 	s->fault |= ended && by_fault;
-	if ((ungreeted || h->gone) && ended && try_again(s, NULL))
+	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
+	if ((ungreeted || h->gone) && (ended || e.timed_out) && try_again(s, ended ? NULL : "the server does not greet a new client"))
 		return;
 	if (!forked && !st->served && (ungreeted || (ended && by_fault))) {
 		never_greeted(st, s, h, strings, ended);
@@ -533,7 +543,7 @@ finish_case(struct state *st, struct slot *s)
 	if (!s->done && !s->silenced && !st->end.interrupted)
 		case_broke(st, s, status);
 	if (s->results > 0 && !st->stopping)
-		server_died(st, s, job, s->server.stdio >= 0 ? CLOSED_MS : 0);	/* it ends with its input */
+		server_died(st, s, job);
 	settle_lost(st, s);
 	s->last = job;
 	s->job = NULL;
@@ -622,12 +632,29 @@ end_strays(void)
 		}
 }
 
+/* Behind the last case there is no next one that would find the server gone. */
+static void
+look_after_last(struct state *st, struct slot *s)
+{
+	char error[512], *text = NULL;
+
+	if (st->stopping || s->last == NULL || s->last->target->via == VIA_FORK || s->last->target->via == VIA_STDIO)
+		return;
+	server_died(st, s, s->last);
+	if (s->last->target->fresh || s->one_shot || s->suspect || !server_running(&s->server) || server_greets(&s->server, error))
+		return;
+	if (!notice_end(s, ENDING_MS))
+		blame(st, s, s->last, GONE_AFTER, error);
+	else if (s->end_by_fault)
+		blame(st, s, s->last, GONE_AFTER, text = end_and_output(s));
+	free(text);
+}
+
 static void
 end_slots(struct state *st)
 {
 	for (unsigned i = 0; i < st->r->slots; i++) {
-		if (!st->stopping && st->slots[i].last != NULL && st->slots[i].last->target->via != VIA_FORK)
-			server_died(st, &st->slots[i], st->slots[i].last, CLOSED_MS);
+		look_after_last(st, &st->slots[i]);
 		server_ask(&st->slots[i].server);
 	}
 	for (unsigned i = 0; i < st->r->slots; i++) {

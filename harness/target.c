@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 20000, STOP_MS = 3000 };
+enum { START_MS = 20000, STOP_MS = 3000, GREETING_MS = 10000 };
 
 static int64_t
 now_ms(void)
@@ -499,7 +499,9 @@ server_ended(struct server *s, bool *by_fault)
 	s->pidfd = -1;
 	s->pid = 0;
 	*by_fault = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-	return !*by_fault && adopt(s) ? NULL : end_in_words("the server", status);
+	if (!*by_fault && (s->starting ? adopt_patiently(s) : adopt(s)))
+		return NULL;
+	return end_in_words("the server", status);
 }
 
 char *
@@ -620,7 +622,13 @@ has_ended(const struct server *s, int ms)
 {
 	struct pollfd dead = { .fd = s->pidfd, .events = POLLIN };
 
-	return poll(&dead, 1, ms) > 0 && (s->dir == NULL || signal_marked(s->dir, 0) == 0);
+	if (poll(&dead, 1, ms) <= 0)
+		return false;
+	/* A process that is just being executed has no environment to be found by, so ask more than once. */
+	for (int pause = 1; s->dir != NULL && pause < 32; pause *= 2)
+		if (signal_marked(s->dir, 0) > 0 || poll(NULL, 0, pause) != 0)
+			return false;
+	return true;
 }
 
 static void
@@ -670,4 +678,27 @@ server_connect(const struct server *s, bool *gone, char error[512])
 		say_why(s, ms, error);
 	*gone = true;
 	return -1;
+}
+
+bool
+server_greets(const struct server *s, char error[512])
+{
+	struct pollfd p = { .events = POLLIN };
+	bool gone;
+	char byte;
+	ssize_t n;
+
+	p.fd = server_connect(s, &gone, error);
+	if (p.fd < 0)
+		return false;
+	n = poll(&p, 1, (int)(GREETING_MS * s->target->factor));
+	if (n > 0)
+		n = recv(p.fd, &byte, 1, 0);
+	else
+		errno = ETIMEDOUT;
+	if (n != 1)
+		snprintf(error, 512, "the server does not greet a new client: %s", n < 0 || p.revents == 0 ? strerror(errno)
+									     : "it closes the connection");
+	close(p.fd);
+	return n == 1;
 }

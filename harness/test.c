@@ -146,6 +146,7 @@ point_end(struct test *t)
 	struct test_private *p = t->private;
 
 	p->in_point = false;
+	p->blame = REQUIREMENT_NONE;
 	send_outcome(t);
 	free(p->point);
 	p->point = NULL;
@@ -190,6 +191,13 @@ settle(struct test *t, enum verdict v, enum requirement_id r, char *message, cha
 	*o = (struct outcome){ v, r, message, expected, got, feature, o->gone };
 }
 
+/* Within a probe everything that goes wrong breaks what the probe was for. */
+static enum requirement_id
+blamed(const struct test *t, enum requirement_id r)
+{
+	return t->private->blame != REQUIREMENT_NONE ? t->private->blame : r;
+}
+
 static enum verdict
 verdict_of(enum requirement_id r)
 {
@@ -209,6 +217,7 @@ broken(struct test *t, enum requirement_id r, const char *fmt, ...)
 {
 	va_list ap;
 
+	r = blamed(t, r);
 	va_start(ap, fmt);
 	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
@@ -218,6 +227,7 @@ broken(struct test *t, enum requirement_id r, const char *fmt, ...)
 static void
 settle_values(struct test *t, enum requirement_id r, const char *expected, const char *got)
 {
+	r = blamed(t, r);
 	settle(t, verdict_of(r), r, NULL, strdup(expected), strdup(got), NULL);
 }
 
@@ -232,7 +242,7 @@ void
 deviates(struct test *t, enum requirement_id r, const char *expected, const char *got)
 {
 	settle_values(t, r, expected, got);
-	if (verdict_of(r) == VERDICT_FAIL)
+	if (verdict_of(blamed(t, r)) == VERDICT_FAIL)
 		end_case(t);
 }
 
@@ -241,6 +251,7 @@ expect_failed(struct test *t, enum requirement_id r, const char *fmt, ...)
 {
 	va_list ap;
 
+	r = blamed(t, r);
 	va_start(ap, fmt);
 	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);

@@ -246,9 +246,7 @@ transmission_in_step(struct test *t, enum requirement_id r)
 	if (t->s->size < length)
 		length = 0;
 	if (t->s->structured) {
-		uint32_t error = do_command(t, 0, NBD_CMD_READ, 0, length, r);
-
-		EXPECT(t, r, error == 0 || length == 0, "the READ that follows is refused with error %" PRIu32, error);
+		do_command(t, 0, NBD_CMD_READ, 0, length, r);
 		return;
 	}
 	cookie = new_cookie(t);
@@ -257,7 +255,7 @@ transmission_in_step(struct test *t, enum requirement_id r)
 	EXPECT(t, r, reply.cookie == cookie,
 	       "the next READ's reply has cookie 0x%" PRIx64 ", not 0x%" PRIx64 ": the stream is out of step", reply.cookie,
 	       cookie);
-	EXPECT(t, r, reply.error == 0 || length == 0, "the READ that follows is refused with error %" PRIu32, reply.error);
+	/* An error is an answer too: without negotiated sizes a server may refuse so short a READ. */
 	if (reply.error == 0)
 		recv_payload(t, length, r);
 	trace_received(t, MSG_SIMPLE_REPLY, cookie, (struct bytes){ t->s->in.at, t->s->in.len });
@@ -275,9 +273,12 @@ expect_in_step(struct test *t, enum requirement_id r)
 void
 expect_next_client_served(struct test *t, enum requirement_id r)
 {
-	disconnect(t);
+	if (t->s != NULL)
+		disconnect(t);
 	need_connections(t);
+	t->private->blame = r;
 	enter_transmission(t);
 	transmission_in_step(t, r);
 	send_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);
+	t->private->blame = REQUIREMENT_NONE;
 }

@@ -354,7 +354,7 @@ static void
 write_within_block(struct test *t, struct info_block_size known)
 {
 	uint32_t unit = known.minimum > 4096 ? known.minimum : 4096, error;
-	uint8_t *want = scratch(2 * unit), *got = scratch(2 * unit) + 2 * unit, small[7];
+	uint8_t *want = scratch(2 * unit), *got = scratch(2 * unit) + 2 * unit, small[7], byte;
 
 	t->s->block = known;
 	need_size(t, 2 * unit);
@@ -367,11 +367,14 @@ write_within_block(struct test *t, struct info_block_size known)
 		memcpy(want + unit - 3, small, sizeof(small));
 	must_read(t, 0, 2 * unit, got, R(unnegotiated_size_keeps_data));
 	expect_data(t, R(unnegotiated_size_keeps_data), got, want, 2 * unit, 0);
-	expect_in_step(t, R(unnegotiated_size_errors));
+	error = do_read(t, 5, 1, &byte, R(unnegotiated_size_errors));
+	if (error == 0)
+		expect_data(t, R(unnegotiated_size_errors), &byte, want + 5, 1, 5);
+	expect_in_step_after(t, error, R(unnegotiated_size_errors));
 }
 
 CASE(block_size, unnegotiated_write,
-     "A WRITE of 7 bytes across two blocks by a client that did not ask for sizes is carried out, or gets an error and changes nothing",
+     "A WRITE of 7 bytes across two blocks by a client that did not ask for sizes is carried out, or gets an error and changes nothing; a READ of one byte then likewise",
      R(unnegotiated_size_keeps_data), R(unnegotiated_size_errors))
 {
 	for (volatile int how = 0; how < ENTRIES; how++)

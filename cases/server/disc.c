@@ -32,7 +32,7 @@ CASE(disc, at_once, "A client that sends NBD_CMD_DISC as its first request is le
 	enter_transmission(t);
 	send_disc(t, 0, 0, 0);
 	expect_end(t, R(disc_closes_session));
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* Only what every implementation has (proto.md:2428-2433). */
@@ -67,7 +67,7 @@ CASE(disc, reserved_fields,
 			in_step(t, R(read_returns_data));
 			send_disc(t, 0, fields[i].offset, fields[i].length);
 			expect_end(t, R(disc_closes_session));
-			expect_next_client_served(t, R(handshake_no_hard_disconnect));
+			expect_next_served(t);
 		}
 }
 
@@ -213,7 +213,7 @@ leave_rudely(struct test *t, enum goodbye how)
 		send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, length, NULL);
 	if (how == HALF_CLOSED || how == HALF_CLOSED_UNREAD)
 		shut_write(t);
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 CASE(disc, missing, "After a client that leaves without NBD_CMD_DISC, in whatever way, the next one is served",

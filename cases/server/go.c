@@ -262,7 +262,7 @@ CASE(go, empty_list, "NBD_OPT_GO that asks for no information is served, or refu
 
 /* CVE-2019-14851: an assertion of nbdkit at GO behind INFO. */
 CASE(go, next_client, "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disconnect request the next client is served",
-     R(go_enters_transmission))
+     R(go_enters_transmission), R(disc_closes), R(handshake_no_hard_disconnect))
 {
 	struct infos infos;
 
@@ -272,6 +272,7 @@ CASE(go, next_client, "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disco
 	take_go(t, &infos);
 	expect_in_step(t, R(go_enters_transmission));
 	send_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);
+	expect_disconnect(t, R(disc_closes));
 	expect_next_client_served(t, R(go_enters_transmission));
 }
 

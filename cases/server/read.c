@@ -55,7 +55,7 @@ CASE(read, length_zero, "A READ of length 0 is answered in one way or another, w
 			return;
 	}
 	deviates(t, R(read_zero_no_disconnect), "a reply, and the connection stays", "the connection was closed");
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* ---- contents ---- */
@@ -185,7 +185,7 @@ CASE(read, error_without_data, "The reply to a READ that fails has an error in i
 	send_request(t, 0, NBD_CMD_READ, cookie, r.offset, r.length, NULL);
 	if (!peer_goes_on(t, R(read_error_code))) {
 		deviates(t, R(read_error_code), "a reply with an error", "the connection was closed");
-		expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		expect_next_served(t);
 		return;
 	}
 	EXPECT(t, R(read_error_code), recv_simple_reply(t, cookie, r.length, R(read_error_code)).error != NBD_SUCCESS,
@@ -254,7 +254,7 @@ CASE(read, above_maximum_payload, "A READ longer than the advertised maximum pay
 	cookie = new_cookie(t);
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	if (!peer_goes_on(t, R(each_request_one_reply))) {
-		expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		expect_next_served(t);
 		return;
 	}
 	error = recv_simple_reply(t, cookie, length, R(each_request_one_reply)).error;

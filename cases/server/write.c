@@ -281,8 +281,7 @@ vanish_in_write(struct test *t, uint32_t sent_units)
 	fill_pattern(data + unit, sent_units * unit, unit, 10);
 	send_request(t, 0, NBD_CMD_WRITE, new_cookie(t), range.offset, range.length, NULL);
 	send_raw(t, data + unit, sent_units * unit);
-	disconnect(t);
-	enter_transmission(t);
+	enter_next(t);
 	expect_altered_within(t, 0, old, data, length, range, R(write_stored));
 	in_step(t, R(handshake_no_hard_disconnect));
 }
@@ -318,7 +317,7 @@ CASE(write, length_zero, "A WRITE of length 0 is answered in one way or another,
 			return;
 	}
 	deviates(t, R(write_zero_no_disconnect), "a reply, and the connection stays", "the connection was closed");
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /*
@@ -334,7 +333,7 @@ CASE(write, header_of_4_gigabytes,
 	in_step(t, R(read_returns_data));
 	send_request(t, 0, NBD_CMD_WRITE, new_cookie(t), 0, UINT32_MAX / unit_of(t) * unit_of(t), NULL);
 	send_raw(t, room(65536), 65536);
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* An area whose contents are known, and a WRITE of bait, which in part or wholly does not belong there. */

@@ -200,9 +200,8 @@ OUTGOING_LIE(go_tells_first_export, BREAKS(R(info_export_same_as_export_name)),
 	     "tells by NBD_OPT_GO of its first export, whichever was named", is_go_info(m, NBD_INFO_EXPORT) && c->named != NULL,
 	     m->info_export.size = fake_config_of(c->server)->exports[0].size)
 
-LIE(go_session_ends_server, ON_PROCESS, BREAKS(R(go_enters_transmission), R(handshake_no_hard_disconnect)),
-    "takes no more clients once a session that was in transmission has ended")
+LIE(go_session_ends_server, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)), "dies when a session that was in transmission ends")
 {
 	if (m->moment == PROCESS_DISCONNECT && c != NULL && c->export != NULL && LIE_NOW)
-		m->stop_listening = true;
+		m->stop_listening = m->die = true;
 }
