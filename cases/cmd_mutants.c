@@ -194,17 +194,21 @@ write_matrix(const struct matrix *m, const char *path)
 static void
 print_counts(const struct matrix *m, double seconds)
 {
-	unsigned lies = 0, red = 0, decided = 0;
+	unsigned lies = 0, red = 0, decided = 0, left_out = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++) {
 		lies += m->mutants[i].lie != NULL;
 		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie != NULL; c++)
 			red += matrix_cell(m, i, c)->verdict >= VERDICT_WARN;
-		for (size_t c = 0; c < m->n_cases; c++)
+		for (size_t c = 0; c < m->n_cases; c++) {
 			decided += matrix_cell(m, i, c)->decided;
+			left_out += matrix_cell(m, i, c)->left_out;
+		}
 	}
-	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s (in %u pairs the lie has no occasion)\n",
-	       m->n_cases, lies, m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds, decided);
+	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s\n", m->n_cases, lies,
+	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
+	printf("(%u pairs decided without a run: the lie has no occasion in the case; %u left out: bulk cases, and the lie declares "
+	       "nothing that they cite)\n", decided, left_out);
 }
 
 static int

@@ -182,6 +182,15 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 	return end;
 }
 
+static bool
+any_listed(const enum requirement_id *some, const enum requirement_id *list)
+{
+	for (; *some != REQUIREMENT_NONE; some++)
+		if (lists(list, *some))
+			return true;
+	return false;
+}
+
 static size_t
 list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 {
@@ -192,8 +201,12 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 		for (size_t c = 0; c < m->n_cases; c++) {
 			struct cell *cell = matrix_cell(m, i, c);
 
-			cell->decided = m->mutants[i].lie != NULL && !occasions[c * m->n_mutants + i];
-			if (!cell->decided)
+			const struct lie *lie = m->mutants[i].lie;
+
+			cell->decided = lie != NULL && !occasions[c * m->n_mutants + i];
+			cell->left_out = lie != NULL && !cell->decided && m->cases[c]->bulk &&
+					 !any_listed(lie->breaks, m->cases[c]->cites);
+			if (!cell->decided && !cell->left_out)
 				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };
 		}
 	}

@@ -327,6 +327,13 @@ struct ending {
 	bool silent;		/* on the one that was opened last the server said nothing */
 };
 
+/* A case that reads what no step would take for a message says so in a note. */
+static bool
+is_note_of_bytes(const struct trace_record *r)
+{
+	return r->kind == TRACE_NOTE && r->data.len > 8 && memcmp(r->data.at, "received", 8) == 0;
+}
+
 static struct ending
 look_at_trace(const struct slot *s, const struct report_header *h)
 {
@@ -344,24 +351,34 @@ look_at_trace(const struct slot *s, const struct report_header *h)
 		e.closed |= r.kind == TRACE_CLOSED || r.kind == TRACE_RESET;
 		e.timed_out |= r.kind == TRACE_TIMEOUT;
 		e.silent |= r.kind == TRACE_CONNECT;
-		e.silent &= r.kind != TRACE_MESSAGE || r.direction != TO_CLIENT;
+		e.silent &= (r.kind != TRACE_MESSAGE || r.direction != TO_CLIENT) && !is_note_of_bytes(&r);
 	}
 	munmap(map, (size_t)h->trace_to);
 	return e;
 }
 
+/* Why a server that lives is of no use to the next client; NULL where it is again, or has ended well. malloc'd. */
+static char *
+why_lost(const struct slot *s, bool ended, bool timed_out)
+{
+	char error[512] = "the server does not greet a new client";
+
+	if (ended)
+		return s->end_by_fault ? end_and_output(s) : NULL;
+	return timed_out || !server_greets(&s->server, error) ? strdup(error) : NULL;
+}
+
 /*
  * A server that goes away between two cases is missed by the next one, which has no part in it. That one runs again,
- * against a new server; when it then goes well, the loss of the old server is the doing of the case before. `refuses`
- * says why nobody could connect to a server that lives; NULL: it has ended.
+ * against a new server; when it then goes well, the loss of the old server is the doing of the case before.
  */
 static bool
-try_again(struct slot *s, const char *refuses)
+try_again(struct slot *s, bool ended, bool timed_out)
 {
 	if (!s->used || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
 		return false;
 	s->attempt = TRY_AGAIN;
-	s->lost = refuses != NULL ? strdup(refuses) : s->end_by_fault ? end_and_output(s) : NULL;
+	s->lost = why_lost(s, ended, timed_out);
 	silence_case(s);
 	server_stop(&s->server);
 	return true;
@@ -387,8 +404,7 @@ static void
 take_result(struct state *st, struct slot *s, struct report_header *h, char *strings[REPORT_STRINGS])
 {
 	struct ending e = look_at_trace(s, h);
-	bool ungreeted = e.silent && (e.closed || e.timed_out) && h->requirement == R(greeting_magic) &&
-			 h->verdict == VERDICT_FAIL;
+	bool ungreeted = h->verdict == VERDICT_FAIL && e.silent && (e.closed || e.timed_out);
 	bool forked = s->job->target->via == VIA_FORK;
 	/* A closed connection is seen a moment before the process that held it can be waited for. */
 	bool ended = notice_end(s, forked || h->verdict < VERDICT_WARN ? 0 : h->gone ? ENDING_MS : e.closed ? CLOSED_MS : 0);
@@ -397,7 +413,7 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 
 	s->fault |= ended && by_fault;
 	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
-	if ((ungreeted || h->gone) && (ended || e.timed_out) && try_again(s, ended ? NULL : "the server does not greet a new client"))
+	if ((ungreeted || h->gone) && try_again(s, ended, e.timed_out))
 		return;
 	if (!forked && !st->served && (ungreeted || (ended && by_fault))) {
 		never_greeted(st, s, h, strings, ended);
@@ -424,7 +440,7 @@ take_broken(struct state *st, struct slot *s, const struct report_header *h, con
 	bool ended = h->gone && notice_end(s, s->used ? ENDING_MS : 0);
 	char *what = NULL;
 
-	if (h->gone && try_again(s, ended ? NULL : message))
+	if (h->gone && try_again(s, ended, false))
 		return;
 	s->results++;
 	if (h->gone && st->served && s->last != NULL && s->job->target->via == VIA_URI)

@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -24,15 +26,18 @@ HOLDS = {
     "while its command does not end": ["--daemon", "--", "sh", "-c", "sleep 1000", "{socket}"],
     "while it is prepared": ["--prepare", "sleep 1000", "--", *server("{socket}")],
     "side by side": ["-j", "3", "--", "sh", "-c", "sleep 1000", "{socket}"],
-    "deaf": ["--fresh", "--", *server("{socket}", "deaf", "hang@accept")],
+    "deaf": ["--fresh", "--", *server("{socket}", "deaf", "hanging@accept", "hang@accept")],
 }
 
 
-def held(nbdspec, *args):
+def servers(nbdspec):
+    return [line for line in processes(nbdspec.mark).values() if line.startswith((sys.executable, "sleep 1000"))]
+
+
+def held(nbdspec, *args, number=1, **kwargs):
     """Starts a run; returns once its server, or what stands for it, does."""
-    p = nbdspec.start("server", *CASES, *args)
-    until(lambda: any("sleep 1000" in line or "awkward_server" in line and "/usr/bin/env" not in line
-                      for pid, line in processes(nbdspec.mark).items() if pid != p.pid and NBDSPEC not in line))
+    p = nbdspec.start("server", *CASES, *args, **kwargs)
+    until(lambda: len(servers(nbdspec)) >= number)
     return p
 
 
@@ -73,11 +78,10 @@ def test_interrupted_of_a_uri(nbdspec, running):
 def test_interrupted_at_a_terminal(nbdspec):
     """Ctrl-C goes to the whole foreground group, the server's shell included."""
     p = held(nbdspec, *HOLDS["in a case, child of a shell"])
-    p2 = nbdspec.start("server", *CASES, *HOLDS["in a case, child of a shell"], start_new_session=True)
-    until(lambda: sum("hanging@read" in line for line in processes(nbdspec.mark).values()) >= 4)
-    os.killpg(p2.pid, signal.SIGINT)
+    group = held(nbdspec, *HOLDS["in a case, child of a shell"], number=2, start_new_session=True)
+    os.killpg(group.pid, signal.SIGINT)
     p.send_signal(signal.SIGINT)
-    for q in (p, p2):
+    for q in (p, group):
         q.communicate(timeout=10)
         assert q.returncode == 130
 
@@ -85,11 +89,14 @@ def test_interrupted_at_a_terminal(nbdspec):
 def test_second_interrupt_does_not_wait(nbdspec):
     """A server that ignores SIGTERM gets three seconds, or until one is out of patience."""
     p = held(nbdspec, *HOLDS["deaf"])
+    until(lambda: any("hanging" in f.read_text() for f in nbdspec.tmp.glob("nbdspec-*/output")))
+    begin = time.monotonic()
     p.send_signal(signal.SIGINT)
-    until(lambda: not any("read/" in line for line in processes(nbdspec.mark).values()))
+    # The run, its case, its guard: the case is ended first.
+    until(lambda: sum(line.startswith(NBDSPEC) for line in processes(nbdspec.mark).values()) == 2)
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=10)
-    assert p.returncode == 130
+    assert p.returncode == 130 and time.monotonic() < begin + 2.5
 
 
 @pytest.mark.parametrize("which, where", [*((signal.SIGKILL, where) for where in HOLDS), (signal.SIGQUIT, "in a case")])

@@ -27,7 +27,7 @@ CASE(disc, closes,
 }
 
 CASE(disc, at_once, "A client that sends NBD_CMD_DISC as its first request is let go, and the next one is served",
-     R(disc_closes_session), R(disc_no_reply), R(handshake_no_hard_disconnect))
+     R(disc_closes_session), R(disc_no_reply), R(greeting_magic))
 {
 	enter_transmission(t);
 	send_disc(t, 0, 0, 0);
@@ -217,7 +217,7 @@ leave_rudely(struct test *t, enum goodbye how)
 }
 
 CASE(disc, missing, "After a client that leaves without NBD_CMD_DISC, in whatever way, the next one is served",
-     R(handshake_no_hard_disconnect))
+     R(greeting_magic))
 {
 	static const char *const names[GOODBYES] = { "idle", "request-sent", "replies-unread", "half-closed",
 						     "half-closed-replies-unread" };

@@ -285,7 +285,7 @@ expect_head(struct test *t, uint64_t cookie, enum requirement_id r)
 static bool
 probe_as(struct test *t, enum requirement_id stray, enum requirement_id r)
 {
-	uint32_t length = usable_size(t) < blocks(t, 512) ? 0 : blocks(t, 512);
+	uint32_t length = usable_size(t) < blocks(t, 512) ? (uint32_t)usable_size(t) : blocks(t, 512);
 	uint64_t cookie = new_cookie(t);
 	struct simple_reply reply;
 
@@ -384,11 +384,11 @@ enter_next(struct test *t)
 	need_connections(t);
 	for (unsigned i = 0; i < 2 && !greeted; i++) {
 		open_connection(t);
-		greeted = peer_goes_on(t, R(handshake_no_hard_disconnect));
+		greeted = peer_goes_on(t, R(greeting_magic));
 		disconnect(t);
 	}
 	if (!greeted)
-		broken_values(t, R(handshake_no_hard_disconnect), "the next client is greeted", "the connection was closed");
+		broken_values(t, R(greeting_magic), "the next client is greeted", "the connection was closed");
 	enter_transmission(t);
 }
 
@@ -396,7 +396,7 @@ void
 expect_next_served(struct test *t)
 {
 	enter_next(t);
-	in_step(t, R(handshake_no_hard_disconnect));
+	in_step(t, R(each_request_one_reply));
 	leave(t);
 }
 

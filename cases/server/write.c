@@ -100,7 +100,7 @@ CASE(write, many_places, "Writes all over the export each stay where they were w
 	}
 }
 
-CASE(write, thirty_two_mebibytes,
+CASE_BULK(write, thirty_two_mebibytes,
      "A WRITE of 32 MiB, or of the advertised maximum below that, is stored from end to end",
      R(write_stored), R(default_max_payload))
 {
@@ -283,12 +283,12 @@ vanish_in_write(struct test *t, uint32_t sent_units)
 	send_raw(t, data + unit, sent_units * unit);
 	enter_next(t);
 	expect_altered_within(t, 0, old, data, length, range, R(write_stored));
-	in_step(t, R(handshake_no_hard_disconnect));
+	in_step(t, R(each_request_one_reply));
 }
 
 CASE(write, client_vanishes,
      "When a client has vanished within the payload of a WRITE, other data is as it was, and the next one is served",
-     R(write_stored), R(handshake_no_hard_disconnect))
+     R(write_stored), R(greeting_magic))
 {
 	POINT(t, "before-the-payload")
 		vanish_in_write(t, 0);
@@ -326,7 +326,7 @@ CASE(write, length_zero, "A WRITE of length 0 is answered in one way or another,
  */
 CASE(write, header_of_4_gigabytes,
      "After a client that announced a WRITE of 4 GiB, and left, the next one is served",
-     R(handshake_no_hard_disconnect), R(payload_denial_of_service_close))
+     R(greeting_magic), R(payload_denial_of_service_close))
 {
 	enter_transmission(t);
 	need_writable(t);
@@ -435,7 +435,7 @@ CASE(write, unaligned,
 }
 
 /* proto.md:849: up to 32 MiB nobody should call it an attack, though it may be refused. */
-CASE(write, above_maximum_payload,
+CASE_BULK(write, above_maximum_payload,
      "A WRITE above the advertised maximum payload size is answered, and its payload taken",
      R(server_takes_32_mebibytes), R(request_payload_consumed))
 {
