@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -139,6 +140,22 @@ def test_descriptors(nbdspec):
         err = nbdspec.broken("server", "-q", "-c", "read/first_block", "--trace", "trace", "--json", "json", *how)
         assert err.split("it printed:\n")[1].split() == [str(n) for n in range(4 + more)]  # ls itself has one open
         os.unlink(nbdspec.cwd / "trace")
+
+
+@pytest.mark.parametrize("number", [4, 5, 6, 7, 9, 12])
+def test_few_descriptors(nbdspec, number):
+    """A low ulimit -n: it is said, or enough; and the directory can be removed all the same."""
+    done = nbdspec("server", "-q", *CASES, "-j", "2", "--", *server("{socket}"),
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (number, number)))
+    assert done.returncode == 0 or done.returncode == 3 and "Too many open files" in done.stderr
+
+
+def test_file_size_limit(nbdspec, running):
+    """A low ulimit -f is an error like a full disk, and no death by a signal."""
+    err = nbdspec.broken("server", "-q", *CASES, "--json", "json", running(),
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    assert err == "nbdspec server: json: the report could not be written whole: File too large\n"
+    assert not (nbdspec.cwd / "json").exists()
 
 
 def test_environment(nbdspec):

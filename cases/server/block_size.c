@@ -176,10 +176,11 @@ CASE(block_size, minimum_is_enough,
 	expect_not_refused(t, told, unit, unit);
 }
 
-CASE_BULK(block_size, maximum_is_served,
-     "A READ of the maximum payload size that was advertised, or of 32 MiB where none was although we asked, is not "
-     "refused as invalid",
-     R(block_size_sent_when_enforced), R(block_size_advertised))
+CASE_BULK(
+	block_size, maximum_is_served,
+	"A READ of the maximum payload size that was advertised, or of 32 MiB where none was although we asked, is not "
+	"refused as invalid",
+	R(block_size_sent_when_enforced), R(block_size_advertised))
 {
 	bool told = enter_asking(t);
 	uint64_t length = t->s->block.maximum < t->s->size ? t->s->block.maximum : t->s->size;
@@ -323,7 +324,7 @@ CASE(block_size, default_preferred,
 }
 
 CASE_BULK(block_size, default_maximum, "Where no sizes were advertised, READ and WRITE of 32 MiB are served",
-     R(default_max_payload))
+          R(default_max_payload))
 {
 	open_connection(t);
 	recv_greeting(t);
@@ -556,9 +557,10 @@ CASE(block_size, past_end, "A READ that begins in the export's last block and en
 
 /* proto.md:849-852. The maximum that the server advertised may be lower. */
 CASE_BULK(block_size, write_of_32_mebibytes,
-     "A WRITE of 32 MiB is answered, whatever maximum payload size was advertised: the connection is not dropped over "
-     "it",
-     R(server_takes_32_mebibytes))
+          "A WRITE of 32 MiB is answered, whatever maximum payload size was advertised: the connection is not dropped "
+          "over "
+          "it",
+          R(server_takes_32_mebibytes))
 {
 	uint32_t length = NBD_DEFAULT_MAX_PAYLOAD, error;
 
