@@ -27,8 +27,8 @@ struct disk {
 _Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
 
 static struct {
-	void *freed;			/* a list through the first bytes of each block */
-	uint8_t *next, *end;		/* what is left of the newest slab */
+	void *freed;         /* a list through the first bytes of each block */
+	uint8_t *next, *end; /* what is left of the newest slab */
 } blocks;
 
 static bool

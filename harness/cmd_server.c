@@ -681,7 +681,7 @@ COMMAND(server) = {
 	.usage = "[OPTION]... URI | [OPTION]... -- COMMAND... | [OPTION]... [ COMMAND... ]",
 	.summary = "test a server",
 	.help = "The server runs already (URI), or nbdspec starts it, as often as it needs: COMMAND may have the "
-	        "placeholders\n" TARGET_PLACEHOLDERS "; {file} is a new empty image.\n"
+		"placeholders\n" TARGET_PLACEHOLDERS "; {file} is a new empty image.\n"
 		"In '[ COMMAND ]' the server takes its listening socket from systemd socket activation.\n\n"
 		"  nbdspec server nbd://localhost/\n"
 		"  nbdspec server -- qemu-nbd -t -f raw -k {socket} {file}\n"

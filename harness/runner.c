@@ -334,6 +334,10 @@ server_died(struct state *st, struct slot *s, const struct job *job)
 	bool wait = s->server.stdio >= 0 && s->server.pid > 0 && !s->lingers, ended;
 	char *text;
 
+	/* A fake server's end is told by its lies; when exactly its process is gone is chance, and would make the matrix so. */
+	if (job->target->via == VIA_FORK)
+		return;
+
 	/* On standard input and output it ends when its client leaves, so it is waited for, unless it shows that it does not. */
 	if (wait)
 		shutdown(s->server.stdio, SHUT_RDWR);
@@ -464,7 +468,7 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 	/* A server for one client ends after it, with status 0: nothing is broken, there just is no second client. */
 	if ((h->gone || (ungreeted && e.closed)) && (ended_well || (s->lost_in_case && !forked)))
 		make_skip(h, strings, s->end != NULL ? s->end : strings[REPORT_GOT]);
-	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone);
+	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone || ungreeted);
 	emit(st, s, h, strings, text);
 	free(text);
 }

@@ -27,7 +27,7 @@ const char *
 wait_text(enum outcome_of_wait w)
 {
 	static const char *const texts[] = { "an answer", "the connection was closed", "the connection was reset",
-					     "nothing within the time limit" };
+		                             "nothing within the time limit" };
 
 	return texts[w];
 }
@@ -113,10 +113,13 @@ session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct byt
 
 	put_bytes(&b, head);
 	buf_put(&b, data.at, data.len < snap ? data.len : snap);
-	trace_add(&t->private->trace,
-		  &(struct trace_record){ .kind = TRACE_MESSAGE, .message = kind, .direction = TO_SERVER,
-					  .connection = t->s->number, .cookie = cookie,
-					  .length = (uint32_t)(head.len + data.len), .data = { b.at, b.len } });
+	trace_add(&t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
+	                                                      .message = kind,
+	                                                      .direction = TO_SERVER,
+	                                                      .connection = t->s->number,
+	                                                      .cookie = cookie,
+	                                                      .length = (uint32_t)(head.len + data.len),
+	                                                      .data = { b.at, b.len } });
 	buf_free(&b);
 	send_all(t, head);
 	send_all(t, data);
@@ -125,17 +128,21 @@ session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct byt
 void
 trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data)
 {
-	trace_add(&t->private->trace,
-		  &(struct trace_record){ .kind = TRACE_MESSAGE, .message = kind, .direction = TO_CLIENT,
-					  .connection = t->s->number, .cookie = cookie, .length = (uint32_t)data.len,
-					  .data = data });
+	trace_add(&t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
+	                                                      .message = kind,
+	                                                      .direction = TO_CLIENT,
+	                                                      .connection = t->s->number,
+	                                                      .cookie = cookie,
+	                                                      .length = (uint32_t)data.len,
+	                                                      .data = data });
 }
 
 void
 trace_wait(struct test *t, enum outcome_of_wait w)
 {
-	static const enum trace_kind kinds[] = { [WAIT_CLOSED] = TRACE_CLOSED, [WAIT_RESET] = TRACE_RESET,
-						 [WAIT_TIMED_OUT] = TRACE_TIMEOUT };
+	static const enum trace_kind kinds[] = {
+		[WAIT_CLOSED] = TRACE_CLOSED, [WAIT_RESET] = TRACE_RESET, [WAIT_TIMED_OUT] = TRACE_TIMEOUT
+	};
 
 	if (w != WAIT_OK)
 		trace_text(&t->private->trace, kinds[w], t->s->number, w == WAIT_TIMED_OUT ? "nothing came" : "");
@@ -187,8 +194,12 @@ open_connection(struct test *t)
 	s = calloc(1, sizeof(*s));
 	if (s == NULL)
 		abort();
-	*s = (struct session){ .next = p->sessions, .test = t, .fd = fd, .number = (uint16_t)++p->n_connections,
-			       .next_cookie = 0x4e42440000000001, .block = { 1, 4096, NBD_DEFAULT_MAX_PAYLOAD } };
+	*s = (struct session){ .next = p->sessions,
+		               .test = t,
+		               .fd = fd,
+		               .number = (uint16_t)++p->n_connections,
+		               .next_cookie = 0x4e42440000000001,
+		               .block = { 1, 4096, NBD_DEFAULT_MAX_PAYLOAD } };
 	if (server->quiet != NULL)
 		s->slot = atomic_fetch_add(&server->quiet->connects, 1);
 	p->sessions = t->s = s;

@@ -50,7 +50,7 @@ send_report(struct test *t, const struct report_header *head, const char *const 
 	for (size_t at = 0; at < b.len; at += (size_t)n) {
 		n = write(t->private->report_fd, b.at + at, b.len - at);
 		if (n <= 0)
-			_exit(1);	/* the runner is gone */
+			_exit(1); /* the runner is gone */
 	}
 	buf_free(&b);
 }
@@ -62,8 +62,13 @@ send_outcome(struct test *t)
 	struct outcome *o = &p->outcome;
 	const char *strings[REPORT_STRINGS] = { p->point, o->message, o->expected, o->got, o->feature };
 	struct report_header h = {
-		.type = REPORT_RESULT, .verdict = o->verdict, .requirement = o->requirement, .gone = o->gone,
-		.duration_us = now_us() - p->started_us, .trace_from = p->trace_from, .trace_to = trace_end(&p->trace),
+		.type = REPORT_RESULT,
+		.verdict = o->verdict,
+		.requirement = o->requirement,
+		.gone = o->gone,
+		.duration_us = now_us() - p->started_us,
+		.trace_from = p->trace_from,
+		.trace_to = trace_end(&p->trace),
 	};
 
 	send_report(t, &h, strings);
@@ -281,7 +286,10 @@ expect_one_of(struct test *t, enum requirement_id r, enum name_kind kind, uint64
 			return;
 	for (size_t i = 0; i < n; i++)
 		snprintf(expected + strlen(expected), sizeof(expected) - strlen(expected), "%s%s",
-			 i == 0 ? "" : i + 1 == n ? " or " : ", ", name_text(kind, want[i], text));
+		         i == 0       ? ""
+		         : i + 1 == n ? " or "
+		                      : ", ",
+		         name_text(kind, want[i], text));
 	deviates(t, r, expected, name_text(kind, got, text));
 }
 
@@ -315,8 +323,10 @@ harness_error(struct test *t, const char *fmt, ...)
 	va_start(ap, fmt);
 	strings[REPORT_MESSAGE] = format(fmt, ap);
 	va_end(ap);
-	send_report(t, &(struct report_header){ .type = REPORT_BROKEN, .verdict = VERDICT_ERROR, .gone = t->private->outcome.gone },
-		    strings);
+	send_report(t,
+	            &(struct report_header){
+			    .type = REPORT_BROKEN, .verdict = VERDICT_ERROR, .gone = t->private->outcome.gone },
+	            strings);
 	_exit(0);
 }
 

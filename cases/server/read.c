@@ -50,7 +50,7 @@ CASE(read, length_zero, "A READ of length 0 is answered in one way or another, w
 		r = recv_simple_reply(t, cookie, 0, R(read_reply_simple));
 		if (r.error != NBD_SUCCESS)
 			observe(t, R(read_zero_no_disconnect), "a READ of length 0 is refused with error %" PRIu32,
-				r.error);
+			        r.error);
 		if (probe(t, R(simple_reply_read_payload)))
 			return;
 	}
@@ -65,9 +65,9 @@ enum { AREA = 131072 };
 static const struct {
 	uint32_t at, length;
 } parts[] = {
-	{ 0, 1 },	 { 1, 1 },	  { 1, 511 },	     { 511, 2 },     { 512, 512 },
-	{ 513, 1000 },	 { 4095, 2 },	  { 4096, 4096 },    { 0, 65536 },   { 65535, 2 },
-	{ 65536, 65536 }, { 1000, 100000 }, { 131000, 72 }, { 131071, 1 },  { 0, AREA },
+	{ 0, 1 },         { 1, 1 },         { 1, 511 },     { 511, 2 },    { 512, 512 },
+	{ 513, 1000 },    { 4095, 2 },      { 4096, 4096 }, { 0, 65536 },  { 65535, 2 },
+	{ 65536, 65536 }, { 1000, 100000 }, { 131000, 72 }, { 131071, 1 }, { 0, AREA },
 };
 
 static void
@@ -125,8 +125,8 @@ CASE(read, contents,
 			read_area(t, areas[i].place, areas[i].from_end);
 }
 
-CASE(read, last_byte, "A READ of the last byte, or the last block, of the export is served",
-     R(read_returns_data), R(simple_reply_read_payload), R(default_min_block))
+CASE(read, last_byte, "A READ of the last byte, or the last block, of the export is served", R(read_returns_data),
+     R(simple_reply_read_payload), R(default_min_block))
 {
 	uint8_t *data;
 
@@ -230,7 +230,7 @@ need_maximum(struct test *t)
 }
 
 CASE_BULK(read, maximum_payload, "A READ as long as the advertised maximum payload size is served",
-     R(read_returns_data), R(simple_reply_read_payload))
+          R(read_returns_data), R(simple_reply_read_payload))
 {
 	uint32_t most;
 
@@ -258,6 +258,7 @@ CASE(read, above_maximum_payload, "A READ longer than the advertised maximum pay
 		return;
 	}
 	error = recv_simple_reply(t, cookie, length, R(each_request_one_reply)).error;
-	EXPECT(t, R(read_simple_oversize_fails), error != NBD_SUCCESS, "a READ of %" PRIu32 " bytes was served", length);
+	EXPECT(t, R(read_simple_oversize_fails), error != NBD_SUCCESS, "a READ of %" PRIu32 " bytes was served",
+	       length);
 	in_step_or_gone(t, R(read_error_no_payload));
 }

@@ -122,9 +122,20 @@ CASE(request, cookies, "Any cookie is echoed bit for bit and means nothing: zero
      R(cookie_echoed), R(cookie_opaque))
 {
 	static const uint64_t cookies[] = {
-		0, 1, UINT64_MAX, UINT64_C(1) << 63, INT64_MAX, UINT32_MAX, UINT64_C(1) << 32,
-		UINT64_C(0x0102030405060708), NBD_MAGIC, NBD_OPTION_MAGIC, NBD_OPTION_REPLY_MAGIC, NBD_CLISERV_MAGIC,
-		(uint64_t)NBD_REQUEST_MAGIC << 32, (uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32 | NBD_STRUCTURED_REPLY_MAGIC,
+		0,
+		1,
+		UINT64_MAX,
+		UINT64_C(1) << 63,
+		INT64_MAX,
+		UINT32_MAX,
+		UINT64_C(1) << 32,
+		UINT64_C(0x0102030405060708),
+		NBD_MAGIC,
+		NBD_OPTION_MAGIC,
+		NBD_OPTION_REPLY_MAGIC,
+		NBD_CLISERV_MAGIC,
+		(uint64_t)NBD_REQUEST_MAGIC << 32,
+		(uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32 | NBD_STRUCTURED_REPLY_MAGIC,
 	};
 
 	for (size_t i = 0; i < sizeof(cookies) / sizeof(cookies[0]); i++)
@@ -164,11 +175,11 @@ enum { IN_FLIGHT = 64, READ_SHARE = 4, READS_MOST = 65536 };
 /* What was asked, by cookie from .first on. */
 struct flight {
 	uint64_t first;
-	uint32_t length;		/* of each READ and WRITE */
-	unsigned reads;			/* so many areas at the front are read, the others are written */
+	uint32_t length; /* of each READ and WRITE */
+	unsigned reads;  /* so many areas at the front are read, the others are written */
 	uint16_t type[IN_FLIGHT];
 	bool answered[IN_FLIGHT];
-	uint8_t *data;			/* of all areas, as it must be in the end */
+	uint8_t *data; /* of all areas, as it must be in the end */
 };
 
 /* Few enough bytes of READ that their replies fit into the socket: nobody reads them before all is sent. */
@@ -202,7 +213,7 @@ send_all_requests(struct test *t, struct flight *f)
 
 		f->first = i == 0 ? cookie : f->first;
 		send_request(t, 0, f->type[i], cookie, is_flush ? 0 : i * f->length, is_flush ? 0 : f->length,
-			     f->type[i] == NBD_CMD_WRITE ? f->data + i * f->length : NULL);
+		             f->type[i] == NBD_CMD_WRITE ? f->data + i * f->length : NULL);
 	}
 }
 
@@ -210,8 +221,8 @@ static void
 take_reply(struct test *t, struct flight *f)
 {
 	static const enum requirement_id succeeds[] = { [NBD_CMD_READ] = R(read_returns_data),
-							[NBD_CMD_WRITE] = R(write_stored),
-							[NBD_CMD_FLUSH] = R(flush_supported) };
+		                                        [NBD_CMD_WRITE] = R(write_stored),
+		                                        [NBD_CMD_FLUSH] = R(flush_supported) };
 	struct simple_reply r = recv_simple_header(t, R(each_request_one_reply));
 	uint64_t i = r.cookie - f->first;
 
@@ -223,7 +234,7 @@ take_reply(struct test *t, struct flight *f)
 	EXPECT_ERROR(t, succeeds[f->type[i]], r.error, NBD_SUCCESS);
 	if (f->type[i] == NBD_CMD_READ)
 		expect_data(t, R(read_returns_data), recv_payload(t, f->length, R(simple_reply_read_payload)).at,
-			    f->data + i * f->length, f->length, i * f->length);
+		            f->data + i * f->length, f->length, i * f->length);
 }
 
 CASE(request, many_in_flight,
@@ -249,8 +260,9 @@ static void
 encode_read(struct test *t, struct buf *b, uint32_t length, uint64_t *cookie)
 {
 	*cookie = new_cookie(t);
-	wire_put_request(b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = *cookie,
-					       .length = length });
+	wire_put_request(
+		b, &(struct request){
+			   .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = *cookie, .length = length });
 }
 
 CASE(request, dribbled,
@@ -362,10 +374,10 @@ CASE(request, unknown_flag,
      R(unknown_command_flag_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const struct flagged points[] = {
-		{ "READ,flags=0x40", NBD_CMD_READ, 0x40 },	{ "READ,flags=0x8000", NBD_CMD_READ, 0x8000 },
-		{ "READ,flags=0xffc0", NBD_CMD_READ, 0xffc0 },	{ "WRITE,flags=0x40", NBD_CMD_WRITE, 0x40 },
-		{ "WRITE,flags=0x100", NBD_CMD_WRITE, 0x100 },	{ "WRITE,flags=0x8000", NBD_CMD_WRITE, 0x8000 },
-		{ "FLUSH,flags=0x40", NBD_CMD_FLUSH, 0x40 },	{ "FLUSH,flags=0x8000", NBD_CMD_FLUSH, 0x8000 },
+		{ "READ,flags=0x40", NBD_CMD_READ, 0x40 },     { "READ,flags=0x8000", NBD_CMD_READ, 0x8000 },
+		{ "READ,flags=0xffc0", NBD_CMD_READ, 0xffc0 }, { "WRITE,flags=0x40", NBD_CMD_WRITE, 0x40 },
+		{ "WRITE,flags=0x100", NBD_CMD_WRITE, 0x100 }, { "WRITE,flags=0x8000", NBD_CMD_WRITE, 0x8000 },
+		{ "FLUSH,flags=0x40", NBD_CMD_FLUSH, 0x40 },   { "FLUSH,flags=0x8000", NBD_CMD_FLUSH, 0x8000 },
 	};
 
 	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
@@ -417,8 +429,8 @@ CASE(request, flag_that_may_be_ignored,
 			error = expect_refusal(t, cookie, length, REQUIREMENT_NONE, 0, 0);
 			if (error == GONE)
 				continue;
-			in_step_or_gone(t, error == NBD_SUCCESS ? R(each_request_one_reply) :
-								  R(simple_reply_no_payload_on_error));
+			in_step_or_gone(t, error == NBD_SUCCESS ? R(each_request_one_reply)
+			                                        : R(simple_reply_no_payload_on_error));
 			if (error == NBD_SUCCESS)
 				observe(t, R(violation_may_close), "the flag is ignored");
 		}
@@ -442,7 +454,7 @@ send_unadvertised(struct test *t, const struct command *command)
 	cookie = new_cookie(t);
 	send_request(t, 0, command->type, cookie, 0, length, NULL);
 	error = expect_refusal(t, cookie, 0, is_status ? R(status_without_context_einval) : REQUIREMENT_NONE,
-			       is_status ? NBD_EINVAL : 0, 0);
+	                       is_status ? NBD_EINVAL : 0, 0);
 	if (error == GONE || !in_step_or_gone(t, R(request_payload_consumed)))
 		return;
 	if (error == NBD_SUCCESS)
@@ -530,8 +542,10 @@ CASE(request, bad_magic,
 
 			enter_transmission(t);
 			in_step(t, R(read_returns_data));
-			wire_put_request(&b, &(struct request){ .magic = magics[i], .type = NBD_CMD_READ,
-								.cookie = new_cookie(t), .length = blocks(t, 512) });
+			wire_put_request(&b, &(struct request){ .magic = magics[i],
+			                                        .type = NBD_CMD_READ,
+			                                        .cookie = new_cookie(t),
+			                                        .length = blocks(t, 512) });
 			send_raw(t, b.at, b.len);
 			send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, blocks(t, 512), NULL);
 			if (peer_goes_on(t, R(each_request_one_reply)))

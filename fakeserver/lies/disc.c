@@ -53,8 +53,7 @@ LIE(disc_aborts_outstanding, ON_DISK, BREAKS(R(disc_handles_outstanding)),
 
 /* ---- without NBD_CMD_DISC ---- */
 
-LIE(leaving_dies, ON_PROCESS, BREAKS(R(greeting_magic)),
-    "the server aborts when a client leaves without NBD_CMD_DISC")
+LIE(leaving_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "the server aborts when a client leaves without NBD_CMD_DISC")
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && LIE_NOW)
 		m->die = true;

@@ -26,8 +26,7 @@ REPLY_LIE(reply_magic_ones, BREAKS(R(simple_reply_magic)), "all ones instead of 
           m->simple.magic = UINT32_MAX)
 REPLY_LIE(reply_magic_of_request, BREAKS(R(simple_reply_magic)), "replies begin with the magic of requests",
           m->simple.magic = NBD_REQUEST_MAGIC)
-REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic)),
-          "simple replies in little-endian byte order", m->swap = true)
+REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic)), "simple replies in little-endian byte order", m->swap = true)
 REPLY_LIE(reply_magic_of_structured, BREAKS(R(simple_reply_required), R(structured_reply_needs_negotiation)),
           "simple replies begin with the magic of structured ones", m->simple.magic = NBD_STRUCTURED_REPLY_MAGIC)
 
@@ -320,8 +319,7 @@ LIE(bad_request_magic_stalls, ON_INCOMING, BREAKS(R(each_request_one_reply)),
 }
 
 /* xapi-nbd ea82add: one client that misbehaves stops the server. */
-LIE(bad_request_magic_dies, ON_PROCESS, BREAKS(R(greeting_magic)),
-    "a wrong request magic aborts the server")
+LIE(bad_request_magic_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "a wrong request magic aborts the server")
 {
 	if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->magic != NBD_REQUEST_MAGIC && LIE_NOW)
 		m->die = true;
