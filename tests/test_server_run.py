@@ -199,7 +199,8 @@ def test_crash_at_a_point(nbdspec, running):
     assert verdicts[0] in ("fail", ["pass", "fail"]) or verdicts[:2] == ["pass", "fail"]
     assert verdicts.count("fail") == 1 and set(verdicts[2:]) == {"skip"}
     found, report = results(nbdspec, "-c", "read/every_length", running(*crash), status=1)
-    assert [r["verdict"] for r in report["results"]].count("fail") <= 3 and "skip" in found.values()
+    # How many points still reach the dying process is chance; those behind it are skipped.
+    assert "fail" in found.values() and list(found.values())[-1] in ("skip", ["skip", "fail"])
 
 
 def test_exit_in_a_case(nbdspec):
