@@ -35,11 +35,13 @@ stop_signals(void)
 }
 
 void
-become_child(void)
+become_child(pid_t parent)
 {
 	sigset_t none;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127); /* it died before it could be said */
 	setpgid(0, 0);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
@@ -79,7 +81,7 @@ run_shell(const char *command, const char *output, const char *mark, int ms)
 {
 	enum process_wait how;
 	int status = -1, pidfd;
-	pid_t pid = fork();
+	pid_t us = getpid(), pid = fork();
 
 	if (pid < 0)
 		return -1;
@@ -87,7 +89,7 @@ run_shell(const char *command, const char *output, const char *mark, int ms)
 		int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		int out = open(output, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 
-		become_child();
+		become_child(us);
 		carry_mark(mark);
 		dup2(null, 0);
 		dup2(out, 1);

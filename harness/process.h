@@ -12,8 +12,8 @@
 /* SIGINT, SIGTERM and SIGHUP: whoever runs jobs blocks them and reads them from a signalfd. */
 sigset_t stop_signals(void);
 
-/* In a fresh child: a process group of its own, signals as a program expects them, and SIGKILL when we die. */
-void become_child(void);
+/* In a fresh child: a process group of its own, signals as a program expects them, and SIGKILL when the parent dies. */
+void become_child(pid_t parent);
 /* What the child executes, and all that this starts, carries the mark. */
 void carry_mark(const char *mark);
 

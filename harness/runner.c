@@ -37,11 +37,12 @@ struct slot {
 	unsigned results;
 	bool done; /* the case ended by itself */
 	bool timed_out;
-	bool silenced;     /* it was ended, and what it says no longer counts */
-	bool fault;        /* the server died during the case */
-	bool lost_in_case; /* and that was said of one of its points */
-	bool used;         /* its server has greeted in an earlier case */
-	char *end;         /* of its server, in words; NULL: none was noticed */
+	bool silenced;       /* it was ended, and what it says no longer counts */
+	bool fault;          /* the server died during the case */
+	bool lost_in_case;   /* and that was said of one of its points */
+	bool closed_in_case; /* a point failed in which the server closed the connection */
+	bool used;           /* its server has greeted in an earlier case */
+	char *end;           /* of its server, in words; NULL: none was noticed */
 	bool end_by_fault;
 	bool suspect;  /* its server hung in a case: the next case gets a new one */
 	bool lingers;  /* its servers do not end with their standard input */
@@ -182,16 +183,12 @@ new_trace(void)
 }
 
 _Noreturn static void
-be_case(const struct state *st, const struct slot *s, const struct job *job, const int pipe_fds[2])
+be_case(const struct state *st, const struct slot *s, const struct job *job, const int pipe_fds[2], pid_t us)
 {
-	sigset_t none;
-
+	/* Ctrl-C at a terminal goes to the whole group; the runner ends its cases itself. */
+	become_child(us);
 	close(pipe_fds[0]);
 	close(st->signals);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* Ctrl-C at a terminal goes to the whole group; the runner ends its cases itself. */
-	setpgid(0, 0);
 	run_case(job->def, &s->server, s->trace_fd, pipe_fds[1]);
 }
 
@@ -207,6 +204,7 @@ cannot_start(struct state *st)
 static void
 start_case(struct state *st, struct slot *s, const struct job *job)
 {
+	pid_t us = getpid();
 	int pipe_fds[2];
 
 	if (!ready_server(st, s, job->target))
@@ -223,7 +221,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 		st->r->progress(st->r->arg, (unsigned)st->done, job->def);
 	s->pid = fork();
 	if (s->pid == 0)
-		be_case(st, s, job, pipe_fds);
+		be_case(st, s, job, pipe_fds, us);
 	close(pipe_fds[1]);
 	if (s->pid < 0) {
 		close(pipe_fds[0]);
@@ -234,7 +232,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->reports = pipe_fds[0];
 	s->job = job;
 	s->results = 0;
-	s->done = s->timed_out = s->silenced = s->fault = s->lost_in_case = false;
+	s->done = s->timed_out = s->silenced = s->fault = s->lost_in_case = s->closed_in_case = false;
 	s->used = !s->server.starting;
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
@@ -442,33 +440,50 @@ make_skip(struct report_header *h, char *strings[REPORT_STRINGS], char *why)
 	strings[REPORT_FEATURE] = (char *)"connections";
 }
 
+/* A closed connection is seen a moment before the process that held it can be waited for. */
+static int
+end_ms(const struct slot *s, const struct report_header *h, const struct ending *e, bool ungreeted)
+{
+	if (h->verdict < VERDICT_WARN || s->job->target->via == VIA_FORK)
+		return 0;
+	return h->gone || (ungreeted && s->closed_in_case) ? ENDING_MS : e->closed ? CLOSED_MS : 0;
+}
+
+/*
+ * Is it no fault of this point that nobody served it? A server for one client ends well after it: nothing is broken,
+ * there just is no second client. What made another server go away was said of the point that did it.
+ */
+static bool
+is_innocent(const struct slot *s)
+{
+	if (s->end != NULL && !s->end_by_fault)
+		return true;
+	return s->job->target->via != VIA_FORK && (s->lost_in_case || (s->end != NULL && s->closed_in_case));
+}
+
 static void
 take_result(struct state *st, struct slot *s, struct report_header *h, char *strings[REPORT_STRINGS])
 {
 	struct ending e = look_at_trace(s, h);
 	bool ungreeted = h->verdict == VERDICT_FAIL && e.silent && (e.closed || e.timed_out);
-	bool forked = s->job->target->via == VIA_FORK;
-	/* A closed connection is seen a moment before the process that held it can be waited for. */
-	bool ended = h->verdict >= VERDICT_WARN && notice_end(s, forked     ? 0
-	                                                         : h->gone  ? ENDING_MS
-	                                                         : e.closed ? CLOSED_MS
-	                                                                    : 0);
-	bool ended_well = s->end != NULL && !s->end_by_fault;
+	bool unserved = h->gone || (ungreeted && e.closed);
+	bool ended = h->verdict >= VERDICT_WARN && notice_end(s, end_ms(s, h, &e, ungreeted));
+	bool fault = ended && s->end_by_fault;
 	char *text;
 
-	s->fault |= ended && !ended_well;
+	s->fault |= fault;
 	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
 	if ((ungreeted || h->gone) && try_again(s, ended, e.timed_out))
 		return;
-	if (!forked && !st->served && (ungreeted || (ended && !ended_well))) {
+	if (s->job->target->via != VIA_FORK && !st->served && (ungreeted || fault)) {
 		never_greeted(st, s, h, strings, ended);
 		return;
 	}
 	text = ended || (h->gone && s->end != NULL) ? end_and_output(s) : strdup("");
-	/* A server for one client ends after it, with status 0: nothing is broken, there just is no second client. */
-	if ((h->gone || (ungreeted && e.closed)) && (ended_well || (s->lost_in_case && !forked)))
+	if (unserved && is_innocent(s))
 		make_skip(h, strings, s->end != NULL ? s->end : strings[REPORT_GOT]);
 	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone || ungreeted);
+	s->closed_in_case |= h->verdict == VERDICT_FAIL && e.closed;
 	emit(st, s, h, strings, text);
 	free(text);
 }

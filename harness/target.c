@@ -301,11 +301,11 @@ in_child_activation(int passed)
 }
 
 _Noreturn static void
-in_child(struct server *s, char **argv, int passed, int output, int report)
+in_child(struct server *s, char **argv, int passed, int output, int report, pid_t us)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-	become_child();
+	become_child(us);
 	if (s->target->via == VIA_FORK) {
 		s->target->serve(s->target->arg, passed, s->quiet);
 		_exit(0);
@@ -358,13 +358,14 @@ spawn(struct server *s, int passed, char error[512])
 	int output = log ? open(log, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
 	char **argv = fill_program(s);
 	int report[2] = { -1, -1 }, failed = 0;
+	pid_t us = getpid();
 
 	if (s->target->via != VIA_FORK && pipe2(report, O_CLOEXEC) != 0)
 		report[0] = report[1] = -1;
 	s->spawned = true;
 	s->pid = fork();
 	if (s->pid == 0)
-		in_child(s, argv, passed, output, report[1]);
+		in_child(s, argv, passed, output, report[1], us);
 	if (s->pid < 0) {
 		failed = errno;
 		s->pid = 0;

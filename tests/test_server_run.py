@@ -196,11 +196,11 @@ def test_crash_at_a_point(nbdspec, running):
     crash = ["crash@read:2"]
     found, _ = results(nbdspec, "-c", "read/every_length", "--", *server("{socket}", *crash), status=1)
     verdicts = list(found.values())
-    assert verdicts[0] in ("fail", ["pass", "fail"]) or verdicts[:2] == ["pass", "fail"]
-    assert verdicts.count("fail") == 1 and set(verdicts[2:]) == {"skip"}
+    assert verdicts.count("fail") == 1 and "fail" in verdicts[:2] and set(verdicts[2:]) == {"skip"}
     found, report = results(nbdspec, "-c", "read/every_length", running(*crash), status=1)
-    # How many points still reach the dying process is chance; those behind it are skipped.
-    assert "fail" in found.values() and list(found.values())[-1] in ("skip", ["skip", "fail"])
+    # Of a server at a URI nobody knows when it has ended: one more point may say that it is gone, and the end of the run.
+    verdicts = [r["verdict"] for r in report["results"]]
+    assert 2 <= verdicts.count("fail") <= 3 and verdicts.count("skip") > 3
 
 
 def test_exit_in_a_case(nbdspec):
