@@ -41,7 +41,7 @@ static const struct cli_option options[] = {
 	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one",
 	  OPT_TCP, false },
 	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
-	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,min=,pref=,max=,read-only", OPT_EXPORT, true },
+	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only", OPT_EXPORT, true },
 	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
 	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
 	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE,

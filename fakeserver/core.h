@@ -91,6 +91,8 @@ struct fake_server {
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;
+	struct extent *extents;		/* room for a status chunk */
+	size_t extents_cap;
 	uint64_t started_ns;
 	bool stop;
 };
@@ -127,9 +129,26 @@ void conn_enter_transmission(struct conn *c, struct fake_export *e);
 uint16_t session_flags(const struct conn *c, const struct fake_export *e);
 uint32_t max_payload(const struct fake_export *e);	/* the longest READ or WRITE that is carried out */
 
-/* ---- option.c and transmission.c ---- */
+/* ---- option.c ---- */
 void handle_option(struct conn *c, const struct option *o);
+struct outgoing option_reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload);
+void option_error(struct conn *c, uint32_t type, const char *why);
+void option_ack(struct conn *c);
+void option_refuse_invalid(struct conn *c, const char *why);	/* the option breaks a MUST */
+struct fake_export *export_named(const struct conn *c, struct bytes name);
+bool is_string(struct bytes s);				/* as proto.md:30-38 wants them, but for its UTF-8 */
+
+/* ---- meta.c ---- */
+void handle_meta_context(struct conn *c, const struct option *o);	/* LIST or SET */
+void answer_block_status(struct conn *c, const struct disk_op *op);
+
+/* ---- transmission.c and reply.c ---- */
 void handle_request(struct conn *c, const struct request *r);
+struct outgoing chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payload, bool final);
+void send_simple(struct conn *c, const struct request *r, uint32_t error, struct bytes data);
+void send_none(struct conn *c, const struct request *r);
+void send_status(struct conn *c, const struct request *r, uint32_t error);
+void answer_read(struct conn *c, const struct disk_op *op);
 
 /* ---- outgoing.c ---- */
 /* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */

@@ -106,7 +106,8 @@ put_payload(struct buf *b, const struct outgoing *m, struct bytes raw)
 		break;
 	case PAYLOAD_BLOCK_STATUS:
 		put_be32(b, m->block_status.context_id);
-		put_bytes(b, m->block_status.extents);
+		for (size_t i = 0; i < m->n_extents; i++)
+			wire_put_extent(b, m->extents[i]);
 		break;
 	case PAYLOAD_ERROR:
 	case PAYLOAD_ERROR_OFFSET:

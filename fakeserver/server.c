@@ -781,6 +781,7 @@ fake_free(struct fake_server *s)
 		s->dead_listeners = l->next;
 		free(l);
 	}
+	free(s->extents);
 	if (s->epoll >= 0)
 		close(s->epoll);
 	if (s->wake >= 0)

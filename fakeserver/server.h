@@ -22,6 +22,15 @@ enum knob {
 	N_KNOBS
 };
 
+/* Metadata contexts (meta.c). An export offers a set of them, as bits. */
+enum meta_context { META_ALLOCATION, META_DIRTY, META_BLOCKS, N_META_CONTEXTS };
+enum { META_ALL = (1 << N_META_CONTEXTS) - 1, META_SELECTED_MAX = 16 };
+struct selected_context {
+	uint32_t id;
+	enum meta_context context;
+};
+const char *meta_context_name(enum meta_context context);
+
 struct disk;
 struct lie_use;
 struct fake_server;
@@ -32,6 +41,7 @@ struct fake_export {
 	uint64_t size;			/* bytes */
 	uint16_t flags;			/* transmission flags; SEND_DF is left out where structured replies were not agreed */
 	struct info_block_size block;	/* bytes; all 0: the defaults (export_block) */
+	unsigned contexts;		/* 1 << META_… */
 	struct disk *disk;		/* owned */
 };
 
@@ -59,6 +69,10 @@ struct conn {
 	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
 	struct fake_export *export;	/* in transmission; NULL before */
 	uint16_t flags;			/* transmission flags that this session was told */
+	struct fake_export *context_export;	/* whose contexts were selected, or NULL */
+	struct selected_context contexts[META_SELECTED_MAX];	/* as the last NBD_OPT_SET_META_CONTEXT left them */
+	unsigned n_contexts;
+	uint32_t next_context_id;
 	/* ---- */
 	struct fake_server *server;
 	unsigned number;		/* in order of accept, from 1 */

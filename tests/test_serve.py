@@ -228,6 +228,120 @@ def test_nbd_client_lists_over_tcp(serve, libnbd):
     h.shutdown()
 
 
+def extents(h, length, offset, flags=0):
+    got = {}
+    h.block_status(length, offset, lambda name, at, e, _: got.update({name: list(zip(e[::2], e[1::2]))}) or 0, flags)
+    return got
+
+
+@pytest.mark.parametrize("knobs", [[], ["set_meta_reversed", "status_chunks_reversed", "status_ends_with_none"]])
+def test_libnbd_block_status(libnbd, serve, knobs):
+    s = serve("--size", "1G", *(a for k in knobs for a in ("--knob", k)))
+    h = libnbd.NBD()
+    for name in ("base:allocation", "x-nbdspec:dirty", "x-nbdspec:blocks", "x-other:foo"):
+        h.add_meta_context(name)
+    h.connect_uri(s.uri)
+    assert h.can_meta_context("x-nbdspec:dirty") and not h.can_meta_context("x-other:foo")
+    h.pwrite(b"x" * 5000, 8192)
+    h.zero(4096, 65536, libnbd.CMD_FLAG_NO_HOLE)
+    h.pwrite(b"y" * 65536, 131072)
+    h.trim(32768, 131072)
+    got = extents(h, 262144, 0)
+    assert got["base:allocation"] == [(8192, 3), (8192, 0), (49152, 3), (4096, 2), (94208, 3), (32768, 0), (65536, 3)]
+    assert got["x-nbdspec:dirty"] == [(8192, 0), (8192, 1), (49152, 0), (4096, 1), (61440, 0), (65536, 1), (65536, 0)]
+    assert got["x-nbdspec:blocks"] == [(65536, 0), (65536, 1), (65536, 2), (65536, 3)]
+    one = extents(h, 100000, 70000, libnbd.CMD_FLAG_REQ_ONE)
+    assert one == {"base:allocation": [(93840, 3)], "x-nbdspec:dirty": [(61072, 0)], "x-nbdspec:blocks": [(61072, 1)]}
+    with pytest.raises(libnbd.Error) as e:
+        h.set_strict_mode(0)
+        extents(h, 1, 1 << 30)
+    assert e.value.errnum == EINVAL
+    h.shutdown()
+
+
+def test_maps(serve, image):
+    need("nbdinfo"), need("qemu-img"), need("qemu-io")
+    s = serve("--size", "16M")
+    run("qemu-io", "-f", "raw", "-c", "write -P 1 1M 1M", "-c", "write -z -u 4M 1M", "-c", "write -z 6M 1M", s.uri)
+    m = json.loads(run("nbdinfo", "--map", "--json", s.uri))
+    assert [(e["offset"], e["length"], e["type"]) for e in m] == [
+        (0, MIB, 3), (MIB, MIB, 0), (2 * MIB, 4 * MIB, 3), (6 * MIB, MIB, 2), (7 * MIB, 9 * MIB, 3)]
+    m = json.loads(run("nbdinfo", "--map=x-nbdspec:dirty", "--json", s.uri))
+    assert [(e["offset"] // MIB, e["type"]) for e in m] == [(0, 0), (1, 1), (2, 0), (4, 1), (5, 0), (6, 1), (7, 0)]
+    m = json.loads(run("qemu-img", "map", "-f", "raw", "--output=json", s.uri))
+    assert [(e["start"] // MIB, e["data"], e["zero"]) for e in m] == [
+        (0, False, True), (1, True, False), (2, False, True), (6, True, True), (7, False, True)]
+    listed = json.loads(run("nbdinfo", "--list", "--json", s.uri))["exports"][0]["contexts"]
+    assert {"base:allocation", "x-nbdspec:dirty", "x-nbdspec:blocks"} == set(listed)
+
+
+def meta(name, *queries):
+    return struct.pack(">I", len(name)) + name + struct.pack(">I", len(queries)) + b"".join(
+        struct.pack(">I", len(q)) + q for q in queries)
+
+
+REP_META_CONTEXT, LIST_META, SET_META = 4, 9, 10
+
+
+def contexts(replies):
+    assert replies[-1] == REP_ACK
+    return {r[1][4:].decode(): struct.unpack(">I", r[1][:4])[0] for r in replies[:-1]}
+
+
+def test_meta_contexts(serve):
+    c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar,size=1M,contexts=base:allocation"))
+    every = {"base:allocation": 0, "x-nbdspec:dirty": 0, "x-nbdspec:blocks": 0}
+    assert c.option(SET_META, meta(b"foo", b"base:allocation")) == [ERR_INVALID]
+    assert contexts(c.option(LIST_META, meta(b"foo"))) == every
+    c.structured_reply()
+    assert contexts(c.option(LIST_META, meta(b"bar"))) == {"base:allocation": 0}
+    assert list(contexts(c.option(LIST_META, meta(b"foo", b"x-nbdspec:", b"base:")))) == list(every)[1:] + ["base:allocation"]
+    for queries in ([], [b"base:"], [b"x-nbdspec:"], [b"base:foo"], [b"none"], [b"qemu:allocation-depth"], [b""]):
+        assert contexts(c.option(SET_META, meta(b"foo", *queries))) == {}
+    assert len(set(contexts(c.option(SET_META, meta(b"foo", b"x-nbdspec:*", b"x-nbdspec:dirty"))).values())) == 2
+    assert c.option(LIST_META, meta(b"nope")) == [ERR_UNKNOWN] == c.option(SET_META, meta(b"nope"))
+    good = meta(b"foo", b"base:allocation")
+    for option in (LIST_META, SET_META):
+        for n in range(len(good)):
+            assert c.option(option, good[:n]) == [ERR_INVALID]
+        for bad in (good + b"x", meta(b"f\0o"), meta(b"foo", b"x" * 4097), meta(b"foo")[:-4] + b"\xff" * 4):
+            assert c.option(option, bad) == [ERR_INVALID]
+        assert c.option(option, meta(b"foo", b"x" * 4097 * 80)) == [ERR_TOO_BIG]
+
+
+@pytest.mark.parametrize("options, served", [
+    ([], False),
+    ([meta(b"foo", b"base:allocation")], True),
+    ([meta(b"", b"base:allocation")], True),
+    ([meta(b"bar", b"base:allocation")], False),
+    ([meta(b"foo", b"base:allocation"), b"junk"], False),
+    ([meta(b"foo", b"base:allocation"), meta(b"nope", b"base:allocation")], False),
+    ([meta(b"foo", b"base:allocation"), meta(b"foo")], False),
+    ([meta(b"bar", b"base:allocation"), meta(b"foo", b"x-nbdspec:*")], True)])
+def test_which_contexts_hold(serve, options, served):
+    c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar,size=1M")).structured_reply()
+    for o in options:
+        c.option(SET_META, o)
+    c.go(b"foo")
+    c.send_request(CMD_BLOCK_STATUS, 0, 4096)
+    chunk = c.recv_chunk()
+    assert chunk[1] == (5 if served else 0x8001)
+    while not chunk[0] & 1:
+        chunk = c.recv_chunk()
+    assert c.alive()
+
+
+def test_block_status_far_away(serve):
+    c = Client(serve("--size", str((1 << 63) - 1))).structured_reply()
+    (allocation, ) = contexts(c.option(SET_META, meta(b"", b"base:allocation"))).values()
+    c.go()
+    assert c.command(CMD_WRITE, 1 << 62, 1, b"x") == 0
+    for offset, length, got in ((0, 0xffffffff, [(0xffffffff, 3)]), ((1 << 62) - 512, 8192, [(512, 3), (4096, 0), (3584, 3)]),
+                                ((1 << 63) - 2, 1, [(1, 3)])):
+        c.send_request(CMD_BLOCK_STATUS, offset, length)
+        assert c.recv_chunk() == (1, 5, 7, struct.pack(">I", allocation) + b"".join(struct.pack(">II", *e) for e in got))
+
+
 # ---- the command ----
 
 def nbdspec(*args, **kwargs):
@@ -472,7 +586,7 @@ def test_without_fixed_newstyle(serve):
 def test_options(serve):
     c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar"))
     assert c.option(OPT_LIST) == [(REP_SERVER, b"\0\0\0\3foo"), (REP_SERVER, b"\0\0\0\3bar"), REP_ACK]
-    for option in (0, 4, OPT_STARTTLS, 9, 10, 11, 12, 0xffffffff):
+    for option in (0, 4, OPT_STARTTLS, 11, 12, 0xffffffff):
         assert c.option(option) == [ERR_UNSUP] and c.option(option, b"some data") == [ERR_UNSUP]
     assert c.option(OPT_LIST, b"x") == [ERR_INVALID]
     assert c.option(OPT_STRUCTURED_REPLY, b"x") == [ERR_INVALID]
