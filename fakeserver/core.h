@@ -19,6 +19,7 @@ enum {
 	INPUT_MAX = 64 << 20,		/* what we read meanwhile, lest both sides wait for each other to read */
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
+	QUEUE_MOST = 64,		/* requests that are carried out in another order */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
 
@@ -46,6 +47,13 @@ struct source {				/* what an epoll event points to */
 	void *owner;			/* struct listener or struct conn */
 };
 
+/* A message in the output that may change its place. */
+struct unit {
+	size_t start, end, mark;	/* .mark: how many marks stood before it */
+	uint64_t answer;		/* those of one answer stay in order */
+	uint64_t key;			/* the order to come */
+};
+
 struct conn_private {
 	struct conn *next, *previous;
 	struct source in_source, out_source;	/* a socket has only the first */
@@ -70,8 +78,14 @@ struct conn_private {
 	bool full;			/* no more requests are taken before all of the output is sent */
 	uint64_t wake_ns;		/* a delay ends; 0: none runs */
 	bool silent;			/* AFTER_SILENCE: neither reads nor writes any more */
-	/* For the knob replies_out_of_order: where in .output the answers of this batch begin. */
-	size_t *answers, n_answers, answers_cap;
+	/* For the knobs that change the order of what is sent: the messages of this batch in .output. */
+	bool collecting;
+	uint64_t n_answers;		/* requests that were carried out */
+	struct unit *units;
+	size_t n_units, units_cap;
+	/* For the knob requests_out_of_order: what waits to be carried out; their data is in .input. */
+	struct incoming *queue;
+	size_t n_queued, queue_cap, queued_bytes;
 	bool gone;			/* closed; freed when the batch of events is done */
 };
 
@@ -91,6 +105,7 @@ struct fake_server {
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;
+	uint64_t random;
 	struct extent *extents;		/* room for a status chunk */
 	size_t extents_cap;
 	uint64_t started_ns;
@@ -107,6 +122,14 @@ static inline bool
 lies(const struct conn *c, enum lie_place place)
 {
 	return c->server->lies[place];
+}
+
+uint64_t random_bits(struct fake_server *s);		/* by the seed */
+
+static inline uint32_t
+random_below(struct fake_server *s, uint32_t n)
+{
+	return (uint32_t)((random_bits(s) >> 32) * n >> 32);
 }
 
 static inline size_t
@@ -149,11 +172,14 @@ void send_simple(struct conn *c, const struct request *r, uint32_t error, struct
 void send_none(struct conn *c, const struct request *r);
 void send_status(struct conn *c, const struct request *r, uint32_t error);
 void answer_read(struct conn *c, const struct disk_op *op);
+void answer_partial_read(struct conn *c, const struct disk_op *op);	/* of which only the first bytes exist */
 
 /* ---- outgoing.c ---- */
 /* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */
 uint8_t *outgoing_room(struct conn *c, size_t header, size_t n);
 void outgoing_send(struct conn *c, struct outgoing *m);
+void outgoing_collect(struct conn *c);			/* from now on messages may be put into another order … */
+void outgoing_reorder(struct conn *c);			/* … which happens now */
 void outgoing_release(struct conn *c);			/* what outgoing.hold has held back */
 void marks_add(struct marks *l, struct mark m);
 

@@ -32,6 +32,17 @@ now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* splitmix64: any seed will do, 0 as well. */
+uint64_t
+random_bits(struct fake_server *s)
+{
+	uint64_t z = s->random += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return z ^ z >> 31;
+}
+
 /* ---- what is told of it ---- */
 
 void
@@ -205,7 +216,8 @@ free_dead(struct fake_server *s)
 		buf_free(&p->held);
 		free(p->marks.at);
 		free(p->held_marks.at);
-		free(p->answers);
+		free(p->units);
+		free(p->queue);
 		free(c);
 	}
 }
@@ -751,6 +763,7 @@ fake_new(struct fake_config *config)
 	s->config = config;
 	s->traced = config->trace != NULL || config->log != NULL;
 	s->started_ns = now_ns();
+	s->random = config->seed;
 	for (size_t i = 0; i < config->n_lies; i++)
 		s->lies[config->lies[i].lie->place] = true;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);

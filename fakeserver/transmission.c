@@ -53,6 +53,10 @@ check_length(const struct conn *c, const struct request *r)
 	bool fragments = c->structured && (c->flags & NBD_FLAG_SEND_DF) != 0;
 	uint32_t most = max_payload(c->export);
 
+	/* Split into chunks it is no payload that is too long (proto.md:1994). */
+	if (r->type == NBD_CMD_READ && c->structured && (r->flags & NBD_CMD_FLAG_DF) == 0 &&
+	    knob(c, KNOB_read_exceeds_max) && most < OUTPUT_MAX)
+		most = OUTPUT_MAX;
 	if (r->type == NBD_CMD_WRITE)
 		return r->length > most ? NBD_EINVAL : NBD_SUCCESS;
 	if (r->type != NBD_CMD_READ)
@@ -175,6 +179,18 @@ carry_out(const struct conn *c, const struct disk_op *op)
 	}
 }
 
+/* It begins on the disk and ends past it, and nothing else is wrong with it. */
+static bool
+is_partial_read(const struct conn *c, const struct disk_op *op)
+{
+	const struct request *r = op->request;
+	uint64_t size = c->export->size;
+
+	return op->type == NBD_CMD_READ && op->error == NBD_EINVAL && op->skip && c->structured &&
+	       r->magic == NBD_REQUEST_MAGIC && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 && r->offset < size &&
+	       r->length > size - r->offset && r->length <= max_payload(c->export);
+}
+
 static void
 answer(struct conn *c, struct disk_op *op)
 {
@@ -190,6 +206,9 @@ answer(struct conn *c, struct disk_op *op)
 		answer_read(c, op);
 	else if (op->type == NBD_CMD_BLOCK_STATUS && op->error == NBD_SUCCESS)
 		answer_block_status(c, op);
+	else if ((knob(c, KNOB_read_errors_last) || knob(c, KNOB_read_errors_first) || knob(c, KNOB_read_errors_many)) &&
+	         is_partial_read(c, op))
+		answer_partial_read(c, op);
 	else
 		send_status(c, r, op->error);
 	/* A freedom of simple replies only (proto.md:1966-1968). */

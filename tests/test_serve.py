@@ -752,6 +752,62 @@ def test_out_of_order(serve):
     assert got == list(range(8, 0, -1))
 
 
+def read_structured(c, n):
+    """The chunks of n replies as they come, each (cookie, type, flags, payload)."""
+    chunks = []
+    while n:
+        flags, kind, cookie, data = c.recv_chunk()
+        chunks.append((cookie, kind, flags, data))
+        n -= flags & 1
+    return chunks
+
+
+@pytest.mark.parametrize("knobs", [["read_fragments"], ["read_holes"], ["read_chunks_reversed"], ["read_chunks_shuffled", "read_holes"],
+                                   ["chunks_interleaved", "read_holes", "read_ends_with_none"], ["requests_out_of_order"],
+                                   ["read_exceeds_max"], ["replies_shuffled", "read_fragments"]])
+def test_chunks(serve, tmp_path, knobs):
+    s = serve("--size", "40M", "--trace", str(tmp_path / "t"), *(a for k in knobs for a in ("--knob", k)))
+    c = Client(s).structured_reply()
+    c.go()
+    disk = bytearray(MIB)
+    for at in (5, 70000, 200001):
+        disk[at:at + 3000] = random.Random(at).randbytes(3000)
+        assert c.command(CMD_WRITE, at, 3000, disk[at:at + 3000]) == 0
+    ranges = [(0, 262144), (1, 5000), (69999, 200000), (511, 3)] * 3
+    c.send(b"".join(struct.pack(">IHHQQI", 0x25609513, DF * (i % 4 == 2), CMD_READ, i, *r) for i, r in enumerate(ranges)))
+    chunks = read_structured(c, len(ranges))
+    for i, (offset, length) in enumerate(ranges):
+        mine = [ch for ch in chunks if ch[0] == i]
+        got, seen = bytearray(b"?" * length), 0
+        assert [f & 1 for _, _, f, _ in mine] == [0] * (len(mine) - 1) + [1]
+        for _, kind, _, data in mine:
+            at = struct.unpack(">Q", data[:8])[0] - offset if data else 0
+            piece = data[8:] if kind == 1 else bytes(struct.unpack(">I", data[8:])[0]) if kind == 2 else b""
+            got[at:at + len(piece)] = piece
+            seen += len(piece)
+        assert got == disk[offset:offset + length] and seen == length
+        assert i % 4 != 2 or len(mine) == 1 + ("read_ends_with_none" in knobs)
+    cookies = [ch[0] for ch in chunks]
+    assert (cookies != sorted(cookies)) == any(k in knobs for k in ("chunks_interleaved", "requests_out_of_order", "replies_shuffled"))
+    assert (2 in [ch[1] for ch in chunks]) == ("read_holes" in knobs)
+    c.send_request(CMD_READ, 0, 33 * MIB)
+    chunks = read_structured(c, 1)
+    assert ("read_exceeds_max" in knobs) == (chunks[0][1] == 1) and all(len(ch[3]) <= 32 * MIB + 8 for ch in chunks)
+
+
+@pytest.mark.parametrize("knobs, kinds", [
+    ([], [(0x8001, None)]), (["error_offsets"], [(0x8002, MIB)]), (["read_errors_last"], [(1, MIB - 512), (0x8002, MIB)]),
+    (["read_errors_first"], [(0x8002, MIB), (1, MIB - 512)]),
+    (["read_errors_many"], [(1, MIB - 512), (0x8002, MIB), (0x8002, MIB + 512)])])
+def test_errors_of_reads(serve, knobs, kinds):
+    c = Client(serve("--size", "1M", *(a for k in knobs for a in ("--knob", k)))).structured_reply()
+    c.go()
+    c.send_request(CMD_READ, MIB - 512, 2048)
+    where = {1: slice(0, 8), 0x8002: slice(6, 14)}
+    assert [(k, struct.unpack(">Q", d[where[k]])[0] if k in where else None) for _, k, _, d in read_structured(c, 1)] == kinds
+    assert c.alive()
+
+
 def test_dribbled_bytes_and_other_clients(serve):
     s = serve("--size", "1M")
     a, b = Client(s, None), Client(s)
