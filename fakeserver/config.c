@@ -210,6 +210,27 @@ complete_block(struct fake_export *e)
 	return NULL;
 }
 
+bool
+export_change_flag(struct fake_export *e, const char *change, char error[256])
+{
+	uint16_t flags = e->flags;
+	uint64_t value;
+
+	if ((change[0] != '+' && change[0] != '-') || !name_value(NAME_TRANSMISSION_FLAG, change + 1, &value) ||
+	    (value & ~(uint64_t)flags_known) != 0) {
+		snprintf(error, 256, "'%.60s': want + or - and a flag (+SEND_FLUSH)", change);
+		return false;
+	}
+	flags = (uint16_t)(change[0] == '+' ? flags | value : flags & ~value);
+	if ((flags & NBD_FLAG_HAS_FLAGS) == 0 ||
+	    ((flags & NBD_FLAG_SEND_FAST_ZERO) != 0 && (flags & NBD_FLAG_SEND_WRITE_ZEROES) == 0)) {
+		snprintf(error, 256, "HAS_FLAGS is always set, and SEND_FAST_ZERO goes with SEND_WRITE_ZEROES only");
+		return false;
+	}
+	e->flags = flags;
+	return true;
+}
+
 static const char *
 complete_export(struct export_text *t)
 {

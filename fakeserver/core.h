@@ -20,6 +20,7 @@ enum {
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
 	QUEUE_MOST = 64,		/* requests that are carried out in another order */
+	BUFFERS_MOST = 2048,		/* MiB of buffers for all connections; beyond it who has large ones is cut off */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
 
@@ -38,13 +39,13 @@ struct marks {
 	size_t n, cap;
 };
 
-enum source_kind { SOURCE_LISTENER, SOURCE_IN, SOURCE_OUT, SOURCE_WAKE, SOURCE_STOP };
+enum source_kind { SOURCE_LISTENER, SOURCE_IN, SOURCE_OUT, SOURCE_WAKE, SOURCE_STOP, SOURCE_WATCHED };
 struct source {				/* what an epoll event points to */
 	enum source_kind kind;
 	int fd;
 	bool watched;
 	uint32_t events;		/* as epoll knows them */
-	void *owner;			/* struct listener or struct conn */
+	void *owner;			/* struct listener, struct conn or struct watched */
 };
 
 /* A message in the output that may change its place. */
@@ -86,6 +87,7 @@ struct conn_private {
 	/* For the knob requests_out_of_order: what waits to be carried out; their data is in .input. */
 	struct incoming *queue;
 	size_t n_queued, queue_cap, queued_bytes;
+	uint64_t counted;		/* of its buffers in fake_server.buffers */
 	bool gone;			/* closed; freed when the batch of events is done */
 };
 
@@ -95,6 +97,14 @@ struct listener {
 	struct listener *next;
 };
 
+/* Of fake_watch(). */
+struct watched {
+	struct source source;
+	void (*ready)(void *arg);
+	void *arg;
+	struct watched *next;
+};
+
 struct fake_server {
 	struct fake_config *config;
 	bool lies[LIE_PLACES];		/* some lie hooks this place */
@@ -102,6 +112,11 @@ struct fake_server {
 	int epoll, wake;
 	struct source wake_source, stop_source;
 	struct listener *listeners, *dead_listeners;	/* events may still lead to the dead */
+	struct watched *watched;
+	bool shutting_down;
+	uint64_t shutdown_ns;		/* when it has taken long enough */
+	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
+	uint64_t buffers;		/* bytes that the buffers of all connections take */
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;

@@ -283,5 +283,10 @@ handle_option(struct conn *c, const struct option *o)
 		conn_end(c);
 		return;
 	}
-	handle_fixed(c, o);
+	if (c->server->shutting_down && o->option == NBD_OPT_EXPORT_NAME)
+		conn_end(c);
+	else if (c->server->shutting_down && o->option != NBD_OPT_ABORT)
+		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
+	else
+		handle_fixed(c, o);
 }

@@ -396,6 +396,7 @@ outgoing_send(struct conn *c, struct outgoing *m)
 		lie_outgoing(c, m);
 	if (p->silent)
 		return;
+	c->server->counters.messages_sent++;
 	if (m->hold) {
 		marks = &p->held_marks;
 		b = &p->held;

@@ -47,6 +47,8 @@ error_text(uint32_t error)
 	switch (error) {
 	case NBD_EPERM:
 		return "the export is read-only";
+	case NBD_ESHUTDOWN:
+		return "the server is being shut down";
 	case NBD_ENOSPC:
 		return "past the end of the export, or no memory left";
 	case NBD_EOVERFLOW:

@@ -210,6 +210,8 @@ arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 		                                      .cookie = m->request.cookie,
 		                                      .data = kept,
 		                                      .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
+	if (m->kind != MSG_CLIENT_FLAGS)
+		++*(m->kind == MSG_OPTION ? &c->server->counters.options : &c->server->counters.requests);
 	c->option = m->kind == MSG_OPTION ? m->option.option : 0;
 	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
 	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))

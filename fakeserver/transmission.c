@@ -102,6 +102,8 @@ check_request(const struct conn *c, const struct request *r)
 {
 	const struct command_rule *rule = rule_of(r->type);
 
+	if (c->server->shutting_down)
+		return NBD_ESHUTDOWN;
 	if (r->magic != NBD_REQUEST_MAGIC || !rule->known)
 		return NBD_EINVAL;
 	if (rule->writes && (c->flags & NBD_FLAG_READ_ONLY) != 0)

@@ -404,6 +404,11 @@ def test_once(serve):
     (["--lie", "cookie_changed:command=FROB"], 2, "READ"),
     (["--trace", "/nonexistent/t", "--run", "true"], 3, "/nonexistent/t"),
     (["--stdio", "--run", "true"], 2, "--run"),
+    (["--control", "/nonexistent/c", "--run", "true"], 3, "/nonexistent/c"),
+    (["--log", "/nonexistent/l", "--run", "true"], 3, "/nonexistent/l"),
+    (["--grace", "x"], 2, "--grace"),
+    (["--memory-limit", "x"], 2, "k, M"),
+    (["--export", "contexts=foo:bar"], 2, "base:allocation"),
     (["frob"], 2, "frob"),
 ])
 def test_bad_arguments(args, status, says):
@@ -844,7 +849,140 @@ def test_half_closed_client_gets_its_replies(serve):
     assert [c.recv_simple(MIB)[1] for _ in range(16)] == list(range(16)) and c.ended()
 
 
+# ---- control, shutdown, log ----
+
+ERR_SHUTDOWN, ESHUTDOWN = (1 << 31) + 7, 108
+
+
+class Control:
+    def __init__(self, path):
+        self.s = socket.socket(socket.AF_UNIX)
+        self.s.settimeout(PATIENCE)
+        self.s.connect(str(path))
+        self.f = self.s.makefile("rw")
+
+    def __call__(self, line):
+        self.f.write(line + "\n")
+        self.f.flush()
+        answer = self.f.readline()
+        assert answer.endswith("\n")
+        return answer[:-1]
+
+
+def test_control(serve, tmp_path):
+    s = serve("--control", str(tmp_path / "c"), "--export", "name=a b,size=1M", "--export", "name=", "--log", str(tmp_path / "l"))
+    control = Control(tmp_path / "c")
+    assert control("status") == "ok state=serving connections=0 exports=2 memory=0"
+    a, b = Client(s), Client(s)
+    a.go(b"a b")
+    assert a.command(CMD_WRITE, 0, 1, b"x") == 0
+    assert control("status").startswith("ok state=serving connections=2 exports=2 memory=")
+    assert control("counters").startswith("ok accepted=2 options=1 requests=1 sent=")
+    assert "SEND_TRIM" in control("flags a b") and "SEND_TRIM" not in control("flags a b -SEND_TRIM +READ_ONLY")
+    assert b.go(b"a b", option=OPT_INFO)[0] == info_export(MIB, (DEFAULT_FLAGS | 2) & ~0x20)
+    assert "READ_ONLY" in control("flags  +READ_ONLY") and "READ_ONLY" in control("flags +READ_ONLY")
+    for bad in ("", "frob", "flags c", "flags a b +FROB", "flags a b -HAS_FLAGS", "flags a b -SEND_WRITE_ZEROES", "disconnect",
+                "disconnect 0", "disconnect 9", "disconnect x"):
+        assert control(bad).startswith("error ")
+    assert "SEND_WRITE_ZEROES" in control("flags a b") and control("help").startswith("ok status; ")
+    assert control("mark transaction \N{SNOWMAN} 42") == "ok"
+    assert control("disconnect 1") == "ok 1" and a.ended() and b.in_step()
+    assert control("disconnect all") == "ok 1" and b.ended() and Client(s).in_step()
+    two = Control(tmp_path / "c")
+    two.s.sendall(b"x" * 10000)
+    assert control("status").startswith("ok")
+    events = [json.loads(line) for line in open(tmp_path / "l")]
+    assert {"event": "mark", "text": "transaction \N{SNOWMAN} 42"} == {k: v for e in events for k, v in e.items()
+                                                                     if e["event"] == "mark" and k != "ms"}
+    assert s.stop() == 0 and not os.path.exists(tmp_path / "c")
+
+
+def test_log(serve, tmp_path):
+    s = serve("--size", "1M", "--log", str(tmp_path / "l"), "--knob", "read_holes")
+    c = Client(s).structured_reply()
+    c.option(SET_META, meta(b"", b"base:allocation"))
+    c.go(infos=[3])
+    c.send_request(CMD_BLOCK_STATUS, 0, 4096, cookie=5)
+    c.send_request(CMD_READ, 0, 512, cookie=6)
+    c.send_request(CMD_READ, 1 << 63, 512, cookie=1 << 63)
+    for _ in range(3):
+        c.recv_chunk()
+    c.send_request(CMD_DISC, cookie=7)
+    assert c.ended() and s.stop() == 0
+    events = [json.loads(line) for line in open(tmp_path / "l")]
+    assert [e["event"] for e in events][0] == "connect" and all(e["connection"] == 1 and e["ms"] >= 0 for e in events)
+    got = [{k: v for k, v in e.items() if k not in ("ms", "connection", "event", "bytes")} for e in events]
+    for want in (
+            {"from": "server", "message": "greeting", "flags": "FIXED_NEWSTYLE|NO_ZEROES"},
+            {"from": "client", "message": "option", "option": "NBD_OPT_SET_META_CONTEXT", "length": 27, "name": "",
+             "queries": ["base:allocation"]},
+            {"from": "server", "message": "option-reply", "option": "NBD_OPT_SET_META_CONTEXT", "type": "NBD_REP_META_CONTEXT",
+             "length": 19, "id": 1, "context": "base:allocation"},
+            {"from": "client", "message": "request", "cookie": "0x5", "command": "NBD_CMD_BLOCK_STATUS", "flags": "none",
+             "offset": 0, "length": 4096},
+            {"from": "server", "message": "chunk", "cookie": "0x5", "type": "NBD_REPLY_TYPE_BLOCK_STATUS", "flags": "DONE",
+             "length": 12, "context": 1, "extents": [[4096, 3]]},
+            {"from": "server", "message": "chunk", "cookie": "0x6", "type": "NBD_REPLY_TYPE_OFFSET_HOLE", "flags": "DONE",
+             "length": 12, "offset": 0, "size": 512},
+            {"from": "client", "message": "request", "cookie": "0x8000000000000000", "command": "NBD_CMD_READ", "flags": "none",
+             "offset": "0x8000000000000000", "length": 512},
+            {"from": "server", "message": "chunk", "cookie": "0x8000000000000000", "type": "NBD_REPLY_TYPE_ERROR",
+             "flags": "DONE", "length": 6, "error": "NBD_EINVAL"}):
+        assert want in got
+
+
+@pytest.mark.parametrize("how", ["shutdown", "SIGTERM"])
+def test_graceful_shutdown(serve, tmp_path, how):
+    s = serve("--size", "64M", "--control", str(tmp_path / "c"), "--grace", "60000")
+    control = Control(tmp_path / "c")
+    a, b, late, idle = Client(s), Client(s), Client(s), Client(s)
+    a.go()
+    for cookie in range(4):
+        a.send_request(CMD_READ, 0, 32 * MIB, cookie=cookie)
+    late.go()
+    if how == "SIGTERM":
+        s.process.terminate()
+        while "shutting-down" not in control("status"):
+            pass
+    else:
+        assert control("shutdown") == "ok"
+    with pytest.raises(OSError):
+        Client(s)
+    errors = []
+    for _ in range(4):
+        error, cookie, _ = a.recv_simple()
+        errors.append(error)
+        assert error == ESHUTDOWN or a.recv(32 * MIB)
+    assert set(errors) <= {0, ESHUTDOWN}
+    assert a.command(CMD_FLUSH) == ESHUTDOWN and late.command(CMD_WRITE, 0, 3, b"abc") == ESHUTDOWN
+    assert b.option(OPT_LIST) == [ERR_SHUTDOWN] and b.option(77) == [ERR_SHUTDOWN] and b.option(OPT_ABORT) == [REP_ACK]
+    assert b.ended()
+    idle.send_option(OPT_EXPORT_NAME)
+    assert idle.ended()
+    a.send_request(CMD_DISC)
+    late.s.close()
+    assert s.process.wait(PATIENCE) == 0
+
+
+def test_shutdown_does_not_wait_for_ever(serve):
+    s = serve("--grace", "50")
+    c = Client(s)
+    s.process.terminate()
+    assert s.process.wait(PATIENCE) == 0 and c.ended()
+
+
 # ---- a hostile client ----
+
+def test_memory_limit(serve):
+    s = serve("--size", "1T", "--memory-limit", "16M")
+    c = Client(s)
+    c.go()
+    assert c.command(CMD_WRITE_ZEROES, 1 << 38, 1 << 20, flags=NO_HOLE) == 0
+    errors = [c.command(CMD_WRITE, i * MIB, MIB, bytes(MIB)) for i in range(32)]
+    assert errors[:14] == [0] * 14 and errors[16:] == [ENOSPC] * 16
+    assert c.command(CMD_WRITE, 1 << 38, 512, bytes(512)) == 12  # it is no hole
+    assert c.command(CMD_TRIM, 0, 8 * MIB) == 0 and c.command(CMD_WRITE, 30 * MIB, MIB, bytes(MIB)) == 0
+
 
 def test_endless_option_data_is_not_kept(serve):
     s = serve()
