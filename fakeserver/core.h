@@ -19,6 +19,7 @@ enum {
 	INPUT_MAX = 64 << 20,		/* what we read meanwhile, lest both sides wait for each other to read */
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
+	OPTIONS_MOST = 1000,		/* of the knob haggling_limited */
 	QUEUE_MOST = 64,		/* requests that are carried out in another order */
 	BUFFERS_MOST = 2048,		/* MiB of buffers for all connections; beyond it who has large ones is cut off */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
@@ -69,6 +70,7 @@ struct conn_private {
 	struct incoming pending;
 	uint8_t pending_header[REQUEST_SIZE];
 	bool input_ended;
+	unsigned n_options;
 	/* Output. */
 	size_t sent;			/* bytes at the front of .output that are gone */
 	struct marks marks;		/* in .output; the first marks_passed lie behind .sent */

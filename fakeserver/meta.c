@@ -20,6 +20,7 @@ static const char *const names[N_META_CONTEXTS] = {
 
 enum {
 	QUERIES_FEW = 16,		/* of the knobs *_few_queries */
+	RUN_PAST = 16 << 20,		/* how far the knob extents_run_past looks ahead */
 	BLOCKS_BITS = 16,		/* of x-nbdspec:blocks */
 	EXTENTS_MOST = 1 << 20,		/* proto.md:1870 */
 };
@@ -287,17 +288,19 @@ extent_room(struct fake_server *s, size_t n)
 static size_t
 find_extents(struct conn *c, enum meta_context context, uint64_t offset, uint64_t end, size_t most)
 {
-	uint64_t longest = UINT32_MAX, run;
+	uint64_t longest = UINT32_MAX, beyond = end, run;
 	struct extent *e = NULL;
 	size_t n = 0;
 
-	if (knob(c, KNOB_extents_run_past))
+	if (knob(c, KNOB_extents_run_past)) {
 		longest &= ~(uint64_t)UINT16_MAX;
-	while (offset < end) {
+		beyond = c->export->size - end < RUN_PAST ? c->export->size : end + RUN_PAST;
+	}
+	while (offset < beyond) {
 		uint32_t flags = status_at(c, context, offset, &run);
 
 		if (e == NULL || e->flags != flags) {
-			if (n == most)
+			if (n == most || offset >= end)
 				break;
 			e = &extent_room(c->server, n + 1)[n];
 			*e = (struct extent){ 0, flags };
@@ -327,19 +330,22 @@ clamp_extents(struct extent *e, size_t n, uint64_t length)
 static size_t
 extents_of(struct conn *c, enum meta_context context, const struct disk_op *op)
 {
-	uint64_t size = c->export->size, end = op->offset + op->length;
+	uint64_t size = c->export->size, length = op->length, end;
 	bool one = (op->flags & NBD_CMD_FLAG_REQ_ONE) != 0;
 	size_t n;
 
 	/* A lie has skipped it, or moved it past the end: nothing is known of what it asks for. */
-	if (op->skip || op->length == 0 || op->offset >= size || end < op->offset) {
-		extent_room(c->server, 1)[0] = (struct extent){ op->length, 0 };
+	if (length == 0)
+		length = UINT64_C(1) << BLOCKS_BITS;
+	end = op->offset + length;
+	if (op->skip || op->offset >= size || end < op->offset) {
+		extent_room(c->server, 1)[0] = (struct extent){ (uint32_t)length, 0 };
 		return 1;
 	}
 	if (end > size)
 		end = size;
 	if (knob(c, KNOB_extents_fall_short) && op->length > 65536)
-		end = op->offset + (end - op->offset) / 131072 * 65536 + 65536;
+		end = op->offset + (((end - op->offset) / 2 + UINT16_MAX) & ~(uint64_t)UINT16_MAX);
 	n = find_extents(c, context, op->offset, end, one || knob(c, KNOB_single_extents) ? 1 : EXTENTS_MOST);
 	if (one || !knob(c, KNOB_extents_run_past))
 		clamp_extents(c->server->extents, n, end - op->offset);

@@ -135,7 +135,7 @@ handle_structured_reply(struct conn *c, const struct option *o)
 enum { ALL_INFOS = 1 << NBD_INFO_EXPORT | 1 << NBD_INFO_NAME | 1 << NBD_INFO_DESCRIPTION | 1 << NBD_INFO_BLOCK_SIZE };
 
 static void
-send_info(struct conn *c, const struct fake_export *e, uint16_t type)
+send_info(struct conn *c, const struct fake_export *e, struct bytes asked, uint16_t type)
 {
 	struct outgoing m = option_reply_start(c, NBD_REP_INFO, PAYLOAD_INFO);
 
@@ -146,6 +146,8 @@ send_info(struct conn *c, const struct fake_export *e, uint16_t type)
 		m.info_export = (struct info_export){ e->size, session_flags(c, e) };
 		break;
 	case NBD_INFO_NAME:
+		if (knob(c, KNOB_info_name_omitted) && bytes_equal(asked, bytes_of(e->name)))
+			return;
 		m.info.payload = bytes_of(e->name);
 		break;
 	case NBD_INFO_DESCRIPTION:
@@ -173,7 +175,7 @@ infos_asked(const struct opt_go *go)
 }
 
 static void
-send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
+send_infos(struct conn *c, const struct fake_export *e, struct bytes name, unsigned asked)
 {
 	unsigned set = asked | 1u << NBD_INFO_EXPORT;
 
@@ -183,10 +185,12 @@ send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
 	if (knob(c, KNOB_few_infos))
 		set = 1u << NBD_INFO_EXPORT | (is_constrained(e) ? asked & 1u << NBD_INFO_BLOCK_SIZE : 0);
 	for (unsigned i = NBD_INFO_EXPORT; i <= NBD_INFO_BLOCK_SIZE; i++) {
-		unsigned type = knob(c, KNOB_infos_reversed) ? NBD_INFO_BLOCK_SIZE - i : i;
+		bool reversed = knob(c, KNOB_infos_reversed) ||
+		                (knob(c, KNOB_go_infos_reversed) && c->option == NBD_OPT_GO);
+		unsigned type = reversed ? NBD_INFO_BLOCK_SIZE - i : i;
 
 		if ((set & 1u << type) != 0)
-			send_info(c, e, (uint16_t)type);
+			send_info(c, e, name, (uint16_t)type);
 	}
 }
 
@@ -197,15 +201,15 @@ is_string(struct bytes s)
 }
 
 static void
-answer_go(struct conn *c, struct fake_export *e, unsigned asked)
+answer_go(struct conn *c, struct fake_export *e, struct bytes name, unsigned asked)
 {
 	/* The error without the sizes would cost the client a round trip (proto.md:1318). */
 	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
-		send_info(c, e, NBD_INFO_BLOCK_SIZE);
+		send_info(c, e, name, NBD_INFO_BLOCK_SIZE);
 		option_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
 		return;
 	}
-	send_infos(c, e, asked);
+	send_infos(c, e, name, asked);
 	option_ack(c);
 	if (c->option == NBD_OPT_GO)
 		conn_enter_transmission(c, e);
@@ -232,7 +236,7 @@ handle_go(struct conn *c, const struct option *o)
 	if (c->named == NULL)
 		option_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
 	else
-		answer_go(c, c->named, infos_asked(&go));
+		answer_go(c, c->named, go.name, infos_asked(&go));
 }
 
 /* ---- any option ---- */
@@ -276,6 +280,10 @@ handle_option(struct conn *c, const struct option *o)
 			option_error(c, NBD_REP_ERR_INVALID, "the option's magic is wrong");
 		else
 			conn_end(c);
+		return;
+	}
+	if (++c->private->n_options > OPTIONS_MOST && knob(c, KNOB_haggling_limited)) {
+		conn_end(c);
 		return;
 	}
 	/* The only option of newstyle that is not fixed (proto.md:1180), which knows no replies to others. */

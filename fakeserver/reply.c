@@ -133,7 +133,7 @@ add_piece(struct pieces *l, struct piece p)
 static bool
 fragments(const struct conn *c)
 {
-	return knob(c, KNOB_read_fragments) || knob(c, KNOB_read_chunks_reversed) || knob(c, KNOB_read_chunks_shuffled) ||
+	return knob(c, KNOB_read_halves) || knob(c, KNOB_read_fragments) || knob(c, KNOB_read_chunks_reversed) || knob(c, KNOB_read_chunks_shuffled) ||
 	       knob(c, KNOB_chunks_interleaved);
 }
 
@@ -146,6 +146,10 @@ piece_length(struct conn *c, uint64_t offset, uint32_t left, uint32_t whole)
 
 	if (left > most)
 		left = most;
+	if (knob(c, KNOB_read_halves)) {
+		length = whole / 2 + 512 - (uint32_t)((offset + whole / 2) % 512);
+		return length < left ? length : left;
+	}
 	if (!fragments(c))
 		return left;
 	length = 512 * (1 + random_below(c->server, steps)) - (uint32_t)(offset % 512);
@@ -257,8 +261,9 @@ in_pieces(const struct conn *c, const struct disk_op *op)
 void
 answer_read(struct conn *c, const struct disk_op *op)
 {
-	bool ends_with_none = knob(c, KNOB_read_ends_with_none);
 	const struct request *r = op->request;
+	bool is_df = (op->flags & NBD_CMD_FLAG_DF) != 0;
+	bool ends_with_none = knob(c, KNOB_read_ends_with_none) || (is_df && knob(c, KNOB_df_ends_with_none));
 
 	if (!c->structured) {
 		uint8_t *data = read_into_output(c, SIMPLE_REPLY_SIZE, op, op->offset, op->length);
@@ -296,13 +301,17 @@ send_error_offset(struct conn *c, const struct request *r, uint64_t offset, bool
 void
 answer_partial_read(struct conn *c, const struct disk_op *op)
 {
-	bool first = knob(c, KNOB_read_errors_first), many = knob(c, KNOB_read_errors_many);
+	bool around = knob(c, KNOB_read_errors_around), early = knob(c, KNOB_read_errors_early);
+	bool first = knob(c, KNOB_read_errors_first) || around, many = knob(c, KNOB_read_errors_many) || around;
 	const struct request *r = op->request;
 	uint64_t size = c->export->size;
 	struct disk_op part = *op;
 
 	part.skip = false;
 	part.length = (uint32_t)(size - r->offset);
+	if (early && part.length > 512)
+		part.length = 512 - (uint32_t)(r->offset % 512);
+	size = r->offset + part.length;
 	many &= r->length - part.length > 512;
 	if (first)
 		send_error_offset(c, r, size, false);

@@ -319,7 +319,7 @@ take_request(struct conn *c, struct wire in)
 		most = NBD_DEFAULT_MAX_PAYLOAD;
 	if (wire_get_request(in, &m.request) != WIRE_SHORT) {
 		m.consumed += m.request.data.len;
-	} else if (m.request.length / 4 > most) {
+	} else if (m.request.length / 4 > most && !knob(c, KNOB_long_payload_awaited)) {
 		/* A payload of this size may be called a denial of service (proto.md:845-849). */
 		m.close = true;
 	} else if (m.request.magic == NBD_REQUEST_MAGIC || knob(c, KNOB_bad_request_magic_replies)) {

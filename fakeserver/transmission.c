@@ -41,6 +41,8 @@ flags_allowed(const struct conn *c, const struct command_rule *rule)
 		flags &= (uint16_t)~NBD_CMD_FLAG_DF;
 	if ((c->flags & NBD_FLAG_SEND_FAST_ZERO) == 0)
 		flags &= (uint16_t)~NBD_CMD_FLAG_FAST_ZERO;
+	if (rule == &rules[NBD_CMD_READ] && knob(c, KNOB_stray_flags_ignored))
+		flags |= NBD_CMD_FLAG_NO_HOLE;
 	if ((c->flags & NBD_FLAG_SEND_FUA) != 0)
 		flags |= NBD_CMD_FLAG_FUA;
 	return flags;
@@ -60,7 +62,9 @@ check_length(const struct conn *c, const struct request *r)
 	if (r->type == NBD_CMD_WRITE)
 		return r->length > most ? NBD_EINVAL : NBD_SUCCESS;
 	if (r->type != NBD_CMD_READ)
-		return NBD_SUCCESS;
+		return r->length > most && r->type != NBD_CMD_BLOCK_STATUS && knob(c, KNOB_long_effects_refused)
+			       ? NBD_EINVAL
+			       : NBD_SUCCESS;
 	/* At least 65536 bytes must be readable in one piece (proto.md:2052). */
 	if ((r->flags & NBD_CMD_FLAG_DF) != 0 && r->length > 65536 && knob(c, KNOB_long_df_overflows))
 		return NBD_EOVERFLOW;
@@ -81,11 +85,14 @@ check_range(const struct conn *c, const struct request *r, const struct command_
 	if (((r->offset | r->length) & (export_block(c->export).minimum - 1)) != 0)
 		return NBD_EINVAL;
 	/* No extent has no bytes, and none is an answer to no bytes. */
-	if (r->type == NBD_CMD_BLOCK_STATUS && r->length == 0)
+	if (r->type == NBD_CMD_BLOCK_STATUS && r->length == 0 &&
+	    (!knob(c, KNOB_empty_status_served) || r->offset == size || (r->flags & NBD_CMD_FLAG_REQ_ONE) != 0))
 		return NBD_EINVAL;
 	if (r->type == NBD_CMD_CACHE && knob(c, KNOB_cache_fails))
 		return NBD_EINVAL;
 	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_unsupported))
+		return NBD_ENOTSUP;
+	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_aligned) && (r->offset | r->length) % 4096 != 0)
 		return NBD_ENOTSUP;
 	return check_length(c, r);
 }
@@ -129,12 +136,17 @@ trim(const struct conn *c, const struct disk_op *op)
 	static const uint8_t junk[65536] = { [0 ... 65535] = 0xdb };
 	bool keeps = knob(c, KNOB_trim_keeps_allocated);
 	struct disk *d = c->export->disk;
+	uint64_t first = op->offset, end = op->offset + op->length;
 	enum disk_state failed;
 
 	if (knob(c, KNOB_trim_does_nothing))
 		return NBD_SUCCESS;
+	if (knob(c, KNOB_trim_rounds)) {
+		first = (first + sizeof(junk) - 1) & ~(uint64_t)(sizeof(junk) - 1);
+		end &= ~(uint64_t)(sizeof(junk) - 1);
+	}
 	if (!knob(c, KNOB_trim_scrambles)) {
-		disk_zero(d, op->offset, op->length, keeps ? DISK_PROVISIONED : DISK_TRIMMED);
+		disk_zero(d, first, end > first ? end - first : 0, keeps ? DISK_PROVISIONED : DISK_TRIMMED);
 		return NBD_SUCCESS;
 	}
 	/* The edges are enough to catch who relies on zeroes, and cost no memory on a long trim, nor need it. */
@@ -208,7 +220,8 @@ answer(struct conn *c, struct disk_op *op)
 		answer_read(c, op);
 	else if (op->type == NBD_CMD_BLOCK_STATUS && op->error == NBD_SUCCESS)
 		answer_block_status(c, op);
-	else if ((knob(c, KNOB_read_errors_last) || knob(c, KNOB_read_errors_first) || knob(c, KNOB_read_errors_many)) &&
+	else if ((knob(c, KNOB_read_errors_last) || knob(c, KNOB_read_errors_first) || knob(c, KNOB_read_errors_many) ||
+	          knob(c, KNOB_read_errors_around) || knob(c, KNOB_read_errors_early)) &&
 	         is_partial_read(c, op))
 		answer_partial_read(c, op);
 	else
@@ -235,6 +248,10 @@ handle_request(struct conn *c, const struct request *r)
 	}
 	/* All earlier requests are answered: there is nothing to wait for but the output (proto.md:2074). */
 	if (r->type == NBD_CMD_DISC && r->magic == NBD_REQUEST_MAGIC) {
+		conn_end(c);
+		return;
+	}
+	if (r->type == NBD_CMD_FLUSH && (r->offset | r->length) != 0 && knob(c, KNOB_flush_range_closes)) {
 		conn_end(c);
 		return;
 	}

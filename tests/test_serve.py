@@ -813,6 +813,60 @@ def test_errors_of_reads(serve, knobs, kinds):
     assert c.alive()
 
 
+def served(serve, *knobs, size="1G"):
+    c = Client(serve("--size", size, *(a for k in knobs for a in ("--knob", k)))).structured_reply()
+    c.option(SET_META, meta(b"", b"base:allocation"))
+    c.go()
+    return c
+
+
+def test_more_knobs(serve):
+    c = served(serve, "long_effects_refused")
+    assert c.command(CMD_TRIM, 0, 33 * MIB) == EINVAL and c.command(CMD_WRITE_ZEROES, 0, 32 * MIB) == 0
+    c = served(serve, "fast_zero_aligned")
+    assert c.command(CMD_WRITE_ZEROES, 0, 512, flags=FAST_ZERO) == ENOTSUP
+    assert c.command(CMD_WRITE_ZEROES, 0, 4096, flags=FAST_ZERO) == 0
+    c = served(serve, "flush_range_closes")
+    assert c.command(CMD_FLUSH) == 0
+    c.send_request(CMD_FLUSH, 1)
+    assert c.ended()
+    c = served(serve, "trim_rounds")
+    assert c.command(CMD_WRITE, 0, 262144, b"x" * 262144) == 0 and c.command(CMD_TRIM, 5, 200000) == 0
+    c.send_request(CMD_READ, 0, 262144, flags=DF)
+    assert c.recv_chunk()[3][8:] == b"x" * 65536 + bytes(131072) + b"x" * 65536
+    c = served(serve, "empty_status_served")
+    c.send_request(CMD_BLOCK_STATUS, 4096, 0)
+    assert c.recv_chunk()[3][4:] == struct.pack(">II", 65536, 3)
+    c.send_request(CMD_BLOCK_STATUS, 4096, 0, flags=REQ_ONE)
+    assert c.recv_chunk()[1] == 0x8001 and c.alive()
+    c = served(serve, "long_payload_awaited")
+    c.send_request(CMD_WRITE, 0, 256 * MIB)
+    for _ in range(256):
+        c.send(bytes(MIB))
+    c.recv_chunk()
+    assert c.alive()
+
+
+@pytest.mark.parametrize("knob, expected", [
+    ("extents_run_past", [(8192, 3), (4096, 0), (MIB - 12288, 3)]), ("extents_fall_short", [(8192, 3), (4096, 0), (53248, 3)]),
+    ("single_extents", [(8192, 3)]), ("status_always_zero", [(131072, 0)]), ("untouched_is_allocated", [(8192, 2), (4096, 0), (118784, 2)]),
+    ("untouched_is_unknown", [(8192, 1), (4096, 0), (118784, 1)])])
+def test_knobs_of_extents(serve, knob, expected):
+    c = served(serve, knob, size="1M")
+    assert c.command(CMD_WRITE, 8192, 1, b"x") == 0
+    c.send_request(CMD_BLOCK_STATUS, 0, 131072)
+    data = c.recv_chunk()[3][4:]
+    assert list(struct.iter_unpack(">II", data)) == expected
+
+
+def test_haggling_limited(serve):
+    c = Client(serve("--knob", "haggling_limited"))
+    for _ in range(1000):
+        c.in_step()
+    c.send_option(OPT_LIST)
+    assert c.ended()
+
+
 def test_dribbled_bytes_and_other_clients(serve):
     s = serve("--size", "1M")
     a, b = Client(s, None), Client(s)
