@@ -47,7 +47,8 @@ static const struct cli_option options[] = {
 	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one",
 	  OPT_TCP, false },
 	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
-	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only", OPT_EXPORT, true },
+	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only", OPT_EXPORT,
+	  true },
 	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
 	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
 	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE,
@@ -57,8 +58,8 @@ static const struct cli_option options[] = {
 	{ "once", '1', NULL, "stop when a connection has ended", OPT_ONCE, false },
 	{ "trace", 0, "FILE", "record every message", OPT_TRACE, false },
 	{ "log", 0, "FILE", "write every message as a line of JSON", OPT_LOG, false },
-	{ "control", 'c', "SOCKET", "take requests on a Unix socket: status, flags, disconnect, shutdown …", OPT_CONTROL,
-	  false },
+	{ "control", 'c', "SOCKET", "take requests on a Unix socket: status, flags, disconnect, shutdown …",
+	  OPT_CONTROL, false },
 	{ "grace", 0, "MS", "how long a shutdown waits for the clients (default: 1000)", OPT_GRACE, false },
 	{ "memory-limit", 0, "SIZE", "how much the disks may take (default: 8G); then writes get ENOSPC",
 	  OPT_MEMORY_LIMIT, false },
@@ -497,8 +498,8 @@ open_control(struct serve *q)
 	if (q->control_path == NULL)
 		return 0;
 	if (strlen(q->control_path) > LISTEN_MAX_PATH)
-		return cli_usage_error(q->cli, "--control %s: the path of a socket has at most %d bytes", q->control_path,
-		                       LISTEN_MAX_PATH);
+		return cli_usage_error(q->cli, "--control %s: the path of a socket has at most %d bytes",
+		                       q->control_path, LISTEN_MAX_PATH);
 	fd = listen_on_unix(q->control_path, error);
 	if (fd < 0)
 		return cli_broken(q->cli, "--control: %s", error);

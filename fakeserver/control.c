@@ -37,8 +37,9 @@ do_status(struct control *k, char *rest, FILE *out)
 	struct fake_counters n = fake_count(k->server);
 
 	(void)rest;
-	fprintf(out, "ok state=%s connections=%u exports=%zu memory=%" PRIu64, n.shutting_down ? "shutting-down" : "serving",
-	        n.open, fake_config_of(k->server)->n_exports, disk_memory());
+	fprintf(out, "ok state=%s connections=%u exports=%zu memory=%" PRIu64,
+	        n.shutting_down ? "shutting-down" : "serving", n.open, fake_config_of(k->server)->n_exports,
+	        disk_memory());
 }
 
 static void

@@ -28,8 +28,8 @@ struct disk {
 _Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
 
 static struct {
-	void *freed;			/* a list through the first bytes of each block */
-	uint8_t *next, *end;		/* what is left of the newest slab */
+	void *freed;         /* a list through the first bytes of each block */
+	uint8_t *next, *end; /* what is left of the newest slab */
 	uint64_t used, most;
 } blocks = { .most = UINT64_C(8) << 30 >> PAGE_BITS };
 
@@ -92,16 +92,16 @@ block_free(void *block)
 }
 
 static char trimmed, provisioned;
-#define TRIMMED ((void *)&trimmed)
+#define TRIMMED     ((void *)&trimmed)
 #define PROVISIONED ((void *)&provisioned)
 
 static enum disk_state
 state_of(const void *slot)
 {
-	return slot == NULL ? DISK_UNTOUCHED
-	       : slot == TRIMMED ? DISK_TRIMMED
+	return slot == NULL          ? DISK_UNTOUCHED
+	       : slot == TRIMMED     ? DISK_TRIMMED
 	       : slot == PROVISIONED ? DISK_PROVISIONED
-				     : DISK_DATA;
+	                             : DISK_DATA;
 }
 
 static bool

@@ -90,7 +90,8 @@ put_option(json_t *o, struct wire w)
 	put_number(o, "length", m.length);
 	if (m.option == NBD_OPT_EXPORT_NAME)
 		put_text(o, "name", m.data);
-	else if ((m.option == NBD_OPT_GO || m.option == NBD_OPT_INFO) && wire_get_opt_go(wire_over(m.data), &go) == WIRE_EXACT)
+	else if ((m.option == NBD_OPT_GO || m.option == NBD_OPT_INFO) &&
+	         wire_get_opt_go(wire_over(m.data), &go) == WIRE_EXACT)
 		put_text(o, "name", go.name);
 	else if (m.option == NBD_OPT_LIST_META_CONTEXT || m.option == NBD_OPT_SET_META_CONTEXT)
 		put_queries(o, wire_over(m.data));
@@ -243,8 +244,8 @@ static void
 put_message(json_t *o, const struct trace_record *r)
 {
 	static const char *const kinds[MSG_KINDS] = {
-		"raw", "oldstyle-greeting", "greeting", "client-flags", "option", "option-reply", "export-name-reply",
-		"request", "simple-reply", "chunk",
+		"raw",          "oldstyle-greeting", "greeting", "client-flags", "option",
+		"option-reply", "export-name-reply", "request",  "simple-reply", "chunk",
 	};
 	struct wire w = wire_over(r->data);
 	struct simple_reply simple;

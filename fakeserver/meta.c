@@ -19,10 +19,10 @@ static const char *const names[N_META_CONTEXTS] = {
 };
 
 enum {
-	QUERIES_FEW = 16,		/* of the knobs *_few_queries */
-	RUN_PAST = 16 << 20,		/* how far the knob extents_run_past looks ahead */
-	BLOCKS_BITS = 16,		/* of x-nbdspec:blocks */
-	EXTENTS_MOST = 1 << 20,		/* proto.md:1870 */
+	QUERIES_FEW = 16,       /* of the knobs *_few_queries */
+	RUN_PAST = 16 << 20,    /* how far the knob extents_run_past looks ahead */
+	BLOCKS_BITS = 16,       /* of x-nbdspec:blocks */
+	EXTENTS_MOST = 1 << 20, /* proto.md:1870 */
 };
 
 const char *
@@ -41,8 +41,7 @@ namespace_of(struct bytes name)
 	return (struct bytes){ name.at, colon != NULL ? (size_t)(colon - name.at) + 1 : 0 };
 }
 
-static bool
-is_known_namespace(struct bytes namespace)
+static bool is_known_namespace(struct bytes namespace)
 {
 	for (int i = 0; i < N_META_CONTEXTS; i++)
 		if (bytes_equal(namespace_of(bytes_of(names[i])), namespace))
@@ -196,9 +195,10 @@ parse(struct conn *c, const struct option *o, struct opt_meta_context *data)
 		return false;
 	}
 	end = wire_get_opt_meta_context(wire_over(o->data), data);
-	wrong = end == WIRE_SHORT || (end == WIRE_EXTRA && !knob(c, KNOB_meta_extra_ignored)) ? "the lengths do not agree"
-		: !is_string(data->name) ? "a name has at most 4096 bytes, and no NUL"
-					 : check_queries(c, data);
+	wrong = end == WIRE_SHORT || (end == WIRE_EXTRA && !knob(c, KNOB_meta_extra_ignored))
+	                ? "the lengths do not agree"
+	        : !is_string(data->name) ? "a name has at most 4096 bytes, and no NUL"
+	                                 : check_queries(c, data);
 	if (wrong != NULL)
 		option_refuse_invalid(c, wrong);
 	return wrong == NULL;
@@ -245,7 +245,7 @@ allocation_of(const struct conn *c, enum disk_state state)
 	case DISK_UNTOUCHED:
 		return knob(c, KNOB_untouched_is_allocated) ? NBD_STATE_ZERO
 		       : knob(c, KNOB_untouched_is_unknown) ? NBD_STATE_HOLE
-							    : NBD_STATE_HOLE | NBD_STATE_ZERO;
+		                                            : NBD_STATE_HOLE | NBD_STATE_ZERO;
 	case DISK_TRIMMED:
 		return knob(c, KNOB_zeroes_are_unknown) ? NBD_STATE_HOLE : NBD_STATE_HOLE | NBD_STATE_ZERO;
 	case DISK_PROVISIONED:

@@ -185,8 +185,8 @@ send_infos(struct conn *c, const struct fake_export *e, struct bytes name, unsig
 	if (knob(c, KNOB_few_infos))
 		set = 1u << NBD_INFO_EXPORT | (is_constrained(e) ? asked & 1u << NBD_INFO_BLOCK_SIZE : 0);
 	for (unsigned i = NBD_INFO_EXPORT; i <= NBD_INFO_BLOCK_SIZE; i++) {
-		bool reversed = knob(c, KNOB_infos_reversed) ||
-		                (knob(c, KNOB_go_infos_reversed) && c->option == NBD_OPT_GO);
+		bool reversed =
+			knob(c, KNOB_infos_reversed) || (knob(c, KNOB_go_infos_reversed) && c->option == NBD_OPT_GO);
 		unsigned type = reversed ? NBD_INFO_BLOCK_SIZE - i : i;
 
 		if ((set & 1u << type) != 0)

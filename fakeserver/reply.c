@@ -133,8 +133,8 @@ add_piece(struct pieces *l, struct piece p)
 static bool
 fragments(const struct conn *c)
 {
-	return knob(c, KNOB_read_halves) || knob(c, KNOB_read_fragments) || knob(c, KNOB_read_chunks_reversed) || knob(c, KNOB_read_chunks_shuffled) ||
-	       knob(c, KNOB_chunks_interleaved);
+	return knob(c, KNOB_read_halves) || knob(c, KNOB_read_fragments) || knob(c, KNOB_read_chunks_reversed) ||
+	       knob(c, KNOB_read_chunks_shuffled) || knob(c, KNOB_chunks_interleaved);
 }
 
 /* How far one chunk goes from an offset; it ends at a multiple of 512 (proto.md:1980). */
@@ -187,10 +187,11 @@ shuffle_pieces(struct conn *c, struct pieces *l)
 static void
 cut_into_pieces(struct conn *c, const struct disk_op *op, struct pieces *l)
 {
-	uint64_t offset = op->offset;
+	uint64_t offset = op->offset, size = c->export->size;
 	uint32_t left = op->length;
 
-	if ((op->flags & NBD_CMD_FLAG_DF) != 0 || op->skip || op->offset + op->length > c->export->size) {
+	/* Only a lie leads past the end. */
+	if ((op->flags & NBD_CMD_FLAG_DF) != 0 || op->skip || offset > size || left > size - offset) {
 		add_piece(l, (struct piece){ offset, left, false });
 		return;
 	}

@@ -70,10 +70,8 @@ fake_mark(struct fake_server *s, const char *text)
 {
 	struct bytes data = bytes_of(text);
 
-	record(s, (struct trace_record){ .kind = TRACE_MARK,
-	                                 .direction = NO_DIRECTION,
-	                                 .data = data,
-	                                 .length = (uint32_t)data.len });
+	record(s, (struct trace_record){
+			  .kind = TRACE_MARK, .direction = NO_DIRECTION, .data = data, .length = (uint32_t)data.len });
 }
 
 static void

@@ -63,8 +63,8 @@ check_length(const struct conn *c, const struct request *r)
 		return r->length > most ? NBD_EINVAL : NBD_SUCCESS;
 	if (r->type != NBD_CMD_READ)
 		return r->length > most && r->type != NBD_CMD_BLOCK_STATUS && knob(c, KNOB_long_effects_refused)
-			       ? NBD_EINVAL
-			       : NBD_SUCCESS;
+		               ? NBD_EINVAL
+		               : NBD_SUCCESS;
 	/* At least 65536 bytes must be readable in one piece (proto.md:2052). */
 	if ((r->flags & NBD_CMD_FLAG_DF) != 0 && r->length > 65536 && knob(c, KNOB_long_df_overflows))
 		return NBD_EOVERFLOW;
@@ -92,7 +92,8 @@ check_range(const struct conn *c, const struct request *r, const struct command_
 		return NBD_EINVAL;
 	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_unsupported))
 		return NBD_ENOTSUP;
-	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_aligned) && (r->offset | r->length) % 4096 != 0)
+	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_aligned) &&
+	    (r->offset | r->length) % 4096 != 0)
 		return NBD_ENOTSUP;
 	return check_length(c, r);
 }
@@ -201,8 +202,8 @@ is_partial_read(const struct conn *c, const struct disk_op *op)
 	uint64_t size = c->export->size;
 
 	return op->type == NBD_CMD_READ && op->error == NBD_EINVAL && op->skip && c->structured &&
-	       r->magic == NBD_REQUEST_MAGIC && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 && r->offset < size &&
-	       r->length > size - r->offset && r->length <= max_payload(c->export);
+	       r->magic == NBD_REQUEST_MAGIC && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 &&
+	       r->offset < size && r->length > size - r->offset && r->length <= max_payload(c->export);
 }
 
 static void
