@@ -13,7 +13,8 @@ enum option_id { OPT_CASE = 1, OPT_MUTANT, OPT_JOBS, OPT_MATRIX };
 
 static const struct cli_option options[] = {
 	{ "case", 'c', "GLOB", "only these cases; what a whole run must prove is then not asked", OPT_CASE, false },
-	{ "mutant", 'm', "GLOB", "only these mutants: a lie's name, 'honest', 'knob NAME', 'profile NAME'", OPT_MUTANT, false },
+	{ "mutant", 'm', "GLOB", "only these mutants: a lie's name, 'honest', 'knob NAME', 'profile NAME'", OPT_MUTANT,
+	  false },
 	{ "jobs", 'j', "N", "N side by side (default: the number of processors)", OPT_JOBS, false },
 	{ "matrix", 0, "FILE", "write the lie × case matrix", OPT_MATRIX, false },
 	{ 0 },
@@ -65,7 +66,8 @@ check_honest(const struct matrix *m)
 			if (cell->verdict < VERDICT_WARN)
 				continue;
 			printf("false accusation: %s, %s: %s: %s\n", m->mutants[i].name, m->cases[c]->id,
-			       cell->n_red > 0 ? requirement(cell->red[0])->id : verdict_name(cell->verdict), cell->message);
+			       cell->n_red > 0 ? requirement(cell->red[0])->id : verdict_name(cell->verdict),
+			       cell->message);
 			wrong++;
 		}
 	return wrong;
@@ -120,7 +122,8 @@ check_lies(const struct matrix *m)
 			for (size_t r = 0; r < cell->n_red; r++)
 				seen |= lists(m->mutants[i].lie->breaks, cell->red[r]);
 			if (cell->verdict == VERDICT_ERROR) {
-				printf("harness error: lie %s, %s: %s\n", m->mutants[i].name, m->cases[c]->id, cell->message);
+				printf("harness error: lie %s, %s: %s\n", m->mutants[i].name, m->cases[c]->id,
+				       cell->message);
 				wrong++;
 			}
 		}
@@ -194,17 +197,23 @@ write_matrix(const struct matrix *m, const char *path)
 static void
 print_counts(const struct matrix *m, double seconds)
 {
-	unsigned lies = 0, red = 0, decided = 0;
+	unsigned lies = 0, red = 0, decided = 0, left_out = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++) {
 		lies += m->mutants[i].lie != NULL;
 		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie != NULL; c++)
 			red += matrix_cell(m, i, c)->verdict >= VERDICT_WARN;
-		for (size_t c = 0; c < m->n_cases; c++)
+		for (size_t c = 0; c < m->n_cases; c++) {
 			decided += matrix_cell(m, i, c)->decided;
+			left_out += matrix_cell(m, i, c)->left_out;
+		}
 	}
-	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s (in %u pairs the lie has no occasion)\n",
-	       m->n_cases, lies, m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds, decided);
+	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s\n", m->n_cases, lies,
+	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
+	printf("(%u pairs decided without a run: the lie has no occasion in the case; %u left out: bulk cases, and the "
+	       "lie declares "
+	       "nothing that they cite)\n",
+	       decided, left_out);
 }
 
 static int
@@ -244,7 +253,9 @@ run_mutants(struct cli *cli)
 }
 
 COMMAND(mutants) = {
-	.name = "mutants", .usage = "[OPTION]...",
+	.name = "mutants",
+	.usage = "[OPTION]...",
 	.summary = "prove that the suite can fail: every case against the honest fake server and every lie",
-	.options = options, .run = run_mutants,
+	.options = options,
+	.run = run_mutants,
 };

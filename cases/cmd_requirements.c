@@ -20,7 +20,7 @@ static const struct cli_option options[] = {
 
 struct query {
 	bool prove, open, tls;
-	int binds;			/* enum binds, or -1 */
+	int binds; /* enum binds, or -1 */
 	char **globs;
 	size_t n_globs;
 	struct matrix matrix;
@@ -99,8 +99,8 @@ print_one(const struct query *q, enum requirement_id id, enum standing standing,
 	const struct requirement *r = requirement(id);
 	const struct case_def *c;
 
-	printf("%-10s %s  %s, %s, %s%s%s\n           %s\n", standing_names[standing], r->id, level_name(r->level), r->where,
-	       binds_name(r->binds), by ? "; proven by " : "", by ? by : "", r->text);
+	printf("%-10s %s  %s, %s, %s%s%s\n           %s\n", standing_names[standing], r->id, level_name(r->level),
+	       r->where, binds_name(r->binds), by ? "; proven by " : "", by ? by : "", r->text);
 	if (r->untestable != NULL)
 		printf("           untestable: %s\n", r->untestable);
 	for (size_t i = 0; q->n_globs > 0 && (c = case_at(i)) != NULL; i++)
@@ -126,13 +126,16 @@ print_all(const struct query *q)
 	}
 	testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
 	printf("\n%u requirements%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE],
-	       q->binds == BINDS_SERVER ? " that bind servers" : q->binds == BINDS_CLIENT ? " that bind clients" : "",
+	       q->binds == BINDS_SERVER   ? " that bind servers"
+	       : q->binds == BINDS_CLIENT ? " that bind clients"
+	                                  : "",
 	       q->tls ? "" : ", TLS aside", testable,
 	       q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED],
 	       q->prove ? "proven" : "cited by a case");
 	if (testable > 0)
-		printf(" (%.1f %%)", 100.0 * (q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED]) /
-					     testable);
+		printf(" (%.1f %%)",
+		       100.0 * (q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED]) /
+		               testable);
 	putchar('\n');
 }
 
@@ -151,8 +154,9 @@ take_options(struct cli *cli, struct query *q)
 			q->tls = true;
 			break;
 		default:
-			q->binds = strcmp(cli->given[i].value, "server") == 0 ? BINDS_SERVER
-				   : strcmp(cli->given[i].value, "client") == 0 ? BINDS_CLIENT : -2;
+			q->binds = strcmp(cli->given[i].value, "server") == 0   ? BINDS_SERVER
+			           : strcmp(cli->given[i].value, "client") == 0 ? BINDS_CLIENT
+			                                                        : -2;
 			if (q->binds == -2)
 				return cli_usage_error(cli, "--binds %s: want server or client", cli->given[i].value);
 		}
@@ -179,7 +183,9 @@ run_requirements(struct cli *cli)
 }
 
 COMMAND(requirements) = {
-	.name = "requirements", .usage = "[OPTION]... [GLOB]...",
-	.summary = "the catalogue: what the protocol text demands, and what is cited and proven", .options = options,
+	.name = "requirements",
+	.usage = "[OPTION]... [GLOB]...",
+	.summary = "the catalogue: what the protocol text demands, and what is cited and proven",
+	.options = options,
 	.run = run_requirements,
 };

@@ -40,8 +40,9 @@ serve_with(const struct mutant *m, struct lie_use *lies, size_t n_lies, int list
 {
 	const struct profile *p = m->profile;
 	struct fake_export exports[3];
-	struct fake_config config = { .exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1, .lies = lies,
-				      .n_lies = n_lies };
+	struct fake_config config = {
+		.exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1, .lies = lies, .n_lies = n_lies
+	};
 	char error[256];
 
 	memset(exports, 0, sizeof(exports));
@@ -67,8 +68,9 @@ serve_mutant(void *arg, int listen_fd, struct quiet *q)
 static struct target
 plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 {
-	return (struct target){ .via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1, .serve = serve,
-				.fresh = true };
+	return (struct target){
+		.via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1, .serve = serve, .fresh = true
+	};
 }
 
 static void
@@ -102,8 +104,9 @@ list_mutants(struct matrix *m, const char *glob)
 
 	add_mutant(m, glob, (struct mutant){ .name = strdup("honest"), .knob = -1 });
 	for (size_t i = 1; i < N_PROFILES; i++)
-		add_mutant(m, glob, (struct mutant){ .name = joined("profile", profiles[i].name), .knob = -1,
-						     .profile = &profiles[i] });
+		add_mutant(m, glob,
+		           (struct mutant){
+				   .name = joined("profile", profiles[i].name), .knob = -1, .profile = &profiles[i] });
 	for (int k = 0; k < N_KNOBS; k++)
 		add_mutant(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
 	for (size_t i = 0; (l = lie_at(i)) != NULL; i++)
@@ -120,9 +123,10 @@ on_result(void *arg, const struct job *job, const struct result *r)
 		c->verdict = r->verdict;
 	if (r->verdict < VERDICT_WARN)
 		return;
-	if (c->message == NULL && asprintf(&c->message, "%s%s%s%s%s%s%s%s%s", r->point ? "[" : "", r->point ? r->point : "",
-					   r->point ? "] " : "", r->message, *r->expected ? "expected " : "", r->expected,
-					   *r->got ? "; got " : "", r->got, r->server) < 0)
+	if (c->message == NULL &&
+	    asprintf(&c->message, "%s%s%s%s%s%s%s%s%s", r->point ? "[" : "", r->point ? r->point : "",
+	             r->point ? "] " : "", r->message, *r->expected ? "expected " : "", r->expected,
+	             *r->got ? "; got " : "", r->got, r->server) < 0)
 		abort();
 	if (r->requirement == REQUIREMENT_NONE || cell_has(c, r->requirement))
 		return;
@@ -141,7 +145,7 @@ on_result(void *arg, const struct job *job, const struct result *r)
  */
 struct onlooker {
 	const struct matrix *m;
-	bool *occasions;		/* shared memory; one for each mutant */
+	bool *occasions; /* shared memory; one for each mutant */
 	struct target target;
 };
 
@@ -157,7 +161,8 @@ serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 		_exit(1);
 	for (size_t i = 0; i < o->m->n_mutants; i++)
 		if (o->m->mutants[i].lie != NULL)
-			uses[n++] = (struct lie_use){ .lie = o->m->mutants[i].lie, .nth = 1, .occasion = &o->occasions[i] };
+			uses[n++] =
+				(struct lie_use){ .lie = o->m->mutants[i].lie, .nth = 1, .occasion = &o->occasions[i] };
 	serve_with(&plain, uses, n, listen_fd, q);
 }
 
@@ -182,6 +187,15 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 	return end;
 }
 
+static bool
+any_listed(const enum requirement_id *some, const enum requirement_id *list)
+{
+	for (; *some != REQUIREMENT_NONE; some++)
+		if (lists(list, *some))
+			return true;
+	return false;
+}
+
 static size_t
 list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 {
@@ -192,8 +206,12 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 		for (size_t c = 0; c < m->n_cases; c++) {
 			struct cell *cell = matrix_cell(m, i, c);
 
-			cell->decided = m->mutants[i].lie != NULL && !occasions[c * m->n_mutants + i];
-			if (!cell->decided)
+			const struct lie *lie = m->mutants[i].lie;
+
+			cell->decided = lie != NULL && !occasions[c * m->n_mutants + i];
+			cell->left_out = lie != NULL && !cell->decided && m->cases[c]->bulk &&
+			                 !any_listed(lie->breaks, m->cases[c]->cites);
+			if (!cell->decided && !cell->left_out)
 				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };
 		}
 	}

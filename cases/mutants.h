@@ -23,6 +23,7 @@ struct cell {
 	enum requirement_id *red;	/* requirements whose fail or warn was seen, each once */
 	size_t n_red;
 	char *message;			/* of the first red or erroneous result; NULL */
+	bool left_out;			/* not run: a bulk case, and the lie declares nothing that it cites */
 	bool decided;			/* not run: the lie has no occasion in this case, so it is the honest server's */
 };
 

@@ -287,8 +287,8 @@ fall_silent(struct conn *c)
 	struct quiet *q = c->server->config->quiet;
 
 	c->private->silent = true;
-	if (q != NULL)
-		atomic_store(&q->silent, true);
+	if (q != NULL && c->number <= QUIET_CONNECTIONS)
+		atomic_store(&q->silent[c->number - 1], true);
 }
 
 static void

@@ -55,7 +55,7 @@ is_digit(char c)
 
 bool
 cli_number(const struct cli *cli, const char *option, const char *value, unsigned long min, unsigned long max,
-	   unsigned long *out)
+           unsigned long *out)
 {
 	char *end;
 

@@ -37,7 +37,8 @@ run_list(struct cli *cli)
 
 	for (size_t i = 0; i < cli->n_args; i++)
 		if (!is_case(cli->args[i]))
-			return cli_usage_error(cli, "no case matches '%s'; 'nbdspec list' prints them all", cli->args[i]);
+			return cli_usage_error(cli, "no case matches '%s'; 'nbdspec list' prints them all",
+			                       cli->args[i]);
 	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
 		if (matches_any(cli, c->id))
 			printf("%-44s %s\n", c->id, c->title);
@@ -45,14 +46,18 @@ run_list(struct cli *cli)
 }
 
 COMMAND(list) = {
-	.name = "list", .usage = "[GLOB]...", .summary = "list the cases, one line each", .options = no_options,
+	.name = "list",
+	.usage = "[GLOB]...",
+	.summary = "list the cases, one line each",
+	.options = no_options,
 	.run = run_list,
 };
 
 static void
 print_requirement(const struct requirement *r)
 {
-	printf("  %s\n    %s (%s, binds the %s): %s\n", r->id, level_name(r->level), r->where, binds_name(r->binds), r->text);
+	printf("  %s\n    %s (%s, binds the %s): %s\n", r->id, level_name(r->level), r->where, binds_name(r->binds),
+	       r->text);
 }
 
 static void
@@ -85,7 +90,8 @@ run_explain(struct cli *cli)
 	unsigned n = 0;
 
 	if (cli->n_args == 0)
-		return cli_usage_error(cli, "want a case or a requirement, such as option/unknown_is_refused, or a glob");
+		return cli_usage_error(cli,
+		                       "want a case or a requirement, such as option/unknown_is_refused, or a glob");
 	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
 		if (matches_any(cli, c->id)) {
 			if (n++ > 0)
@@ -94,12 +100,17 @@ run_explain(struct cli *cli)
 		}
 	for (size_t i = 0; i < cli->n_args; i++)
 		if (!is_case(cli->args[i]) && explain_requirements(cli->args[i]) == 0)
-			return cli_usage_error(cli, "no case or requirement '%s'; 'nbdspec list' and 'nbdspec requirements' print them",
-					       cli->args[i]);
+			return cli_usage_error(
+				cli,
+				"no case or requirement '%s'; 'nbdspec list' and 'nbdspec requirements' print them",
+				cli->args[i]);
 	return STATUS_OK;
 }
 
 COMMAND(explain) = {
-	.name = "explain", .usage = "CASE|REQUIREMENT|GLOB...", .summary = "say what a case holds a peer to, and where it is written",
-	.options = no_options, .run = run_explain,
+	.name = "explain",
+	.usage = "CASE|REQUIREMENT|GLOB...",
+	.summary = "say what a case holds a peer to, and where it is written",
+	.options = no_options,
+	.run = run_explain,
 };

@@ -61,9 +61,9 @@ one_session(const struct server *s, struct bytes hello)
 		return false;
 	fcntl(fd, F_SETFL, 0);
 	wire_put_request(&disc, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC });
-	ok = recv_all(fd, greeting, sizeof(greeting)) && send(fd, hello.at, hello.len, MSG_NOSIGNAL) == (ssize_t)hello.len &&
-	     recv_infos(fd) && send(fd, disc.at, disc.len, MSG_NOSIGNAL) == (ssize_t)disc.len &&
-	     recv(fd, greeting, 1, 0) == 0;
+	ok = recv_all(fd, greeting, sizeof(greeting)) &&
+	     send(fd, hello.at, hello.len, MSG_NOSIGNAL) == (ssize_t)hello.len && recv_infos(fd) &&
+	     send(fd, disc.at, disc.len, MSG_NOSIGNAL) == (ssize_t)disc.len && recv(fd, greeting, 1, 0) == 0;
 	buf_free(&disc);
 	close(fd);
 	return ok;
@@ -89,7 +89,8 @@ measure(struct cli *cli, const struct server *s, double seconds)
 
 	wire_put_opt_go(&data, &go);
 	wire_put_client_flags(&hello, &(struct client_flags){ NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES });
-	wire_put_option(&hello, &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
+	wire_put_option(&hello,
+	                &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
 	while (ok && (took = now() - from) < seconds)
 		n += ok = one_session(s, (struct bytes){ hello.at, hello.len });
 	buf_free(&data);
@@ -121,7 +122,10 @@ run_handshakes(struct cli *cli)
 }
 
 COMMAND(handshakes) = {
-	.name = "handshakes", .usage = "[--seconds N] URI",
-	.summary = "count how many sessions a server opens and closes in a second", .options = options,
-	.run = run_handshakes, .hidden = true,
+	.name = "handshakes",
+	.usage = "[--seconds N] URI",
+	.summary = "count how many sessions a server opens and closes in a second",
+	.options = options,
+	.run = run_handshakes,
+	.hidden = true,
 };

@@ -21,9 +21,25 @@ enum { MOST_REPORTS = 15, MOST_REQUIRED = 32 };
 #define SOCKET_PATH_SIZE ((int)sizeof(((struct sockaddr_un *)0)->sun_path))
 
 enum option_id {
-	OPT_CASE = 1, OPT_JOBS, OPT_STRICT, OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_EXPORT, OPT_SIZE, OPT_VIA, OPT_PREPARE,
-	OPT_TARGET, OPT_FACTOR, OPT_EXPECT, OPT_WRITE_EXPECT, OPT_TRACE, OPT_LIST, OPT_QUIET, OPT_FRESH, OPT_DAEMON,
-	OPT_REPORT,		/* and one more for each report writer */
+	OPT_CASE = 1,
+	OPT_JOBS,
+	OPT_STRICT,
+	OPT_REQUIRE,
+	OPT_DESTRUCTIVE,
+	OPT_EXPORT,
+	OPT_SIZE,
+	OPT_VIA,
+	OPT_PREPARE,
+	OPT_TARGET,
+	OPT_FACTOR,
+	OPT_EXPECT,
+	OPT_WRITE_EXPECT,
+	OPT_TRACE,
+	OPT_LIST,
+	OPT_QUIET,
+	OPT_FRESH,
+	OPT_DAEMON,
+	OPT_REPORT, /* and one more for each report writer */
 };
 
 static const struct cli_option options[] = {
@@ -31,18 +47,22 @@ static const struct cli_option options[] = {
 	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false },
 	{ "jobs", 'j', "N", "N servers side by side (default: 1; not for a URI)", OPT_JOBS, false },
 	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false },
-	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE, true },
+	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE,
+	  true },
 	{ "destructive", 0, NULL, "allow writing to an export that nbdspec did not make", OPT_DESTRUCTIVE, false },
 	{ "export", 0, "NAME", "the export to test (default: the URI's, else the default export)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default: 64M)", OPT_SIZE, false },
-	{ "via", 0, "WAY", "unix, tcp, stdio or activation (default: by the placeholder in the command)", OPT_VIA, false },
-	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE, false },
+	{ "via", 0, "WAY", "unix, tcp, stdio or activation (default: by the placeholder in the command)", OPT_VIA,
+	  false },
+	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE,
+	  false },
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false },
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
 	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false },
 	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false },
 	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false },
-	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in", OPT_WRITE_EXPECT, false },
+	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in",
+	  OPT_WRITE_EXPECT, false },
 	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false },
 	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false },
 	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true },
@@ -57,7 +77,7 @@ struct output {
 	const char *path;
 	FILE *f;
 	void *state;
-	int failed;			/* errno of the first write that went wrong */
+	int failed; /* errno of the first write that went wrong */
 };
 
 struct server_run {
@@ -72,13 +92,13 @@ struct server_run {
 	unsigned n_required;
 	char **globs;
 	size_t n_globs;
-	struct output outputs[MOST_REPORTS + 1];	/* and standard output */
+	struct output outputs[MOST_REPORTS + 1]; /* and standard output */
 	unsigned n_outputs;
 	const struct case_def **cases;
 	size_t n_cases;
 	struct run_summary summary;
-	unsigned ran;			/* results that are neither skip nor error */
-	int trace_failed;		/* errno */
+	unsigned ran;     /* results that are neither skip nor error */
+	int trace_failed; /* errno */
 };
 
 /* ---- reading the command line ---- */
@@ -165,7 +185,8 @@ take_option(struct server_run *run, const struct cli_given *g)
 		run->sized = true;
 		if (size_parse(g->value, &run->target.size) && run->target.size <= INT64_MAX)
 			return 0;
-		return cli_usage_error(run->cli, "--size '%s': want a size such as 65536, 64M or 1G, up to 2^63-1 bytes", g->value);
+		return cli_usage_error(
+			run->cli, "--size '%s': want a size such as 65536, 64M or 1G, up to 2^63-1 bytes", g->value);
 	case OPT_FACTOR:
 		return cli_factor(run->cli, "--time-factor", g->value, &run->target.factor) ? 0 : STATUS_USAGE;
 	default:
@@ -183,7 +204,7 @@ refuse_for_uri(const struct server_run *run)
 		for (size_t k = 0; k < sizeof(ids) / sizeof(ids[0]); k++)
 			if (run->cli->given[i].id == (int)ids[k])
 				return cli_usage_error(run->cli, "--%s goes with a command to start, not with a URI",
-						       option_with(ids[k])->name);
+				                       option_with(ids[k])->name);
 	return 0;
 }
 
@@ -201,7 +222,7 @@ take_uri(struct server_run *run)
 		return cli_usage_error(run->cli, "%s: only nbd:// and nbd+unix:// so far", text);
 	if (uri->transport == URI_UNIX && strlen(uri->socket) >= SOCKET_PATH_SIZE)
 		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
-				       SOCKET_PATH_SIZE - 1);
+		                       SOCKET_PATH_SIZE - 1);
 	run->target.export_name = run->export_name ? run->export_name : uri->export;
 	return refuse_for_uri(run);
 }
@@ -229,8 +250,8 @@ take_target(struct server_run *run)
 	struct cli *cli = run->cli;
 
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
-		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u", strlen(run->export_name),
-				       NBD_MAX_STRING);
+		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
+		                       strlen(run->export_name), NBD_MAX_STRING);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
 	if (cli->program != NULL)
@@ -238,7 +259,8 @@ take_target(struct server_run *run)
 	if (cli->n_args > 1)
 		return cli_usage_error(cli, "'%s': one URI only; a command to start stands behind --", cli->args[1]);
 	if (cli->n_args == 0)
-		return cli_usage_error(cli, "want a URI, such as nbd+unix:///?socket=/run/nbd.sock, or -- and a server's command");
+		return cli_usage_error(
+			cli, "want a URI, such as nbd+unix:///?socket=/run/nbd.sock, or -- and a server's command");
 	return take_uri(run);
 }
 
@@ -268,8 +290,9 @@ check_paths(const struct server_run *run)
 			if (paths[k] != NULL && strcmp(paths[i], paths[k]) == 0 && !is_device(paths[i]))
 				return cli_usage_error(run->cli, "%s is named twice: each file has one use", paths[i]);
 	if (run->write_expect_path != NULL && stat(run->write_expect_path, &st) == 0 && S_ISREG(st.st_mode))
-		return cli_usage_error(run->cli, "--write-expect %s: it exists, and its reasons would be lost; name a new file",
-				       run->write_expect_path);
+		return cli_usage_error(run->cli,
+		                       "--write-expect %s: it exists, and its reasons would be lost; name a new file",
+		                       run->write_expect_path);
 	return 0;
 }
 
@@ -281,7 +304,8 @@ take_cases(struct server_run *run)
 	for (size_t i = 0; i < run->n_globs; i++) {
 		free(select_cases(SUITE_SERVER, &run->globs[i], 1, &n));
 		if (n == 0)
-			return cli_usage_error(run->cli, "--case '%s': no case matches; 'nbdspec list' prints them all", run->globs[i]);
+			return cli_usage_error(run->cli, "--case '%s': no case matches; 'nbdspec list' prints them all",
+			                       run->globs[i]);
 	}
 	run->cases = select_cases(SUITE_SERVER, run->globs, run->n_globs, &run->n_cases);
 	return run->n_cases > 0 ? 0 : cli_broken(run->cli, "there are no cases");
@@ -352,8 +376,8 @@ on_result(void *arg, const struct job *job, const struct result *came)
 		r = required(r, message);
 	run->summary.count[r.verdict]++;
 	run->summary.red += r.red;
-	run->summary.known += (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN) && !r.red &&
-			      r.expectation != EXPECT_NONE;
+	run->summary.known +=
+		(r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN) && !r.red && r.expectation != EXPECT_NONE;
 	run->ran += r.verdict != VERDICT_SKIP && r.verdict != VERDICT_ERROR;
 	write_expectation(run, &r);
 	for (unsigned i = 0; i < run->n_outputs; i++) {
@@ -372,7 +396,8 @@ on_progress(void *arg, unsigned done, const struct case_def *running)
 
 	for (unsigned i = 0; i < run->n_outputs; i++)
 		if (run->outputs[i].writer->progress != NULL)
-			run->outputs[i].writer->progress(run->outputs[i].state, done, (unsigned)run->n_cases, running->id);
+			run->outputs[i].writer->progress(run->outputs[i].state, done, (unsigned)run->n_cases,
+			                                 running->id);
 }
 
 static bool
@@ -482,8 +507,9 @@ open_files(struct server_run *run, const struct run_info *info)
 	if (!ok && run->write_expect != NULL)
 		discard(run->write_expect, run->write_expect_path);
 	if (ok && run->write_expect != NULL)
-		fprintf(run->write_expect, "# Deviations of %s, as nbdspec " NBDSPEC_VERSION " saw them: write the reason of each.\n",
-			info->target);
+		fprintf(run->write_expect,
+		        "# Deviations of %s, as nbdspec " NBDSPEC_VERSION " saw them: write the reason of each.\n",
+		        info->target);
 	return ok;
 }
 
@@ -500,8 +526,8 @@ close_output(struct server_run *run, struct output *o)
 	else if (failed != 0)
 		discard(o->f, o->path);
 	if (failed != 0)
-		cli_broken(run->cli, "%s: the report could not be written whole: %s", is_stdout(o) ? "standard output" : o->path,
-			   strerror(failed));
+		cli_broken(run->cli, "%s: the report could not be written whole: %s",
+		           is_stdout(o) ? "standard output" : o->path, strerror(failed));
 	return failed == 0;
 }
 
@@ -552,7 +578,8 @@ run_all(struct server_run *run)
 	run->trace_failed = end.trace_failed;
 	if (!end.interrupted && end.broken == NULL && run->ran == 0 && run->summary.red == 0 &&
 	    run->summary.count[VERDICT_ERROR] == 0 &&
-	    asprintf((char **)&run->summary.broken, "no case ran: all %u were skipped", run->summary.count[VERDICT_SKIP]) < 0)
+	    asprintf((char **)&run->summary.broken, "no case ran: all %u were skipped",
+	             run->summary.count[VERDICT_SKIP]) < 0)
 		abort();
 	if (!end.interrupted && end.broken == NULL) {
 		run->summary.stale = expect_stale(run->expect, pattern_selected, run, on_stale);
@@ -561,17 +588,31 @@ run_all(struct server_run *run)
 	free(jobs);
 }
 
+/* Who sees our standard error has just read a report that says the same. */
+static bool
+told_on_terminal(const struct server_run *run)
+{
+	bool told = false;
+
+	for (unsigned i = 0; i < run->n_outputs; i++)
+		told |= is_stdout(&run->outputs[i]) && strcmp(run->outputs[i].writer->name, "text") == 0;
+	return told && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO);
+}
+
 static int
 status_of(struct server_run *run, bool written)
 {
 	const struct run_summary *s = &run->summary;
 
 	if (run->trace_failed != 0) {
-		cli_broken(run->cli, "%s: the trace could not be written whole: %s", run->trace_path, strerror(run->trace_failed));
+		cli_broken(run->cli, "%s: the trace could not be written whole: %s", run->trace_path,
+		           strerror(run->trace_failed));
 		written = false;
 	}
 	if (s->interrupted)
 		return STATUS_INTERRUPTED;
+	if (s->broken != NULL && told_on_terminal(run) && strchr(s->broken, '\n') == NULL)
+		return STATUS_BROKEN;
 	if (s->broken != NULL)
 		return cli_broken(run->cli, "%s", s->broken);
 	if (!written || s->count[VERDICT_ERROR] > 0)
@@ -583,14 +624,19 @@ static int
 conduct(struct server_run *run)
 {
 	char *name = target_describe(&run->target);
-	struct run_info info = { .command = run->cli->line, .target = run->target_name ? run->target_name : name,
-				 .suite = "server", .version = NBDSPEC_VERSION, .started = (uint64_t)time(NULL),
-				 .n_cases = (unsigned)run->n_cases, .strict = run->strict };
+	struct run_info info = { .command = run->cli->line,
+		                 .target = run->target_name ? run->target_name : name,
+		                 .suite = "server",
+		                 .version = NBDSPEC_VERSION,
+		                 .started = (uint64_t)time(NULL),
+		                 .n_cases = (unsigned)run->n_cases,
+		                 .strict = run->strict };
 	sigset_t stop = stop_signals();
 	int status = STATUS_BROKEN;
 
 	/* From here on they end the run, not us: the reports are finished first. */
 	sigprocmask(SIG_BLOCK, &stop, NULL);
+	signal(SIGXFSZ, SIG_IGN); /* a report beyond ulimit -f is an error like a full disk */
 	add_stdout(run);
 	if (open_files(run, &info)) {
 		run_all(run);
@@ -607,9 +653,12 @@ static int
 run_server(struct cli *cli)
 {
 	struct server_run run = { .cli = cli,
-				  .target = { .size = 64u << 20, .factor = 1, .export_name = "" },
-				  .runner = { .slots = 1, .trace_fd = -1, .transcripts = true, .result = on_result,
-					      .progress = on_progress } };
+		                  .target = { .size = 64u << 20, .factor = 1, .export_name = "" },
+		                  .runner = { .slots = 1,
+		                              .trace_fd = -1,
+		                              .transcripts = true,
+		                              .result = on_result,
+		                              .progress = on_progress } };
 	int status;
 
 	run.runner.arg = &run;
@@ -631,8 +680,8 @@ COMMAND(server) = {
 	.name = "server",
 	.usage = "[OPTION]... URI | [OPTION]... -- COMMAND... | [OPTION]... [ COMMAND... ]",
 	.summary = "test a server",
-	.help = "The server runs already (URI), or nbdspec starts it, as often as it needs: COMMAND may have the placeholders\n"
-		TARGET_PLACEHOLDERS "; {file} is a new empty image.\n"
+	.help = "The server runs already (URI), or nbdspec starts it, as often as it needs: COMMAND may have the "
+		"placeholders\n" TARGET_PLACEHOLDERS "; {file} is a new empty image.\n"
 		"In '[ COMMAND ]' the server takes its listening socket from systemd socket activation.\n\n"
 		"  nbdspec server nbd://localhost/\n"
 		"  nbdspec server -- qemu-nbd -t -f raw -k {socket} {file}\n"

@@ -53,7 +53,7 @@ describe_oldstyle(FILE *f, struct wire w)
 
 	wire_get_oldstyle_greeting(w, &g);
 	fprintf(f, "oldstyle greeting, magics 0x%016" PRIx64 " 0x%016" PRIx64 ", size %" PRIu64 ",", g.magic,
-		g.cliserv_magic, g.size);
+	        g.cliserv_magic, g.size);
 	put_flags(f, "flags", NAME_TRANSMISSION_FLAG, g.flags);
 }
 
@@ -94,9 +94,9 @@ describe_info(FILE *f, struct wire w)
 	} else if (info.type == NBD_INFO_NAME || info.type == NBD_INFO_DESCRIPTION) {
 		put_string(f, "", info.payload);
 	} else if (info.type == NBD_INFO_BLOCK_SIZE &&
-		   wire_get_info_block_size(wire_over(info.payload), &block) == WIRE_EXACT) {
+	           wire_get_info_block_size(wire_over(info.payload), &block) == WIRE_EXACT) {
 		fprintf(f, ", minimum %" PRIu32 ", preferred %" PRIu32 ", maximum %" PRIu32, block.minimum,
-			block.preferred, block.maximum);
+		        block.preferred, block.maximum);
 	}
 }
 
@@ -266,7 +266,7 @@ describe_record(FILE *f, const struct trace_record *r, uint64_t ns_start, size_t
 	}
 	text = printable(r->data.at, r->data.len);
 	fprintf(f, "%9.3f ms  %u -- %s%s%s\n", ms, r->connection, r->kind < TRACE_KINDS ? events[r->kind] : "?",
-		*text ? " " : "", text);
+	        *text ? " " : "", text);
 	free(text);
 }
 

@@ -106,14 +106,17 @@ read_file(struct expectations *e, FILE *f, char error[512])
 	unsigned number = 0;
 	char *text = NULL;
 	size_t size = 0;
+	ssize_t len;
 
-	while (wrong == NULL && (word = NULL, getline(&text, &size, f) >= 0))
-		wrong = take_line(e, text, ++number, &word);
+	while (wrong == NULL && (word = NULL, len = getline(&text, &size, f)) >= 0) {
+		number++;
+		wrong = strlen(text) < (size_t)len ? "a NUL byte: this is no text" : take_line(e, text, number, &word);
+	}
 	if (ferror(f))
 		snprintf(error, 512, "%.300s: %s", e->path, strerror(errno));
 	else if (wrong != NULL || (wrong = check_reasons(e, &number)) != NULL)
 		snprintf(error, 512, "%.200s:%u: %s%.60s%s%s", e->path, number, word ? "'" : "", word ? word : "",
-			 word ? "': " : "", wrong);
+		         word ? "': " : "", wrong);
 	free(text);
 	return wrong == NULL && !ferror(f);
 }
@@ -178,7 +181,7 @@ line_for(struct expectations *e, const struct result *r)
 	struct line *found = NULL;
 
 	snprintf(id, sizeof(id), "%s%s%s%s", r->case_id, r->point ? "[" : "", r->point ? r->point : "",
-		 r->point ? "]" : "");
+	         r->point ? "]" : "");
 	for (size_t i = 0; e != NULL && i < e->n; i++) {
 		if (!matches(e->lines[i].pattern, id))
 			continue;
@@ -202,7 +205,7 @@ expect_judge(struct expectations *e, struct result *r, bool strict)
 	r->reason = l->reason;
 	l->matched = true;
 	if (r->verdict == VERDICT_SKIP || r->verdict == VERDICT_ERROR)
-		return;		/* it did not run: neither better nor worse, nor stale */
+		return; /* it did not run: neither better nor worse, nor stale */
 	r->expectation = l->flaky ? EXPECT_FLAKY : EXPECT_KNOWN;
 	if (r->verdict == l->verdict && r->requirement == l->requirement) {
 		r->red = false;
@@ -219,7 +222,7 @@ expect_judge(struct expectations *e, struct result *r, bool strict)
 
 unsigned
 expect_stale(struct expectations *e, bool (*selected)(void *arg, const char *pattern), void *arg,
-	     void (*found)(void *arg, const struct stale *s))
+             void (*found)(void *arg, const struct stale *s))
 {
 	unsigned n = 0;
 
@@ -256,7 +259,7 @@ expect_write(FILE *f, const struct result *r)
 	}
 	fprintf(f, "  %s  %s\n", verdict_name(r->verdict), requirement(r->requirement)->id);
 	fprintf(f, "\t" REASON_WANTED ": %s%s%s%s%s\n", message, *expected ? "expected " : "", expected,
-		*got ? "; got " : "", got);
+	        *got ? "; got " : "", got);
 	free(message);
 	free(expected);
 	free(got);

@@ -30,7 +30,7 @@ make_private_dir(char error[512])
 	if (dir != NULL && mkdtemp(dir) != NULL)
 		return dir;
 	snprintf(error, 512, "cannot make a directory in %s: %s; set TMPDIR to one with room",
-		 tmp != NULL && *tmp != '\0' ? tmp : "/tmp", strerror(errno));
+	         tmp != NULL && *tmp != '\0' ? tmp : "/tmp", strerror(errno));
 	free(dir);
 	return NULL;
 }

@@ -39,7 +39,7 @@ recv_greeting(struct test *t)
 		recv_oldstyle(t);
 		return;
 	}
-	recv_or_broken(t, 2, R(newstyle_magic), "the handshake flags");
+	recv_or_broken(t, 2, R(handshake_flags_sent), "the handshake flags");
 	trace_received(t, MSG_GREETING, 0, (struct bytes){ s->in.at, s->in.len });
 	wire_get_greeting(wire(s->in.at, s->in.len), &g);
 	EXPECT_EQ(t, R(greeting_magic), g.magic, NBD_MAGIC);
@@ -220,7 +220,8 @@ static void
 take_block_size(struct test *t, struct infos *infos, const struct rep_info *info)
 {
 	infos->n_block_size++;
-	EXPECT(t, R(info_block_size_length), wire_get_info_block_size(wire_over(info->payload), &infos->block) == WIRE_EXACT,
+	EXPECT(t, R(info_block_size_length),
+	       wire_get_info_block_size(wire_over(info->payload), &infos->block) == WIRE_EXACT,
 	       "NBD_INFO_BLOCK_SIZE has length %zu; it must be 14", info->payload.len + 2);
 }
 
@@ -286,7 +287,8 @@ list_exports(struct test *t)
 	for (;;) {
 		r = recv_option_reply(t, R(list_replies));
 		if (is_error_reply(r.type))
-			skip(t, "LIST", "the server refuses NBD_OPT_LIST with %s", name_of(NAME_REPLY, r.type) ?: "an error");
+			skip(t, "LIST", "the server refuses NBD_OPT_LIST with %s",
+			     name_of(NAME_REPLY, r.type) ?: "an error");
 		if (r.type == NBD_REP_ACK)
 			return list;
 		EXPECT_REPLY(t, R(list_replies), r.type, NBD_REP_SERVER, NBD_REP_ACK);
@@ -329,7 +331,8 @@ take_export(struct test *t, const struct infos *infos)
 	s->flags = infos->export.flags;
 	s->block_advertised = infos->n_block_size > 0;
 	/* A minimum that no server may have (proto.md:817) would lead astray every case but the one that judges it. */
-	if (s->block_advertised && infos->block.minimum - 1 < 65536 && (infos->block.minimum & (infos->block.minimum - 1)) == 0)
+	if (s->block_advertised && infos->block.minimum - 1 < 65536 &&
+	    (infos->block.minimum & (infos->block.minimum - 1)) == 0)
 		s->block = infos->block;
 }
 
@@ -372,12 +375,12 @@ recv_export_name_reply(struct test *t, enum requirement_id owed)
 	recv_or_broken(t, EXPORT_NAME_REPLY_SIZE, owed, "the size and flags of the export");
 	if (padded)
 		recv_or_broken(t, NBD_EXPORT_NAME_PADDING, R(export_name_zeroes_padding),
-			       "124 zeroes behind the transmission flags");
+		               "124 zeroes behind the transmission flags");
 	trace_received(t, MSG_EXPORT_NAME_REPLY, 0, (struct bytes){ s->in.at, s->in.len });
 	wire_get_export_name_reply(wire(s->in.at, s->in.len), &r);
 	for (size_t i = 0; i < r.padding.len; i++)
-		EXPECT(t, R(export_name_zeroes_padding), r.padding.at[i] == 0, "byte %zu of the 124 zeroes is 0x%02x", i,
-		       r.padding.at[i]);
+		EXPECT(t, R(export_name_zeroes_padding), r.padding.at[i] == 0, "byte %zu of the 124 zeroes is 0x%02x",
+		       i, r.padding.at[i]);
 	s->transmission = true;
 	s->size = r.size;
 	s->flags = r.flags;

@@ -37,12 +37,14 @@ print_usage(FILE *f)
 	const struct command *c;
 
 	fputs("usage: nbdspec COMMAND [OPTION]...\n\n"
-	      "Tests implementations of the NBD protocol.\n\ncommands:\n", f);
+	      "Tests implementations of the NBD protocol.\n\ncommands:\n",
+	      f);
 	for (size_t i = 0; (c = command_at(i)) != NULL; i++)
 		if (!c->hidden)
 			fprintf(f, "  %-14s %s\n", c->name, c->summary);
 	fputs("\n'nbdspec COMMAND --help' tells a command's options.\n"
-	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n", f);
+	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n",
+	      f);
 }
 
 static int
@@ -50,13 +52,14 @@ print_command_help(const struct command *c)
 {
 	char left[80];
 
-	printf("usage: nbdspec %s %s\n\n%c%s.\n", c->name, c->usage, toupper((unsigned char)c->summary[0]), c->summary + 1);
+	printf("usage: nbdspec %s %s\n\n%c%s.\n", c->name, c->usage, toupper((unsigned char)c->summary[0]),
+	       c->summary + 1);
 	if (c->help != NULL)
 		printf("\n%s", c->help);
 	printf("\noptions:\n");
 	for (const struct cli_option *o = c->options; o->name != NULL; o++) {
 		snprintf(left, sizeof(left), "%c%c%s--%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-			 o->letter ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+		         o->letter ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
 		printf("  %-30s%s%s\n", left, strlen(left) >= 30 ? "\n                                " : "", o->help);
 	}
 	printf("  %-30s%s\n", "-h, --help", "print this");
@@ -65,7 +68,7 @@ print_command_help(const struct command *c)
 
 /* ---- reading a command line ---- */
 
-enum { GOT_ARGUMENT = 1, GOT_HELP = 999, GOT_LONG = 1000 };	/* what getopt_long returns, besides letters */
+enum { GOT_ARGUMENT = 1, GOT_HELP = 999, GOT_LONG = 1000 }; /* what getopt_long returns, besides letters */
 
 static const struct cli_option *
 option_got(const struct command *c, int got)
@@ -147,7 +150,7 @@ take_program(struct cli *cli, char **at, bool bracket)
 static void
 fill_getopt(const struct command *c, struct option *longs, char *shorts)
 {
-	strcpy(shorts, "-:h");	/* '-': what is no option comes in its place, so that a '[' is seen as one */
+	strcpy(shorts, "-:h"); /* '-': what is no option comes in its place, so that a '[' is seen as one */
 	for (const struct cli_option *o = c->options; o->name != NULL; o++) {
 		*longs++ = (struct option){ o->name, o->arg ? required_argument : no_argument, NULL, GOT_LONG + o->id };
 		if (o->letter)
@@ -191,8 +194,10 @@ read_options(struct cli *cli, int argc, char **argv, bool *help)
 static int
 run_command(const struct command *c, int argc, char **argv, char *line)
 {
-	struct cli cli = { .command = c, .line = line, .given = calloc((size_t)argc + 1, sizeof(*cli.given)),
-			   .args = calloc((size_t)argc + 1, sizeof(*cli.args)) };
+	struct cli cli = { .command = c,
+		           .line = line,
+		           .given = calloc((size_t)argc + 1, sizeof(*cli.given)),
+		           .args = calloc((size_t)argc + 1, sizeof(*cli.args)) };
 	bool help = false;
 	int status;
 

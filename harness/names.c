@@ -23,7 +23,10 @@ static const char *const prefix[NAME_KINDS] = {
 	[NAME_STATE_FLAG] = "NBD_STATE_",
 };
 
-#define N(kind, constant) { kind, constant, #constant }
+#define N(kind, constant)                                                                                              \
+	{                                                                                                              \
+		kind, constant, #constant                                                                              \
+	}
 
 static const struct {
 	enum name_kind kind;
@@ -154,7 +157,7 @@ name_flags(enum name_kind kind, uint64_t flags, char text[NAME_MAX_TEXT])
 		if (names[i].kind != kind || (flags & names[i].value) == 0)
 			continue;
 		at += (size_t)snprintf(text + at, NAME_MAX_TEXT - at, "%s%s", at > 0 ? "|" : "",
-				       names[i].name + strlen(prefix[kind]));
+		                       names[i].name + strlen(prefix[kind]));
 		flags &= ~names[i].value;
 	}
 	if (flags != 0 && at < NAME_MAX_TEXT)

@@ -44,6 +44,7 @@ become_child(void)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_DFL);
 }
 
 void
@@ -65,7 +66,7 @@ process_wait(int pidfd, int ms)
 {
 	sigset_t stop = stop_signals();
 	struct pollfd p[2] = { { .fd = pidfd, .events = POLLIN },
-			       { .fd = signalfd(-1, &stop, SFD_CLOEXEC), .events = POLLIN } };
+		               { .fd = signalfd(-1, &stop, SFD_CLOEXEC), .events = POLLIN } };
 
 	(void)poll(p, 2, ms);
 	if (p[1].fd >= 0)
@@ -189,19 +190,18 @@ end_marked_children(const char *mark)
 _Noreturn static void
 stand_guard(const char *dir, pid_t ward)
 {
-	sigset_t death, all;
+	sigset_t death;
 	int null = open("/dev/null", O_RDWR), came;
 
 	setsid();
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, NULL);
 	sigemptyset(&death);
 	sigaddset(&death, SIGUSR1);
 	prctl(PR_SET_PDEATHSIG, SIGUSR1);
 	prctl(PR_SET_NAME, "nbdspec-guard");
 	/* Whoever reads what we print, or serves a connection of ours, must see the end of it when the ward dies. */
 	for (int fd = 0; fd < 3; fd++)
-		dup2(null, fd);
+		if (dup2(null, fd) < 0)
+			close(fd);
 	close_range(3, ~0u, 0);
 	if (getppid() == ward)
 		sigwait(&death, &came);
@@ -214,18 +214,24 @@ stand_guard(const char *dir, pid_t ward)
 pid_t
 post_guard(const char *dir)
 {
-	pid_t ward = getpid(), pid = fork();
+	pid_t ward = getpid(), pid;
+	sigset_t all, old;
 
+	/* It may be dismissed before it has got anywhere. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	pid = fork();
 	if (pid == 0)
 		stand_guard(dir, ward);
+	sigprocmask(SIG_SETMASK, &old, NULL);
 	return pid > 0 ? pid : 0;
 }
 
 void
-dismiss_guard(pid_t guard)
+dismiss_guard(pid_t guard, const char *dir)
 {
 	if (guard <= 0)
 		return;
-	kill(guard, SIGKILL);
+	kill(guard, access(dir, F_OK) == 0 ? SIGUSR1 : SIGKILL);
 	waitpid(guard, NULL, 0);
 }

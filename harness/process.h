@@ -20,12 +20,12 @@ void carry_mark(const char *mark);
 enum process_wait { PROCESS_ENDED, PROCESS_RUNS, PROCESS_INTERRUPTED };
 /* At most `ms` milliseconds, and no longer than until a stop signal is pending; that one stays pending. */
 enum process_wait process_wait(int pidfd, int ms);
-int process_open(pid_t pid);			/* a pidfd, readable once it has ended */
+int process_open(pid_t pid); /* a pidfd, readable once it has ended */
 
-size_t list_children(pid_t *pids, size_t most);		/* of this process; how many */
-pid_t marked_child(const char *mark);			/* a child of ours that carries the mark, or 0 */
-unsigned signal_marked(const char *mark, int signal);	/* all that carry it, wherever; signal 0 only counts */
-void end_marked_children(const char *mark);		/* and their children, which become ours */
+size_t list_children(pid_t *pids, size_t most);       /* of this process; how many */
+pid_t marked_child(const char *mark);                 /* a child of ours that carries the mark, or 0 */
+unsigned signal_marked(const char *mark, int signal); /* all that carry it, wherever; signal 0 only counts */
+void end_marked_children(const char *mark);           /* and their children, which become ours */
 
 /*
  * Runs a shell command under the mark, with its output appended to a file. The wait status; or -1 and errno: ETIMEDOUT,
@@ -38,6 +38,7 @@ int run_shell(const char *command, const char *output, const char *mark, int ms)
  * their mark, and removes the directory. Its pid, or 0; dismiss_guard ends it.
  */
 pid_t post_guard(const char *dir);
-void dismiss_guard(pid_t guard);
+/* When the directory is still there, for want of descriptors to remove it with, the guard does its duty first. */
+void dismiss_guard(pid_t guard, const char *dir);
 
 #endif

@@ -37,9 +37,10 @@ quiet_reset(struct quiet *q)
 	atomic_store(&q->connects, 0);
 	atomic_store(&q->accepts, 0);
 	atomic_store(&q->idle, false);
-	atomic_store(&q->silent, false);
-	for (int i = 0; i < QUIET_CONNECTIONS; i++)
+	for (int i = 0; i < QUIET_CONNECTIONS; i++) {
 		atomic_store(&q->consumed[i], 0);
+		atomic_store(&q->silent[i], false);
+	}
 	(void)!read(q->event, &n, sizeof(n));
 }
 
@@ -59,11 +60,9 @@ quiet_wake(struct quiet *q)
 bool
 quiet_is_over(const struct quiet *q, unsigned n, uint64_t sent)
 {
-	if (atomic_load(&q->silent))
-		return atomic_load(&q->idle);
 	if (n >= QUIET_CONNECTIONS)
 		return false;
 	/* idle is read last: a server that woke in between has set it to false before it accepted or counted. */
-	return atomic_load(&q->accepts) > n &&
-	       atomic_load(&q->consumed[n]) == sent && atomic_load(&q->idle);
+	return atomic_load(&q->accepts) > n && (atomic_load(&q->silent[n]) || atomic_load(&q->consumed[n]) == sent) &&
+	       atomic_load(&q->idle);
 }

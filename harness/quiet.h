@@ -20,8 +20,8 @@ struct quiet {
 	_Atomic uint32_t connects;	/* connections that clients made so far; the server accepts in this order */
 	_Atomic uint32_t accepts;	/* connections that the server took, in the same order */
 	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */
-	_Atomic bool silent;		/* a lie: it reads no more although bytes may be waiting */
 	_Atomic uint64_t consumed[QUIET_CONNECTIONS];	/* bytes read from each connection, in order of accept */
+	_Atomic bool silent[QUIET_CONNECTIONS];	/* a lie: it reads no more although bytes may be waiting */
 };
 
 /* Maps shared memory and makes the eventfd; NULL and errno when the system refuses. */

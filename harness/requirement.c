@@ -4,7 +4,7 @@
 
 static const struct requirement catalogue[] = {
 	[REQUIREMENT_NONE] = { "none", LEVEL_MAY, BINDS_BOTH, "", "", NULL },
-#define REQUIREMENT(id, level, binds, where, text) { #id, LEVEL_##level, BINDS_##binds, where, text, NULL },
+#define REQUIREMENT(id, level, binds, where, text)     { #id, LEVEL_##level, BINDS_##binds, where, text, NULL },
 #define UNTESTABLE(id, level, binds, where, text, why) { #id, LEVEL_##level, BINDS_##binds, where, text, why },
 #include "cases/requirements.def"
 };

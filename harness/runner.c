@@ -26,25 +26,28 @@ enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14, CLOSED_MS = 60, ENDING_MS = 1000
 
 struct slot {
 	struct server server;
-	const struct job *job;		/* running; NULL: the slot is free */
-	const struct job *last;		/* the one before; a server that dies late is its fault */
-	pid_t pid;			/* of the case */
-	int reports;			/* from the case */
-	int trace_fd;			/* a memory file */
-	struct buf in;			/* reports not yet whole */
-	int64_t deadline;		/* ms */
+	const struct job *job;  /* running; NULL: the slot is free */
+	const struct job *last; /* the one before; a server that dies late is its fault */
+	pid_t pid;              /* of the case */
+	int reports;            /* from the case */
+	int trace_fd;           /* a memory file */
+	struct buf in;          /* reports not yet whole */
+	int64_t deadline;       /* ms */
 	uint64_t started_us;
 	unsigned results;
-	bool done;			/* the case ended by itself */
+	bool done; /* the case ended by itself */
 	bool timed_out;
-	bool silenced;			/* it was ended, and what it says no longer counts */
-	bool fault;			/* the server died during the case */
-	bool used;			/* its server has greeted in an earlier case */
-	char *end;			/* of its server, in words; NULL: none was noticed */
+	bool silenced;     /* it was ended, and what it says no longer counts */
+	bool fault;        /* the server died during the case */
+	bool lost_in_case; /* and that was said of one of its points */
+	bool used;         /* its server has greeted in an earlier case */
+	char *end;         /* of its server, in words; NULL: none was noticed */
 	bool end_by_fault;
-	bool one_shot;			/* a server has ended well by itself: it serves one client, so every case needs its own */
+	bool suspect;  /* its server hung in a case: the next case gets a new one */
+	bool lingers;  /* its servers do not end with their standard input */
+	bool one_shot; /* a server has ended well by itself: it serves one client, so every case needs its own */
 	enum { FIRST_TRY, TRY_AGAIN, SECOND_TRY } attempt;
-	char *lost;			/* on the second try: how the server was lost before it, or NULL */
+	char *lost; /* on the second try: how the server was lost before it, or NULL */
 };
 
 struct state {
@@ -55,7 +58,7 @@ struct state {
 	int signals;
 	struct run_end end;
 	bool stopping;
-	bool served;			/* a server has greeted at least once */
+	bool served; /* a server has greeted at least once */
 };
 
 static int64_t
@@ -112,8 +115,8 @@ give_up(struct state *st, struct slot *s, const struct target *t, const char *wh
 	char *program = target_describe(t), *tail = server_stderr(&s->server, 10), *why;
 
 	by_server &= t->via != VIA_URI;
-	if (asprintf(&why, "%s%s%s%s%s", what, by_server ? ": " : "", by_server ? program : "", *tail ? "; it printed:\n" : "",
-		     tail) < 0)
+	if (asprintf(&why, "%s%s%s%s%s", what, by_server ? ": " : "", by_server ? program : "",
+	             *tail ? "; it printed:\n" : "", tail) < 0)
 		abort();
 	silence_case(s);
 	break_off(st, why);
@@ -136,7 +139,7 @@ interrupt(struct state *st)
 
 /* ---- starting a case ---- */
 
-static void server_died(struct state *st, struct slot *s, const struct job *job, int ms);
+static void server_died(struct state *st, struct slot *s, const struct job *job);
 
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
@@ -145,12 +148,13 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	char error[512], *why;
 
 	if (s->last != NULL)
-		server_died(st, s, s->last, 0);
-	if (!t->fresh && !s->one_shot && s->server.target == t && server_running(&s->server))
+		server_died(st, s, s->last);
+	if (!t->fresh && !s->one_shot && !s->suspect && s->server.target == t && server_running(&s->server))
 		return true;
 	server_stop(&s->server);
 	free(s->end);
 	s->end = NULL;
+	s->suspect = false;
 	if (t->via == VIA_FORK && s->server.quiet == NULL)
 		s->server.quiet = quiet_new();
 	if (server_start(&s->server, t, error))
@@ -165,13 +169,14 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	return false;
 }
 
+/* -1 and errno when the system refuses. */
 static int
 new_trace(void)
 {
 	int fd = memfd_create("nbdspec-trace", MFD_CLOEXEC);
 	struct trace t;
 
-	if (fd < 0 || fcntl(fd, F_SETFL, O_APPEND) != 0 || trace_start(&t, fd, 1u << 16) != 0)
+	if (fd >= 0 && (fcntl(fd, F_SETFL, O_APPEND) != 0 || trace_start(&t, fd, 1u << 16) != 0))
 		abort();
 	return fd;
 }
@@ -191,6 +196,15 @@ be_case(const struct state *st, const struct slot *s, const struct job *job, con
 }
 
 static void
+cannot_start(struct state *st)
+{
+	char why[160];
+
+	snprintf(why, sizeof(why), "cannot start a process for the case: %s", strerror(errno));
+	break_off(st, why);
+}
+
+static void
 start_case(struct state *st, struct slot *s, const struct job *job)
 {
 	int pipe_fds[2];
@@ -201,8 +215,8 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 		s->trace_fd = new_trace();
 	else if (ftruncate(s->trace_fd, 16) != 0)
 		abort();
-	if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
-		break_off(st, strerror(errno));
+	if (s->trace_fd < 0 || pipe2(pipe_fds, O_CLOEXEC) != 0) {
+		cannot_start(st);
 		return;
 	}
 	if (st->r->progress != NULL)
@@ -214,13 +228,13 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	if (s->pid < 0) {
 		close(pipe_fds[0]);
 		s->pid = 0;
-		break_off(st, "cannot start a process for the case");
+		cannot_start(st);
 		return;
 	}
 	s->reports = pipe_fds[0];
 	s->job = job;
 	s->results = 0;
-	s->done = s->timed_out = s->silenced = s->fault = false;
+	s->done = s->timed_out = s->silenced = s->fault = s->lost_in_case = false;
 	s->used = !s->server.starting;
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
@@ -231,20 +245,30 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 /* ---- results ---- */
 
 static void
-emit(struct state *st, struct slot *s, const struct report_header *h, char *const strings[REPORT_STRINGS], const char *server)
+emit(struct state *st, struct slot *s, const struct report_header *h, char *const strings[REPORT_STRINGS],
+     const char *server)
 {
 	struct result r = {
-		.case_id = s->job->def->id, .point = h->length[REPORT_POINT] > 0 ? strings[REPORT_POINT] : NULL,
-		.title = s->job->def->title, .verdict = h->verdict, .requirement = h->requirement,
-		.message = strings[REPORT_MESSAGE], .expected = strings[REPORT_EXPECTED], .got = strings[REPORT_GOT],
-		.feature = strings[REPORT_FEATURE], .transcript = "", .server = server, .reason = "",
+		.case_id = s->job->def->id,
+		.point = h->length[REPORT_POINT] > 0 ? strings[REPORT_POINT] : NULL,
+		.title = s->job->def->title,
+		.verdict = h->verdict,
+		.requirement = h->requirement,
+		.message = strings[REPORT_MESSAGE],
+		.expected = strings[REPORT_EXPECTED],
+		.got = strings[REPORT_GOT],
+		.feature = strings[REPORT_FEATURE],
+		.transcript = "",
+		.server = server,
+		.reason = "",
 		.duration_us = h->duration_us,
 	};
 	char *transcript = NULL;
 
-	if (st->r->transcripts && (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN || r.verdict == VERDICT_ERROR ||
-				   r.verdict == VERDICT_INFO))
-		r.transcript = transcript = describe_transcript(s->trace_fd, h->trace_from, h->trace_to, TRANSCRIPT_DEPTH);
+	if (st->r->transcripts && (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN ||
+	                           r.verdict == VERDICT_ERROR || r.verdict == VERDICT_INFO))
+		r.transcript = transcript =
+			describe_transcript(s->trace_fd, h->trace_from, h->trace_to, TRANSCRIPT_DEPTH);
 	s->results++;
 	st->r->result(st->r->arg, s->job, &r);
 	free(transcript);
@@ -283,11 +307,16 @@ end_and_output(const struct slot *s)
 static void
 blame(struct state *st, struct slot *s, const struct job *job, const char *message, const char *server)
 {
-	char *strings[REPORT_STRINGS] = { [REPORT_POINT] = (char *)"", [REPORT_MESSAGE] = (char *)message,
-					  [REPORT_EXPECTED] = (char *)"", [REPORT_GOT] = (char *)"",
-					  [REPORT_FEATURE] = (char *)"" };
-	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_FAIL, .trace_from = 16, .trace_to = 16,
-				   .requirement = R(handshake_no_hard_disconnect) };
+	char *strings[REPORT_STRINGS] = { [REPORT_POINT] = (char *)"",
+		                          [REPORT_MESSAGE] = (char *)message,
+		                          [REPORT_EXPECTED] = (char *)"",
+		                          [REPORT_GOT] = (char *)"",
+		                          [REPORT_FEATURE] = (char *)"" };
+	struct report_header h = { .type = REPORT_RESULT,
+		                   .verdict = VERDICT_FAIL,
+		                   .trace_from = 16,
+		                   .trace_to = 16,
+		                   .requirement = R(handshake_no_hard_disconnect) };
 	const struct job *now = s->job;
 
 	/* The trace is that of the case which ran last. */
@@ -300,11 +329,21 @@ blame(struct state *st, struct slot *s, const struct job *job, const char *messa
 
 /* The server died of a fault although the case has nothing to say against it: that is a verdict all the same. */
 static void
-server_died(struct state *st, struct slot *s, const struct job *job, int ms)
+server_died(struct state *st, struct slot *s, const struct job *job)
 {
+	bool wait = s->server.stdio >= 0 && s->server.pid > 0 && !s->lingers, ended;
 	char *text;
 
-	if (!notice_end(s, ms) || !s->end_by_fault)
+	/* A fake server's end is told by its lies; when exactly its process is gone is chance, and would make the matrix so. */
+	if (job->target->via == VIA_FORK)
+		return;
+
+	/* On standard input and output it ends when its client leaves, so it is waited for, unless it shows that it does not. */
+	if (wait)
+		shutdown(s->server.stdio, SHUT_RDWR);
+	ended = notice_end(s, wait ? ENDING_MS : 0);
+	s->lingers |= wait && !ended;
+	if (!ended || !s->end_by_fault)
 		return;
 	text = end_and_output(s);
 	blame(st, s, job, GONE_AFTER, text);
@@ -313,10 +352,17 @@ server_died(struct state *st, struct slot *s, const struct job *job, int ms)
 
 /* What a verdict's part of the trace tells of its connections. */
 struct ending {
-	bool closed;		/* one was closed or reset by the server */
+	bool closed; /* one was closed or reset by the server */
 	bool timed_out;
-	bool silent;		/* on the one that was opened last the server said nothing */
+	bool silent; /* on the one that was opened last the server said nothing */
 };
+
+/* A case that reads what no step would take for a message says so in a note. */
+static bool
+is_note_of_bytes(const struct trace_record *r)
+{
+	return r->kind == TRACE_NOTE && r->data.len > 8 && memcmp(r->data.at, "received", 8) == 0;
+}
 
 static struct ending
 look_at_trace(const struct slot *s, const struct report_header *h)
@@ -335,24 +381,34 @@ look_at_trace(const struct slot *s, const struct report_header *h)
 		e.closed |= r.kind == TRACE_CLOSED || r.kind == TRACE_RESET;
 		e.timed_out |= r.kind == TRACE_TIMEOUT;
 		e.silent |= r.kind == TRACE_CONNECT;
-		e.silent &= r.kind != TRACE_MESSAGE || r.direction != TO_CLIENT;
+		e.silent &= (r.kind != TRACE_MESSAGE || r.direction != TO_CLIENT) && !is_note_of_bytes(&r);
 	}
 	munmap(map, (size_t)h->trace_to);
 	return e;
 }
 
+/* Why a server that lives is of no use to the next client; NULL where it is again, or has ended well. malloc'd. */
+static char *
+why_lost(const struct slot *s, bool ended, bool timed_out)
+{
+	char error[512] = "the server does not greet a new client";
+
+	if (ended)
+		return s->end_by_fault ? end_and_output(s) : NULL;
+	return timed_out || !server_greets(&s->server, error) ? strdup(error) : NULL;
+}
+
 /*
  * A server that goes away between two cases is missed by the next one, which has no part in it. That one runs again,
- * against a new server; when it then goes well, the loss of the old server is the doing of the case before. `refuses`
- * says why nobody could connect to a server that lives; NULL: it has ended.
+ * against a new server; when it then goes well, the loss of the old server is the doing of the case before.
  */
 static bool
-try_again(struct slot *s, const char *refuses)
+try_again(struct slot *s, bool ended, bool timed_out)
 {
 	if (!s->used || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
 		return false;
 	s->attempt = TRY_AGAIN;
-	s->lost = refuses != NULL ? strdup(refuses) : s->end_by_fault ? end_and_output(s) : NULL;
+	s->lost = why_lost(s, ended, timed_out);
 	silence_case(s);
 	server_stop(&s->server);
 	return true;
@@ -361,7 +417,7 @@ try_again(struct slot *s, const char *refuses)
 /* Nobody was ever greeted: that is a wrong command line, or no NBD server, and no case can say more of it. */
 static void
 never_greeted(struct state *st, struct slot *s, const struct report_header *h, char *const strings[REPORT_STRINGS],
-	      bool ended)
+              bool ended)
 {
 	char *what = NULL;
 
@@ -370,38 +426,49 @@ never_greeted(struct state *st, struct slot *s, const struct report_header *h, c
 	if (!ended)
 		emit(st, s, h, strings, "");
 	s->results++;
-	give_up(st, s, s->job->target, ended ? what : "the server sends no greeting, and without one nothing can be tested", true);
+	give_up(st, s, s->job->target,
+	        ended ? what : "the server sends no greeting, and without one nothing can be tested", true);
 	free(what);
+}
+
+/* A point that found no server is not done; what is to be said of that was said of the point before. */
+static void
+make_skip(struct report_header *h, char *strings[REPORT_STRINGS], char *why)
+{
+	h->verdict = VERDICT_SKIP;
+	h->requirement = REQUIREMENT_NONE;
+	strings[REPORT_MESSAGE] = why;
+	strings[REPORT_EXPECTED] = strings[REPORT_GOT] = (char *)"";
+	strings[REPORT_FEATURE] = (char *)"connections";
 }
 
 static void
 take_result(struct state *st, struct slot *s, struct report_header *h, char *strings[REPORT_STRINGS])
 {
 	struct ending e = look_at_trace(s, h);
-	bool ungreeted = e.silent && (e.closed || e.timed_out) && h->requirement == R(greeting_magic) &&
-			 h->verdict == VERDICT_FAIL;
+	bool ungreeted = h->verdict == VERDICT_FAIL && e.silent && (e.closed || e.timed_out);
 	bool forked = s->job->target->via == VIA_FORK;
 	/* A closed connection is seen a moment before the process that held it can be waited for. */
-	bool ended = notice_end(s, forked || h->verdict < VERDICT_WARN ? 0 : h->gone ? ENDING_MS : e.closed ? CLOSED_MS : 0);
-	bool by_fault = s->end != NULL && s->end_by_fault;
+	bool ended = h->verdict >= VERDICT_WARN && notice_end(s, forked     ? 0
+	                                                         : h->gone  ? ENDING_MS
+	                                                         : e.closed ? CLOSED_MS
+	                                                                    : 0);
+	bool ended_well = s->end != NULL && !s->end_by_fault;
 	char *text;
 
-	s->fault |= ended && by_fault;
-	if ((ungreeted || h->gone) && ended && try_again(s, NULL))
+	s->fault |= ended && !ended_well;
+	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
+	if ((ungreeted || h->gone) && try_again(s, ended, e.timed_out))
 		return;
-	if (!forked && !st->served && (ungreeted || (ended && by_fault))) {
+	if (!forked && !st->served && (ungreeted || (ended && !ended_well))) {
 		never_greeted(st, s, h, strings, ended);
 		return;
 	}
 	text = ended || (h->gone && s->end != NULL) ? end_and_output(s) : strdup("");
 	/* A server for one client ends after it, with status 0: nothing is broken, there just is no second client. */
-	if ((h->gone || (ungreeted && e.closed)) && s->end != NULL && !by_fault) {
-		h->verdict = VERDICT_SKIP;
-		h->requirement = REQUIREMENT_NONE;
-		strings[REPORT_MESSAGE] = s->end;
-		strings[REPORT_EXPECTED] = strings[REPORT_GOT] = (char *)"";
-		strings[REPORT_FEATURE] = (char *)"connections";
-	}
+	if ((h->gone || (ungreeted && e.closed)) && (ended_well || (s->lost_in_case && !forked)))
+		make_skip(h, strings, s->end != NULL ? s->end : strings[REPORT_GOT]);
+	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone || ungreeted);
 	emit(st, s, h, strings, text);
 	free(text);
 }
@@ -414,7 +481,7 @@ take_broken(struct state *st, struct slot *s, const struct report_header *h, con
 	bool ended = h->gone && notice_end(s, s->used ? ENDING_MS : 0);
 	char *what = NULL;
 
-	if (h->gone && try_again(s, ended ? NULL : message))
+	if (h->gone && try_again(s, ended, false))
 		return;
 	s->results++;
 	if (h->gone && st->served && s->last != NULL && s->job->target->via == VIA_URI)
@@ -450,7 +517,7 @@ take_report(struct state *st, struct slot *s)
 		strings[i] = copy + at;
 		memcpy(copy + at, s->in.at + from, h.length[i]);
 		from += h.length[i];
-		at += h.length[i] + 1;	/* each gets its NUL */
+		at += h.length[i] + 1; /* each gets its NUL */
 	}
 	buf_consume(&s->in, size);
 	switch (s->silenced ? REPORT_DONE : h.type) {
@@ -484,12 +551,13 @@ case_broke(struct state *st, struct slot *s, int status)
 	h.length[REPORT_MESSAGE] = 1;
 	if (s->timed_out)
 		snprintf(message, sizeof(message), "the case did not end within %d s: a fault of nbdspec",
-			 (int)(CASE_MS * s->job->target->factor / 1000));
+		         (int)(CASE_MS * s->job->target->factor / 1000));
 	else if (WIFSIGNALED(status))
 		snprintf(message, sizeof(message), "the case was killed by signal %d (%s): a fault of nbdspec",
-			 WTERMSIG(status), strsignal(WTERMSIG(status)));
+		         WTERMSIG(status), strsignal(WTERMSIG(status)));
 	else
-		snprintf(message, sizeof(message), "the case ended with status %d: a fault of nbdspec", WEXITSTATUS(status));
+		snprintf(message, sizeof(message), "the case ended with status %d: a fault of nbdspec",
+		         WEXITSTATUS(status));
 	emit(st, s, &h, strings, "");
 }
 
@@ -533,7 +601,7 @@ finish_case(struct state *st, struct slot *s)
 	if (!s->done && !s->silenced && !st->end.interrupted)
 		case_broke(st, s, status);
 	if (s->results > 0 && !st->stopping)
-		server_died(st, s, job, s->server.stdio >= 0 ? CLOSED_MS : 0);	/* it ends with its input */
+		server_died(st, s, job);
 	settle_lost(st, s);
 	s->last = job;
 	s->job = NULL;
@@ -571,7 +639,8 @@ wait_ms(const struct state *st)
 static void
 turn(struct state *st)
 {
-	struct pollfd p[65] = { { .fd = st->signals, .events = POLLIN } };
+	/* A second signal stays pending: it tells server_stop that patience is at an end. */
+	struct pollfd p[65] = { { .fd = st->end.interrupted ? -1 : st->signals, .events = POLLIN } };
 	int64_t now;
 
 	for (unsigned i = 0; i < st->r->slots; i++)
@@ -622,12 +691,29 @@ end_strays(void)
 		}
 }
 
+/* Behind the last case there is no next one that would find the server gone. */
+static void
+look_after_last(struct state *st, struct slot *s)
+{
+	const struct target *t = s->last != NULL ? s->last->target : NULL;
+	char error[512], *text = NULL;
+
+	if (t == NULL || st->stopping || t->fresh || s->one_shot || s->suspect ||
+	    (t->via != VIA_URI && s->server.pid == 0) ||
+	    (server_running(&s->server) && server_greets(&s->server, error)))
+		return;
+	if (t->via == VIA_URI || !notice_end(s, ENDING_MS))
+		blame(st, s, s->last, GONE_AFTER, error);
+	else if (s->end_by_fault)
+		blame(st, s, s->last, GONE_AFTER, text = end_and_output(s));
+	free(text);
+}
+
 static void
 end_slots(struct state *st)
 {
 	for (unsigned i = 0; i < st->r->slots; i++) {
-		if (!st->stopping && st->slots[i].last != NULL && st->slots[i].last->target->via != VIA_FORK)
-			server_died(st, &st->slots[i], st->slots[i].last, CLOSED_MS);
+		look_after_last(st, &st->slots[i]);
 		server_ask(&st->slots[i].server);
 	}
 	for (unsigned i = 0; i < st->r->slots; i++) {

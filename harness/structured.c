@@ -34,8 +34,8 @@ put_meta_context(struct buf *b, struct bytes name, const char *const *queries, s
 		put_be32(&list, (uint32_t)strlen(queries[i]));
 		put_bytes(&list, bytes_of(queries[i]));
 	}
-	wire_put_opt_meta_context(b, &(struct opt_meta_context){ (uint32_t)name.len, name, (uint32_t)n,
-								 { list.at, list.len } });
+	wire_put_opt_meta_context(
+		b, &(struct opt_meta_context){ (uint32_t)name.len, name, (uint32_t)n, { list.at, list.len } });
 	buf_free(&list);
 }
 
@@ -54,7 +54,7 @@ take_context(struct test *t, struct contexts *contexts, const struct option_repl
 
 struct contexts
 meta_contexts(struct test *t, uint32_t option, struct bytes name, const char *const *queries, size_t n,
-	      enum requirement_id owed)
+              enum requirement_id owed)
 {
 	struct contexts contexts = { 0 };
 	struct option_reply r;
@@ -158,7 +158,7 @@ struct judge {
 	struct test *t;
 	const struct sent *q;
 	struct reply *r;
-	uint8_t *covered;		/* of a READ: 1 for each byte that a content chunk described */
+	uint8_t *covered; /* of a READ: 1 for each byte that a content chunk described */
 	uint64_t last_offset;
 };
 
@@ -169,10 +169,11 @@ cover(struct judge *j, uint64_t offset, uint64_t length, enum requirement_id bou
 	const struct sent *q = j->q;
 	bool within = offset >= q->offset && length <= q->length && offset - q->offset <= q->length - length;
 
-	EXPECT(j->t, R(content_chunks_only_for_read), q->type == NBD_CMD_READ, "a content chunk answers a command that reads nothing");
+	EXPECT(j->t, R(content_chunks_only_for_read), q->type == NBD_CMD_READ,
+	       "a content chunk answers a command that reads nothing");
 	EXPECT(j->t, bounds, within,
-	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, length, offset,
-	       q->length, q->offset);
+	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, length,
+	       offset, q->length, q->offset);
 	for (uint64_t i = 0; i < length; i++) {
 		EXPECT(j->t, overlap, j->covered[offset - q->offset + i] == 0,
 		       "byte %" PRIu64 " of the export is described by two chunks", offset + i);
@@ -189,7 +190,8 @@ take_data(struct judge *j, const struct chunk *c)
 	struct chunk_offset_data d;
 
 	j->r->n_data++;
-	EXPECT(j->t, R(data_chunk_length), wire_get_chunk_offset_data(wire_over(c->data), &d) == WIRE_EXACT && d.data.len > 0,
+	EXPECT(j->t, R(data_chunk_length),
+	       wire_get_chunk_offset_data(wire_over(c->data), &d) == WIRE_EXACT && d.data.len > 0,
 	       "NBD_REPLY_TYPE_OFFSET_DATA has length %" PRIu32 "; it must be at least 9", c->length);
 	cover(j, d.offset, d.data.len, R(data_chunk_in_bounds), R(data_chunk_no_overlap));
 	memcpy(j->r->data + (d.offset - j->q->offset), d.data.at, d.data.len);
@@ -214,7 +216,8 @@ take_status(struct judge *j, const struct chunk *c)
 	struct status_chunk *out;
 
 	EXPECT(j->t, R(status_chunk_length), wire_get_chunk_block_status(wire_over(c->data), &s) == WIRE_EXACT,
-	       "NBD_REPLY_TYPE_BLOCK_STATUS has length %" PRIu32 "; it must be 4 and a positive multiple of 8", c->length);
+	       "NBD_REPLY_TYPE_BLOCK_STATUS has length %" PRIu32 "; it must be 4 and a positive multiple of 8",
+	       c->length);
 	EXPECT(j->t, R(status_chunk_per_context_id), j->r->n_status < 16, "more than 16 status chunks");
 	EXPECT(j->t, R(status_chunk_only_for_block_status), j->q->type == NBD_CMD_BLOCK_STATUS,
 	       "a status chunk answers a command that is not NBD_CMD_BLOCK_STATUS");
@@ -248,8 +251,8 @@ take_error(struct judge *j, const struct chunk *c)
 	struct chunk_error e;
 
 	j->r->n_error++;
-	EXPECT(j->t, R(error_chunk_length), c->length >= 6, "NBD_REPLY_TYPE_ERROR has length %" PRIu32 "; it must be at least 6",
-	       c->length);
+	EXPECT(j->t, R(error_chunk_length), c->length >= 6,
+	       "NBD_REPLY_TYPE_ERROR has length %" PRIu32 "; it must be at least 6", c->length);
 	EXPECT(j->t, R(error_chunk_message_fits), wire_get_chunk_error(wire_over(c->data), &e) != WIRE_SHORT,
 	       "message length %u does not fit into a chunk of %" PRIu32, e.message_length, c->length);
 	EXPECT(j->t, R(error_chunk_layout), c->length == 6u + e.message_length,
@@ -269,7 +272,8 @@ take_error_offset(struct judge *j, const struct chunk *c)
 	EXPECT(j->t, R(error_offset_commands), j->q->type != NBD_CMD_FLUSH && j->q->type <= NBD_CMD_BLOCK_STATUS,
 	       "NBD_REPLY_TYPE_ERROR_OFFSET answers a command that has no range");
 	EXPECT(j->t, R(error_offset_in_bounds), e.offset >= j->q->offset && e.offset - j->q->offset < j->q->length,
-	       "error offset %" PRIu64 " lies outside the %" PRIu32 " bytes at %" PRIu64, e.offset, j->q->length, j->q->offset);
+	       "error offset %" PRIu64 " lies outside the %" PRIu32 " bytes at %" PRIu64, e.offset, j->q->length,
+	       j->q->offset);
 	if (j->r->n_error_offset++ == 0)
 		j->r->error_offset = e.offset;
 	check_error(j, e.error, e.message, R(error_offset_nonzero));
@@ -303,8 +307,8 @@ take_chunk(struct judge *j, const struct chunk *c)
 		break;
 	default:
 		j->r->n_unknown++;
-		broken(j->t, R(chunk_types_defined), "chunk type 0x%04x is not defined, and nothing that defines it was negotiated",
-		       c->type);
+		broken(j->t, R(chunk_types_defined),
+		       "chunk type 0x%04x is not defined, and nothing that defines it was negotiated", c->type);
 	}
 }
 
@@ -318,11 +322,13 @@ check_whole(struct judge *j)
 	if (q->type == NBD_CMD_READ && r->error == 0)
 		for (uint32_t i = 0; i < q->length; i++)
 			EXPECT(j->t, R(read_covers_range), j->covered[i] != 0,
-			       "no chunk describes byte %" PRIu64 " of the export, and no error was reported", q->offset + i);
+			       "no chunk describes byte %" PRIu64 " of the export, and no error was reported",
+			       q->offset + i);
 	if (q->type == NBD_CMD_READ && (q->flags & NBD_CMD_FLAG_DF) != 0)
-		EXPECT(j->t, R(df_one_content_chunk), r->n_data + r->n_hole <= 1, "%u content chunks answer a read with DF",
-		       r->n_data + r->n_hole);
-	EXPECT(j->t, R(error_chunk_once), r->n_error <= 1, "%u chunks of type NBD_REPLY_TYPE_ERROR in one reply", r->n_error);
+		EXPECT(j->t, R(df_one_content_chunk), r->n_data + r->n_hole <= 1,
+		       "%u content chunks answer a read with DF", r->n_data + r->n_hole);
+	EXPECT(j->t, R(error_chunk_once), r->n_error <= 1, "%u chunks of type NBD_REPLY_TYPE_ERROR in one reply",
+	       r->n_error);
 }
 
 static void
@@ -331,7 +337,8 @@ recv_chunks(struct judge *j, enum requirement_id owed)
 	struct test *t = j->t;
 	struct chunk c;
 
-	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, R(structured_chunk_length), "the rest of a chunk's header");
+	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, R(structured_chunk_length),
+	               "the rest of a chunk's header");
 	c = finish_chunk(t);
 	for (;;) {
 		EXPECT_EQ(t, R(structured_chunks_same_cookie), c.cookie, j->q->cookie);
@@ -353,14 +360,15 @@ recv_simple(struct judge *j)
 
 	wire_get_simple_reply(wire(s->in.at, s->in.len), &r);
 	if (r.magic != NBD_SIMPLE_REPLY_MAGIC || !s->structured) {
-		if (r.magic == NBD_SIMPLE_REPLY_MAGIC && r.error == 0 && j->q->type == NBD_CMD_READ && r.cookie == j->q->cookie) {
+		if (r.magic == NBD_SIMPLE_REPLY_MAGIC && r.error == 0 && j->q->type == NBD_CMD_READ &&
+		    r.cookie == j->q->cookie) {
 			recv_payload(j->t, j->q->length, R(simple_reply_read_payload));
 			wire_get_simple_reply(wire(s->in.at, s->in.len), &r);
 			memcpy(j->r->data, r.data.at, j->q->length);
 		}
 	}
 	trace_received(j->t, r.magic == NBD_SIMPLE_REPLY_MAGIC ? MSG_SIMPLE_REPLY : MSG_RAW, r.cookie,
-		       (struct bytes){ s->in.at, s->in.len });
+	               (struct bytes){ s->in.at, s->in.len });
 	EXPECT_EQ(j->t, R(simple_reply_magic), r.magic, NBD_SIMPLE_REPLY_MAGIC);
 	EXPECT_EQ(j->t, R(cookie_echoed), r.cookie, j->q->cookie);
 	EXPECT(j->t, R(no_simple_reply_to_read), !s->structured || j->q->type != NBD_CMD_READ,
@@ -403,7 +411,7 @@ recv_reply(struct test *t, const struct sent *q, enum requirement_id owed)
 
 struct reply
 exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
-    enum requirement_id owed)
+         enum requirement_id owed)
 {
 	struct sent q = send_command(t, flags, type, offset, length, data);
 

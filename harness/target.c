@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 20000, STOP_MS = 3000 };
+enum { START_MS = 20000, STOP_MS = 3000, GREETING_MS = 10000 };
 
 static int64_t
 now_ms(void)
@@ -76,18 +76,16 @@ choose_via(struct target *t, const char *via, bool bracket)
 	for (size_t i = 0; via != NULL && i < sizeof(ways) / sizeof(ways[0]); i++)
 		if (strcmp(ways[i].name, via) == 0) {
 			t->via = ways[i].via;
-			return bracket && t->via != VIA_ACTIVATION ? "'[ COMMAND ]' is --via activation; other ways take -- COMMAND"
-								   : NULL;
+			return bracket && t->via != VIA_ACTIVATION
+			               ? "'[ COMMAND ]' is --via activation; other ways take -- COMMAND"
+			               : NULL;
 		}
 	if (via != NULL)
 		return "--via wants one of unix, tcp, stdio, activation";
-	t->via = bracket		 ? VIA_ACTIVATION
-		 : names(t, "{socket}")	 ? VIA_UNIX
-		 : names(t, "{port}")	 ? VIA_TCP
-					 : VIA_FORK;
+	t->via = bracket ? VIA_ACTIVATION : names(t, "{socket}") ? VIA_UNIX : names(t, "{port}") ? VIA_TCP : VIA_FORK;
 	return t->via != VIA_FORK ? NULL
-				  : "the command names neither {socket} nor {port}: put one where the server takes its "
-				    "address, or say --via stdio or --via activation";
+	                          : "the command names neither {socket} nor {port}: put one where the server takes its "
+	                            "address, or say --via stdio or --via activation";
 }
 
 const char *
@@ -159,7 +157,8 @@ end_in_words(const char *who, int status)
 	char *text;
 
 	if (WIFSIGNALED(status)) {
-		if (asprintf(&text, "%s was killed by signal %d (%s)", who, WTERMSIG(status), strsignal(WTERMSIG(status))) < 0)
+		if (asprintf(&text, "%s was killed by signal %d (%s)", who, WTERMSIG(status),
+		             strsignal(WTERMSIG(status))) < 0)
 			abort();
 	} else if (asprintf(&text, "%s ended with exit status %d", who, WEXITSTATUS(status)) < 0) {
 		abort();
@@ -174,8 +173,8 @@ make_file(struct server *s, char error[512])
 	bool ok = fd >= 0 && ftruncate(fd, (off_t)s->target->size) == 0;
 
 	if (!ok)
-		snprintf(error, 512, "cannot make an image of %llu bytes (--size) in %.200s (TMPDIR): %s", s->target->size,
-			 s->dir, strerror(errno));
+		snprintf(error, 512, "cannot make an image of %llu bytes (--size) in %.200s (TMPDIR): %s",
+		         s->target->size, s->dir, strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return ok;
@@ -203,7 +202,7 @@ run_prepare(struct server *s, char error[512])
 		end = end_in_words("it", status);
 	if (status < 0 && failed == ETIMEDOUT)
 		snprintf(error, 512, "--prepare does not end within %g s (--time-factor): %.300s",
-			 start_ms(s->target) / 1000.0, s->target->prepare);
+		         start_ms(s->target) / 1000.0, s->target->prepare);
 	else if (status != 0)
 		snprintf(error, 512, "--prepare failed, %s: %.300s", end ? end : strerror(failed), s->target->prepare);
 	free(end);
@@ -319,7 +318,7 @@ in_child(struct server *s, char **argv, int passed, int output, int report)
 		dup2(output, 1);
 	}
 	dup2(output, 2);
-	report = fcntl(report, F_DUPFD_CLOEXEC, 10);	/* out of the way of descriptor 3 */
+	report = fcntl(report, F_DUPFD_CLOEXEC, 10); /* out of the way of descriptor 3 */
 	carry_mark(s->dir);
 	if (s->target->via == VIA_ACTIVATION)
 		in_child_activation(passed);
@@ -426,10 +425,11 @@ adopt_daemon(struct server *s, char error[512])
 	int status;
 
 	if (how != PROCESS_ENDED) {
-		snprintf(error, 512, how == PROCESS_INTERRUPTED
-					     ? "interrupted"
-					     : "--daemon: the command does not end within %g s; is it one that goes into the background?",
-			 start_ms(s->target) / 1000.0);
+		snprintf(error, 512,
+		         how == PROCESS_INTERRUPTED ? "interrupted"
+		                                    : "--daemon: the command does not end within %g s; is it one that "
+		                                      "goes into the background?",
+		         start_ms(s->target) / 1000.0);
 		return false;
 	}
 	waitpid(s->pid, &status, 0);
@@ -499,7 +499,9 @@ server_ended(struct server *s, bool *by_fault)
 	s->pidfd = -1;
 	s->pid = 0;
 	*by_fault = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-	return !*by_fault && adopt(s) ? NULL : end_in_words("the server", status);
+	if (!*by_fault && (s->starting ? adopt_patiently(s) : adopt(s)))
+		return NULL;
+	return end_in_words("the server", status);
 }
 
 char *
@@ -544,8 +546,8 @@ server_stop(struct server *s)
 		close(s->pidfd);
 	if (s->dir != NULL) {
 		end_marked_children(s->dir);
-		dismiss_guard(s->guard);
 		remove_dir(s->dir);
+		dismiss_guard(s->guard, s->dir);
 	}
 	free(s->dir);
 	free(s->socket);
@@ -620,7 +622,13 @@ has_ended(const struct server *s, int ms)
 {
 	struct pollfd dead = { .fd = s->pidfd, .events = POLLIN };
 
-	return poll(&dead, 1, ms) > 0 && (s->dir == NULL || signal_marked(s->dir, 0) == 0);
+	if (poll(&dead, 1, ms) <= 0)
+		return false;
+	/* A process that is just being executed has no environment to be found by, so ask more than once. */
+	for (int pause = 1; s->dir != NULL && pause < 32; pause *= 2)
+		if (signal_marked(s->dir, 0) > 0 || poll(NULL, 0, pause) != 0)
+			return false;
+	return true;
 }
 
 static void
@@ -670,4 +678,27 @@ server_connect(const struct server *s, bool *gone, char error[512])
 		say_why(s, ms, error);
 	*gone = true;
 	return -1;
+}
+
+bool
+server_greets(const struct server *s, char error[512])
+{
+	struct pollfd p = { .events = POLLIN };
+	bool gone;
+	char byte;
+	ssize_t n;
+
+	p.fd = server_connect(s, &gone, error);
+	if (p.fd < 0)
+		return false;
+	n = poll(&p, 1, (int)(GREETING_MS * s->target->factor));
+	if (n > 0)
+		n = recv(p.fd, &byte, 1, 0);
+	else
+		errno = ETIMEDOUT;
+	if (n != 1)
+		snprintf(error, 512, "the server does not greet a new client: %s",
+		         n < 0 || p.revents == 0 ? strerror(errno) : "it closes the connection");
+	close(p.fd);
+	return n == 1;
 }

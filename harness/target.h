@@ -81,6 +81,8 @@ void server_stop(struct server *s);			/* with all its children; removes its dire
  * *gone tells that the server has ended or refuses, be it launched or at a URI.
  */
 int server_connect(const struct server *s, bool *gone, char error[512]);
+/* Does it say anything to a new client? One line in error where not. */
+bool server_greets(const struct server *s, char error[512]);
 
 /* The placeholders that a command may have, for messages. */
 #define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir}"

@@ -50,7 +50,7 @@ send_report(struct test *t, const struct report_header *head, const char *const 
 	for (size_t at = 0; at < b.len; at += (size_t)n) {
 		n = write(t->private->report_fd, b.at + at, b.len - at);
 		if (n <= 0)
-			_exit(1);	/* the runner is gone */
+			_exit(1); /* the runner is gone */
 	}
 	buf_free(&b);
 }
@@ -62,8 +62,13 @@ send_outcome(struct test *t)
 	struct outcome *o = &p->outcome;
 	const char *strings[REPORT_STRINGS] = { p->point, o->message, o->expected, o->got, o->feature };
 	struct report_header h = {
-		.type = REPORT_RESULT, .verdict = o->verdict, .requirement = o->requirement, .gone = o->gone,
-		.duration_us = now_us() - p->started_us, .trace_from = p->trace_from, .trace_to = trace_end(&p->trace),
+		.type = REPORT_RESULT,
+		.verdict = o->verdict,
+		.requirement = o->requirement,
+		.gone = o->gone,
+		.duration_us = now_us() - p->started_us,
+		.trace_from = p->trace_from,
+		.trace_to = trace_end(&p->trace),
 	};
 
 	send_report(t, &h, strings);
@@ -146,6 +151,7 @@ point_end(struct test *t)
 	struct test_private *p = t->private;
 
 	p->in_point = false;
+	p->blame = REQUIREMENT_NONE;
 	send_outcome(t);
 	free(p->point);
 	p->point = NULL;
@@ -190,6 +196,13 @@ settle(struct test *t, enum verdict v, enum requirement_id r, char *message, cha
 	*o = (struct outcome){ v, r, message, expected, got, feature, o->gone };
 }
 
+/* Within a probe everything that goes wrong breaks what the probe was for. */
+static enum requirement_id
+blamed(const struct test *t, enum requirement_id r)
+{
+	return t->private->blame != REQUIREMENT_NONE ? t->private->blame : r;
+}
+
 static enum verdict
 verdict_of(enum requirement_id r)
 {
@@ -209,6 +222,7 @@ broken(struct test *t, enum requirement_id r, const char *fmt, ...)
 {
 	va_list ap;
 
+	r = blamed(t, r);
 	va_start(ap, fmt);
 	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
@@ -218,6 +232,7 @@ broken(struct test *t, enum requirement_id r, const char *fmt, ...)
 static void
 settle_values(struct test *t, enum requirement_id r, const char *expected, const char *got)
 {
+	r = blamed(t, r);
 	settle(t, verdict_of(r), r, NULL, strdup(expected), strdup(got), NULL);
 }
 
@@ -232,7 +247,7 @@ void
 deviates(struct test *t, enum requirement_id r, const char *expected, const char *got)
 {
 	settle_values(t, r, expected, got);
-	if (verdict_of(r) == VERDICT_FAIL)
+	if (verdict_of(blamed(t, r)) == VERDICT_FAIL)
 		end_case(t);
 }
 
@@ -241,6 +256,7 @@ expect_failed(struct test *t, enum requirement_id r, const char *fmt, ...)
 {
 	va_list ap;
 
+	r = blamed(t, r);
 	va_start(ap, fmt);
 	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
@@ -270,7 +286,10 @@ expect_one_of(struct test *t, enum requirement_id r, enum name_kind kind, uint64
 			return;
 	for (size_t i = 0; i < n; i++)
 		snprintf(expected + strlen(expected), sizeof(expected) - strlen(expected), "%s%s",
-			 i == 0 ? "" : i + 1 == n ? " or " : ", ", name_text(kind, want[i], text));
+		         i == 0       ? ""
+		         : i + 1 == n ? " or "
+		                      : ", ",
+		         name_text(kind, want[i], text));
 	deviates(t, r, expected, name_text(kind, got, text));
 }
 
@@ -304,8 +323,10 @@ harness_error(struct test *t, const char *fmt, ...)
 	va_start(ap, fmt);
 	strings[REPORT_MESSAGE] = format(fmt, ap);
 	va_end(ap);
-	send_report(t, &(struct report_header){ .type = REPORT_BROKEN, .verdict = VERDICT_ERROR, .gone = t->private->outcome.gone },
-		    strings);
+	send_report(t,
+	            &(struct report_header){
+			    .type = REPORT_BROKEN, .verdict = VERDICT_ERROR, .gone = t->private->outcome.gone },
+	            strings);
 	_exit(0);
 }
 

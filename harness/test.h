@@ -40,14 +40,19 @@ struct case_def {
 	void (*run)(struct test *t);
 	const char *file;
 	int line;
+	bool bulk;				/* moves tens of megabytes, which costs as much as a hundred others */
 };
 
-#define CASE(group, ident, title_, ...)                                                                                \
+#define CASE(group, ident, title_, ...) CASE_(group, ident, title_, false, __VA_ARGS__)
+/* `nbdspec mutants` runs it only against lies that declare to break something that it cites. */
+#define CASE_BULK(group, ident, title_, ...) CASE_(group, ident, title_, true, __VA_ARGS__)
+
+#define CASE_(group, ident, title_, bulk_, ...)                                                                                \
 	static void case_##group##_##ident(struct test *t);                                                            \
 	static const struct case_def case_def_##group##_##ident = {                                                    \
 		.id = #group "/" #ident, .title = title_, .suite = SUITE_SERVER,                                       \
 		.cites = (const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE },                               \
-		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__,                                     \
+		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__, .bulk = bulk_,                                     \
 	};                                                                                                             \
 	static const struct case_def *const case_entry_##group##_##ident                                               \
 		__attribute__((used, section("nbdspec_cases"))) = &case_def_##group##_##ident;                         \

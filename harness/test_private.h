@@ -43,6 +43,7 @@ struct test_private {
 	struct session *sessions;
 	struct outcome outcome;
 	char *point;			/* NULL outside points */
+	enum requirement_id blame;	/* what a probe stands for: whatever goes wrong in it breaks this */
 	bool in_point;
 	unsigned points;
 	uint64_t started_us;

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 /* docs/trace-format.md; all big-endian. */
-#define TRACE_MAGIC UINT64_C(0x4e42445452414345)	/* "NBDTRACE" */
+#define TRACE_MAGIC   UINT64_C(0x4e42445452414345) /* "NBDTRACE" */
 #define TRACE_VERSION 1u
 enum { RECORD_FIXED = 4 + 1 + 1 + 1 + 1 + 2 + 2 + 8 + 8 + 4 };
 
@@ -69,8 +69,11 @@ trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const cha
 {
 	struct bytes data = bytes_of(text);
 
-	trace_add(t, &(struct trace_record){ .kind = kind, .direction = NO_DIRECTION, .connection = connection,
-					     .length = (uint32_t)data.len, .data = data });
+	trace_add(t, &(struct trace_record){ .kind = kind,
+	                                     .direction = NO_DIRECTION,
+	                                     .connection = connection,
+	                                     .length = (uint32_t)data.len,
+	                                     .data = data });
 }
 
 off_t

@@ -44,14 +44,14 @@ new_cookie(struct test *t)
 
 void
 send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length,
-	     const void *data)
+             const void *data)
 {
 	struct request r = { NBD_REQUEST_MAGIC, flags, type, cookie, offset, length, { NULL, 0 } };
 	struct buf b = { 0 };
 
 	wire_put_request(&b, &r);
 	session_send(t, MSG_REQUEST, cookie, (struct bytes){ b.at, b.len },
-		     (struct bytes){ data, data != NULL ? length : 0 });
+	             (struct bytes){ data, data != NULL ? length : 0 });
 	buf_free(&b);
 }
 
@@ -68,7 +68,7 @@ recv_simple_header(struct test *t, enum requirement_id owed)
 		trace_received(t, MSG_RAW, 0, (struct bytes){ s->in.at, s->in.len });
 	if (r.magic == NBD_STRUCTURED_REPLY_MAGIC)
 		broken_values(t, R(simple_reply_required), "a simple reply: structured replies were not negotiated",
-			      "a structured reply chunk");
+		              "a structured reply chunk");
 	EXPECT_EQ(t, R(simple_reply_magic), r.magic, NBD_SIMPLE_REPLY_MAGIC);
 	return r;
 }
@@ -223,7 +223,7 @@ expect_data(struct test *t, enum requirement_id r, const void *got, const void *
 
 /* ---- in step ---- */
 
-enum { PROBE_OPTION = 0x6e627370 };	/* "nbsp": no server knows it */
+enum { PROBE_OPTION = 0x6e627370 }; /* "nbsp": no server knows it */
 
 static void
 haggling_in_step(struct test *t, enum requirement_id r)
@@ -233,7 +233,7 @@ haggling_in_step(struct test *t, enum requirement_id r)
 	send_option(t, PROBE_OPTION, NULL, 0);
 	reply = recv_option_reply(t, r);
 	EXPECT_REPLY(t, r, reply.type, NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_PLATFORM, NBD_REP_ERR_INVALID,
-		     NBD_REP_ERR_TLS_REQD, NBD_REP_ERR_SHUTDOWN);
+	             NBD_REP_ERR_TLS_REQD, NBD_REP_ERR_SHUTDOWN);
 }
 
 static void
@@ -246,18 +246,16 @@ transmission_in_step(struct test *t, enum requirement_id r)
 	if (t->s->size < length)
 		length = 0;
 	if (t->s->structured) {
-		uint32_t error = do_command(t, 0, NBD_CMD_READ, 0, length, r);
-
-		EXPECT(t, r, error == 0 || length == 0, "the READ that follows is refused with error %" PRIu32, error);
+		do_command(t, 0, NBD_CMD_READ, 0, length, r);
 		return;
 	}
 	cookie = new_cookie(t);
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	reply = recv_simple_header(t, r);
 	EXPECT(t, r, reply.cookie == cookie,
-	       "the next READ's reply has cookie 0x%" PRIx64 ", not 0x%" PRIx64 ": the stream is out of step", reply.cookie,
-	       cookie);
-	EXPECT(t, r, reply.error == 0 || length == 0, "the READ that follows is refused with error %" PRIu32, reply.error);
+	       "the next READ's reply has cookie 0x%" PRIx64 ", not 0x%" PRIx64 ": the stream is out of step",
+	       reply.cookie, cookie);
+	/* An error is an answer too: without negotiated sizes a server may refuse so short a READ. */
 	if (reply.error == 0)
 		recv_payload(t, length, r);
 	trace_received(t, MSG_SIMPLE_REPLY, cookie, (struct bytes){ t->s->in.at, t->s->in.len });
@@ -275,9 +273,12 @@ expect_in_step(struct test *t, enum requirement_id r)
 void
 expect_next_client_served(struct test *t, enum requirement_id r)
 {
-	disconnect(t);
+	if (t->s != NULL)
+		disconnect(t);
 	need_connections(t);
+	t->private->blame = r;
 	enter_transmission(t);
 	transmission_in_step(t, r);
 	send_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);
+	t->private->blame = REQUIREMENT_NONE;
 }

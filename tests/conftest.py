@@ -109,22 +109,37 @@ def server(where, *words):
 
 
 @pytest.fixture
-def running(nbdspec, tmp_path):
-    """Starts a server on a Unix socket; returns its URI."""
+def running(nbdspec):
+    """Starts a server (tests/awkward_server.py) on a Unix socket; returns its URI."""
     started = []
 
-    def start(*words, where=None):
-        path = where or str(tmp_path / f"s{len(started)}")
-        p = subprocess.Popen(server(path, *words), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def start(*words):
+        path = nbdspec.cwd / f"s{len(started)}"
+        p = subprocess.Popen(server(str(path), *words), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         started.append(p)
-        if where is None:
-            until(lambda: os.path.exists(path) or p.poll() is not None)
+        until(lambda: path.exists() or p.poll() is not None)
         return f"nbd+unix:///?socket={path}"
 
     yield start
     for p in started:
         p.kill()
         p.wait()
+
+
+@pytest.fixture
+def fake(nbdspec):
+    """Starts nbdspec serve; returns the URI that it prints."""
+    started = []
+
+    def start(*args):
+        p = nbdspec.start("serve", *args)
+        started.append(p)
+        return read_until(p.stdout, "\n").strip()
+
+    yield start
+    for p in started:
+        p.terminate()
+        p.communicate(timeout=PATIENCE)
 
 
 def read_until(stream, text, seconds=PATIENCE):

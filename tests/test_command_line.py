@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -230,6 +232,31 @@ def test_reader_that_goes_away(nbdspec, running):
     script = f"'{NBDSPEC}' requirements | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     assert done.returncode in (0, 141) and done.stderr == b""
+
+
+def on_terminal(nbdspec, *args):
+    """What a person sees; colours and the line of progress aside."""
+    ours, theirs = pty.openpty()
+    nbdspec.start(*args, stdout=theirs, stderr=theirs).wait(30)
+    os.close(theirs)
+    seen = b""
+    while select.select([ours], [], [], 0)[0]:
+        try:
+            seen += os.read(ours, 65536)
+        except OSError:
+            break
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", seen.decode())
+
+
+def test_terminal(nbdspec, running):
+    """Why it failed is said once there, unless it takes more than a line; no TAP."""
+    assert "1 pass in " in on_terminal(nbdspec, "server", *ONE_CASE, running())
+    seen = on_terminal(nbdspec, "server", *ONE_CASE, "nbd+unix:///?socket=/nonexistent")
+    assert seen.count("cannot connect to /nonexistent") == 1 and "TAP" not in seen
+    seen = on_terminal(nbdspec, "server", *ONE_CASE, "--", "sh", "-c", "echo one; echo two; exit 1", "{socket}")
+    assert "; it printed:\none\ntwo\n" in seen
+    assert "nbdspec server: cannot connect" in on_terminal(nbdspec, "server", "-q", *ONE_CASE, "nbd+unix:///?socket=/nonexistent")
 
 
 # ---- reports ----

@@ -2,8 +2,11 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -11,8 +14,6 @@ import pytest
 from conftest import NBDSPEC, processes, read_until, server, until
 
 CASES = ("-c", "read/first_block", "-c", "read/last_byte")
-ORDINARY = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-FATAL = [signal.SIGKILL, signal.SIGQUIT]
 
 # A server that does well in the first case and then says that it hangs; words that hold the run at other places.
 HANGS = server("{socket}", "hanging@read:3", "hang@read:3")
@@ -26,23 +27,24 @@ HOLDS = {
     "while its command does not end": ["--daemon", "--", "sh", "-c", "sleep 1000", "{socket}"],
     "while it is prepared": ["--prepare", "sleep 1000", "--", *server("{socket}")],
     "side by side": ["-j", "3", "--", "sh", "-c", "sleep 1000", "{socket}"],
-    "deaf": ["--fresh", "--", *server("{socket}", "deaf", "hang@accept")],
+    "deaf": ["--fresh", "--", *server("{socket}", "deaf", "hanging@accept", "hang@accept")],
 }
 
 
-def held(nbdspec, *args):
+def servers(nbdspec):
+    return [line for line in processes(nbdspec.mark).values() if line.startswith((sys.executable, "sleep 1000"))]
+
+
+def held(nbdspec, *args, number=1, **kwargs):
     """Starts a run; returns once its server, or what stands for it, does."""
-    p = nbdspec.start("server", *CASES, *args)
-    until(lambda: any("sleep 1000" in line or "awkward_server" in line and "/usr/bin/env" not in line
-                      for pid, line in processes(nbdspec.mark).items() if pid != p.pid and NBDSPEC not in line))
+    p = nbdspec.start("server", *CASES, *args, **kwargs)
+    until(lambda: len(servers(nbdspec)) >= number)
     return p
 
 
-@pytest.mark.parametrize("where", HOLDS)
-@pytest.mark.parametrize("which", ORDINARY, ids=lambda s: s.name)
+@pytest.mark.parametrize("which, where", [*((signal.SIGINT, where) for where in HOLDS), (signal.SIGTERM, "in a case"),
+                                          (signal.SIGHUP, "in a case")])
 def test_interrupted(nbdspec, which, where):
-    if which != signal.SIGINT and where != "in a case":
-        pytest.skip("the same for all three")
     p = held(nbdspec, *HOLDS[where])
     p.send_signal(which)
     out, err = p.communicate(timeout=10)
@@ -77,11 +79,10 @@ def test_interrupted_of_a_uri(nbdspec, running):
 def test_interrupted_at_a_terminal(nbdspec):
     """Ctrl-C goes to the whole foreground group, the server's shell included."""
     p = held(nbdspec, *HOLDS["in a case, child of a shell"])
-    p2 = nbdspec.start("server", *CASES, *HOLDS["in a case, child of a shell"], start_new_session=True)
-    until(lambda: sum("hanging@read" in line for line in processes(nbdspec.mark).values()) >= 4)
-    os.killpg(p2.pid, signal.SIGINT)
+    group = held(nbdspec, *HOLDS["in a case, child of a shell"], number=2, start_new_session=True)
+    os.killpg(group.pid, signal.SIGINT)
     p.send_signal(signal.SIGINT)
-    for q in (p, p2):
+    for q in (p, group):
         q.communicate(timeout=10)
         assert q.returncode == 130
 
@@ -89,19 +90,19 @@ def test_interrupted_at_a_terminal(nbdspec):
 def test_second_interrupt_does_not_wait(nbdspec):
     """A server that ignores SIGTERM gets three seconds, or until one is out of patience."""
     p = held(nbdspec, *HOLDS["deaf"])
+    until(lambda: any("hanging" in f.read_text() for f in nbdspec.tmp.glob("nbdspec-*/output")))
+    begin = time.monotonic()
     p.send_signal(signal.SIGINT)
-    until(lambda: not any("read/" in line for line in processes(nbdspec.mark).values()))
+    # The run, its case, its guard: the case is ended first.
+    until(lambda: sum(line.startswith(NBDSPEC) for line in processes(nbdspec.mark).values()) == 2)
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=10)
-    assert p.returncode == 130
+    assert p.returncode == 130 and time.monotonic() < begin + 2.5
 
 
-@pytest.mark.parametrize("where", HOLDS)
-@pytest.mark.parametrize("which", FATAL, ids=lambda s: s.name)
+@pytest.mark.parametrize("which, where", [*((signal.SIGKILL, where) for where in HOLDS), (signal.SIGQUIT, "in a case")])
 def test_killed(nbdspec, which, where):
     """We can do nothing any more: a guard ends the servers and removes the directories."""
-    if which != signal.SIGKILL and where != "in a case":
-        pytest.skip("the same for both")
     p = held(nbdspec, *HOLDS[where])
     p.send_signal(which)
     p.communicate(timeout=10)  # nobody holds our standard output open
@@ -141,6 +142,22 @@ def test_descriptors(nbdspec):
         os.unlink(nbdspec.cwd / "trace")
 
 
+@pytest.mark.parametrize("number", [4, 5, 6, 7, 9, 12])
+def test_few_descriptors(nbdspec, number):
+    """A low ulimit -n: it is said, or enough; and the directory can be removed all the same."""
+    done = nbdspec("server", "-q", *CASES, "-j", "2", "--", *server("{socket}"),
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (number, number)))
+    assert done.returncode == 0 or done.returncode == 3 and "Too many open files" in done.stderr
+
+
+def test_file_size_limit(nbdspec, running):
+    """A low ulimit -f is an error like a full disk, and no death by a signal."""
+    err = nbdspec.broken("server", "-q", *CASES, "--json", "json", running(),
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+    assert err == "nbdspec server: json: the report could not be written whole: File too large\n"
+    assert not (nbdspec.cwd / "json").exists()
+
+
 def test_environment(nbdspec):
     script = "echo $LISTEN_FDS $((LISTEN_PID - $$)); exit 1"
     err = nbdspec.broken("server", "-q", "-c", "read/first_block", "[", "sh", "-c", script, "]")
@@ -148,7 +165,7 @@ def test_environment(nbdspec):
 
 
 def test_signals_are_a_programs_own(nbdspec):
-    script = "grep -E 'Sig(Blk|Ign)' /proc/$$/status; exit 1"
+    script = "while read name value; do case $name in SigBlk: | SigIgn:) echo $name $value;; esac; done </proc/$$/status; exit 1"
     err = nbdspec.broken("server", "-q", "-c", "read/first_block", "--", "sh", "-c", script, "{socket}")
     masks = {line.split()[0]: int(line.split()[1], 16) for line in err.splitlines()[1:]}
     assert masks["SigBlk:"] == 0 and masks["SigIgn:"] & 1 << signal.SIGPIPE - 1 == 0

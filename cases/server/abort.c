@@ -74,7 +74,7 @@ CASE(abort, acked_after_other_options,
      "ABORT is answered with ACK after other options, whether they were refused or answered", R(abort_acked))
 {
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT (t, "after=%s", before_text[b]) {
+		POINT(t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b);
 			send_option(t, NBD_OPT_ABORT, NULL, 0);
@@ -110,7 +110,7 @@ CASE(abort, data_is_ignored, "ABORT with data is answered with ACK all the same"
 
 	memset(data, 'a', sizeof(data));
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		POINT (t, "bytes=%u", sizes[i]) {
+		POINT(t, "bytes=%u", sizes[i]) {
 			open_fixed_newstyle(t);
 			send_option(t, NBD_OPT_ABORT, data, sizes[i]);
 			r = recv_option_reply(t, R(abort_acked));

@@ -17,8 +17,8 @@ expect_end(struct test *t, enum requirement_id closes)
 		broken(t, R(disc_no_reply), "NBD_CMD_DISC was answered");
 }
 
-CASE(disc, closes,
-     "NBD_CMD_DISC is not answered, and the server closes the connection", R(disc_closes), R(disc_no_reply))
+CASE(disc, closes, "NBD_CMD_DISC is not answered, and the server closes the connection", R(disc_closes),
+     R(disc_no_reply))
 {
 	enter_transmission(t);
 	in_step(t, R(read_returns_data));
@@ -27,17 +27,17 @@ CASE(disc, closes,
 }
 
 CASE(disc, at_once, "A client that sends NBD_CMD_DISC as its first request is let go, and the next one is served",
-     R(disc_closes_session), R(disc_no_reply), R(handshake_no_hard_disconnect))
+     R(disc_closes_session), R(disc_no_reply), R(greeting_magic))
 {
 	enter_transmission(t);
 	send_disc(t, 0, 0, 0);
 	expect_end(t, R(disc_closes_session));
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* Only what every implementation has (proto.md:2428-2433). */
-CASE(disc, session_of_baseline, "A client may connect, READ and send NBD_CMD_DISC, time after time",
-     R(baseline_disc), R(baseline_simple_replies))
+CASE(disc, session_of_baseline, "A client may connect, READ and send NBD_CMD_DISC, time after time", R(baseline_disc),
+     R(baseline_simple_replies))
 {
 	for (unsigned i = 0; i < 4; i++) {
 		if (i > 0)
@@ -51,8 +51,7 @@ CASE(disc, session_of_baseline, "A client may connect, READ and send NBD_CMD_DIS
 }
 
 /* The client breaks a MUST (proto.md:2079); what the server would be free to do then is what it has to do anyway. */
-CASE(disc, reserved_fields,
-     "NBD_CMD_DISC with an offset or a length, which are reserved, closes the connection too",
+CASE(disc, reserved_fields, "NBD_CMD_DISC with an offset or a length, which are reserved, closes the connection too",
      R(disc_closes_session), R(disc_no_reply))
 {
 	static const struct {
@@ -67,7 +66,7 @@ CASE(disc, reserved_fields,
 			in_step(t, R(read_returns_data));
 			send_disc(t, 0, fields[i].offset, fields[i].length);
 			expect_end(t, R(disc_closes_session));
-			expect_next_client_served(t, R(handshake_no_hard_disconnect));
+			expect_next_served(t);
 		}
 }
 
@@ -79,7 +78,8 @@ CASE(disc, with_fua, "NBD_CMD_DISC with NBD_CMD_FLAG_FUA, where that is advertis
 	need_flag(t, NBD_FLAG_SEND_FUA);
 	in_step(t, R(read_returns_data));
 	send_disc(t, NBD_CMD_FLAG_FUA, 0, 0);
-	EXPECT(t, R(fua_accepted), !peer_goes_on(t, R(fua_accepted)), "NBD_CMD_DISC with NBD_CMD_FLAG_FUA was answered");
+	EXPECT(t, R(fua_accepted), !peer_goes_on(t, R(fua_accepted)),
+	       "NBD_CMD_DISC with NBD_CMD_FLAG_FUA was answered");
 }
 
 /* ---- outstanding requests ---- */
@@ -87,7 +87,7 @@ CASE(disc, with_fua, "NBD_CMD_DISC with NBD_CMD_FLAG_FUA, where that is advertis
 enum { WRITES = 8 };
 
 struct fates {
-	unsigned answered, failed;	/* bit i: write i */
+	unsigned answered, failed; /* bit i: write i */
 };
 
 /* Takes what replies come until the connection ends. */
@@ -213,14 +213,14 @@ leave_rudely(struct test *t, enum goodbye how)
 		send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, length, NULL);
 	if (how == HALF_CLOSED || how == HALF_CLOSED_UNREAD)
 		shut_write(t);
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 CASE(disc, missing, "After a client that leaves without NBD_CMD_DISC, in whatever way, the next one is served",
-     R(handshake_no_hard_disconnect))
+     R(greeting_magic))
 {
 	static const char *const names[GOODBYES] = { "idle", "request-sent", "replies-unread", "half-closed",
-						     "half-closed-replies-unread" };
+		                                     "half-closed-replies-unread" };
 
 	for (enum goodbye how = 0; how < GOODBYES; how++)
 		POINT(t, "%s", names[how])

@@ -135,7 +135,7 @@ CASE(export_name, opens,
 	char text[NAME_MAX_TEXT];
 
 	for (uint32_t flags = 0; flags <= (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES); flags++)
-		POINT (t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
+		POINT(t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
 			open_newstyle(t);
 			if ((flags & ~(uint32_t)t->s->handshake_flags) != 0)
 				skip(t, name_flags(NAME_CLIENT_FLAG, flags & ~(uint32_t)t->s->handshake_flags, text),
@@ -236,12 +236,12 @@ compare_all_with(struct test *t, uint32_t option)
 {
 	static struct listed list;
 
-	POINT (t, "export=under-test")
+	POINT(t, "export=under-test")
 		compare_with(t, option, export_name(t));
 	open_fixed_newstyle(t);
 	list = list_exports(t);
 	for (unsigned i = 0; i < list.count && i < MOST_LISTED; i++)
-		POINT (t, "export=%u", i + 1)
+		POINT(t, "export=%u", i + 1)
 			compare_with(t, option, listed_name(&list, i));
 }
 
@@ -323,7 +323,7 @@ CASE(export_name, unknown_closes,
 	char text[NAME_MAX_TEXT];
 
 	for (uint32_t flags = 0; flags <= (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES); flags++)
-		POINT (t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
+		POINT(t, "flags=%s", name_flags(NAME_CLIENT_FLAG, flags, text)) {
 			bool unknown = false;
 
 			open_offered(t);
@@ -391,7 +391,7 @@ CASE(export_name, similar_names_close,
      R(handshake_no_hard_disconnect))
 {
 	for (int like = 0; like < N_LIKENESSES; like++)
-		POINT (t, "%s", likeness_text[like]) {
+		POINT(t, "%s", likeness_text[like]) {
 			struct bytes name;
 			bool unknown;
 
@@ -419,7 +419,7 @@ CASE(export_name, nul_is_no_end,
 		skip(t, "unknown names", "the server opens an export whatever the name");
 	}
 	for (int i = 0; i < 2; i++)
-		POINT (t, "bytes-behind=%d", i) {
+		POINT(t, "bytes-behind=%d", i) {
 			struct buf name = { 0 };
 
 			put_bytes(&name, known);
@@ -455,7 +455,7 @@ CASE(export_name, hostile_names,
 
 	memset(fill, 'y', sizeof(fill));
 	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
-		POINT (t, "%s", hostile[i].text) {
+		POINT(t, "%s", hostile[i].text) {
 			open_offered(t);
 			if (hostile[i].length > 0)
 				send_option(t, NBD_OPT_EXPORT_NAME, fill, hostile[i].length);
@@ -488,7 +488,7 @@ CASE(export_name, abandoned,
 
 	memset(part, 'z', sizeof(part));
 	for (size_t i = 0; i < sizeof(abandoned) / sizeof(abandoned[0]); i++)
-		POINT (t, "%s", abandoned[i].text) {
+		POINT(t, "%s", abandoned[i].text) {
 			open_offered(t);
 			send_option_header(t, NBD_OPT_EXPORT_NAME, abandoned[i].claimed);
 			if (abandoned[i].sent > 0)
@@ -568,7 +568,7 @@ CASE(export_name, after_other_options,
 	choose(t, export_name(t));
 	first = *t->s;
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT (t, "after=%s", before_text[b]) {
+		POINT(t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b, &first);
 			send_option(t, NBD_OPT_EXPORT_NAME, export_name(t).at, export_name(t).len);
@@ -582,8 +582,8 @@ CASE(export_name, after_other_options,
 }
 
 /*
- * Whoever takes other options has to say so (proto.md:1057, 1180). Refusing one with an error is not taking it, although
- * a client of this newstyle knows no replies.
+ * Whoever takes other options has to say so (proto.md:1057, 1180). Refusing one with an error is not taking it, even
+ * though a client of this newstyle knows no replies.
  */
 CASE(export_name, only_option_unless_fixed, "A server that does not set FIXED_NEWSTYLE does not carry out LIST or INFO",
      R(other_options_need_fixed))
@@ -592,7 +592,7 @@ CASE(export_name, only_option_unless_fixed, "A server that does not set FIXED_NE
 	struct option_reply r;
 
 	for (int i = 0; i < 2; i++)
-		POINT (t, "option=%s", name_of(NAME_OPTION, options[i])) {
+		POINT(t, "option=%s", name_of(NAME_OPTION, options[i])) {
 			open_offered(t);
 			if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) != 0)
 				skip(t, "not fixed newstyle", "the server sets NBD_FLAG_FIXED_NEWSTYLE");

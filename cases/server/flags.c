@@ -5,23 +5,22 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Volatile, as every variable that lives across POINT: a broken point jumps back to it. */
-#define EACH(i, array) (volatile size_t i = 0; i < sizeof(array) / sizeof((array)[0]); i++)
-
 /* ---- the field itself ---- */
 
 static uint16_t
 flags_by_info(struct test *t)
 {
 	open_fixed_newstyle(t);
-	return ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go)).export.flags;
+	return ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go))
+	        .export.flags;
 }
 
 static uint16_t
 flags_by_go(struct test *t)
 {
 	open_fixed_newstyle(t);
-	return ask_known(t, NBD_OPT_GO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go)).export.flags;
+	return ask_known(t, NBD_OPT_GO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go))
+	        .export.flags;
 }
 
 static uint16_t
@@ -57,60 +56,67 @@ static const struct way {
 	{ "oldstyle", flags_by_oldstyle },
 };
 
-#define EACH_WAY(i) EACH(i, ways) POINT(t, "%s", ways[i].name)
-
 CASE(flags, has_flags, "NBD_FLAG_HAS_FLAGS is set wherever transmission flags are told", R(has_flags_set))
 {
-	for EACH_WAY(i) {
-		uint16_t flags = ways[i].flags(t);
+	for (volatile size_t i = 0; i < COUNT(ways); i++)
+		POINT(t, "%s", ways[i].name) {
+			uint16_t flags = ways[i].flags(t);
 
-		EXPECT(t, R(has_flags_set), (flags & NBD_FLAG_HAS_FLAGS) != 0, "the transmission flags are 0x%04x", flags);
-	}
+			EXPECT(t, R(has_flags_set), (flags & NBD_FLAG_HAS_FLAGS) != 0,
+			       "the transmission flags are 0x%04x", flags);
+		}
 }
 
 /* RESIZE and BLOCK_STATUS_PAYLOAD belong to experimental extensions, which we do not negotiate (proto.md:1134, 1153). */
-CASE(flags, no_unknown_bits, "No transmission flag is set that the protocol does not define, or that belongs to an extension that was not negotiated",
+CASE(flags, no_unknown_bits,
+     "No transmission flag is set that the protocol does not define, or that belongs to an extension that was not "
+     "negotiated",
      R(unadvertised_flags_unset))
 {
-	static const uint16_t unknown = 1 << 13 | 1 << 14 | 1 << 15 | NBD_FLAG_SEND_RESIZE | NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+	static const uint16_t unknown =
+		1 << 13 | 1 << 14 | 1 << 15 | NBD_FLAG_SEND_RESIZE | NBD_FLAG_BLOCK_STATUS_PAYLOAD;
 
-	for EACH_WAY(i) {
-		uint16_t flags = ways[i].flags(t);
+	for (volatile size_t i = 0; i < COUNT(ways); i++)
+		POINT(t, "%s", ways[i].name) {
+			uint16_t flags = ways[i].flags(t);
 
-		EXPECT(t, R(unadvertised_flags_unset), (flags & unknown) == 0,
-		       "the transmission flags are 0x%04x; of these 0x%04x mean nothing here", flags, flags & unknown);
-	}
+			EXPECT(t, R(unadvertised_flags_unset), (flags & unknown) == 0,
+			       "the transmission flags are 0x%04x; of these 0x%04x mean nothing here", flags,
+			       flags & unknown);
+		}
 }
 
 CASE(flags, df_needs_structured, "NBD_FLAG_SEND_DF is clear where structured replies were not negotiated",
      R(df_flag_without_structured))
 {
-	for EACH_WAY(i) {
-		uint16_t flags = ways[i].flags(t);
+	for (volatile size_t i = 0; i < COUNT(ways); i++)
+		POINT(t, "%s", ways[i].name) {
+			uint16_t flags = ways[i].flags(t);
 
-		EXPECT(t, R(df_flag_without_structured), (flags & NBD_FLAG_SEND_DF) == 0, "the transmission flags are 0x%04x",
-		       flags);
-	}
+			EXPECT(t, R(df_flag_without_structured), (flags & NBD_FLAG_SEND_DF) == 0,
+			       "the transmission flags are 0x%04x", flags);
+		}
 }
 
 CASE(flags, fast_zero_needs_write_zeroes, "NBD_FLAG_SEND_FAST_ZERO is set only where NBD_FLAG_SEND_WRITE_ZEROES is",
      R(fast_zero_needs_write_zeroes))
 {
-	for EACH_WAY(i) {
-		uint16_t flags = ways[i].flags(t);
+	for (volatile size_t i = 0; i < COUNT(ways); i++)
+		POINT(t, "%s", ways[i].name) {
+			uint16_t flags = ways[i].flags(t);
 
-		EXPECT(t, R(fast_zero_needs_write_zeroes),
-		       (flags & NBD_FLAG_SEND_FAST_ZERO) == 0 || (flags & NBD_FLAG_SEND_WRITE_ZEROES) != 0,
-		       "the transmission flags are 0x%04x", flags);
-	}
+			EXPECT(t, R(fast_zero_needs_write_zeroes),
+			       (flags & NBD_FLAG_SEND_FAST_ZERO) == 0 || (flags & NBD_FLAG_SEND_WRITE_ZEROES) != 0,
+			       "the transmission flags are 0x%04x", flags);
+		}
 }
 
 /* Flags that are useless on a read-only export are no fault (proto.md:1098); which ones are set is worth knowing. */
 CASE(flags, choice, "The server sets the flags that it likes, NBD_FLAG_HAS_FLAGS among them: it is recorded which",
      R(supported_flags_set), R(read_only_flag_set), R(rotational_flag_set), R(has_flags_set))
 {
-	static const uint16_t of_writers = NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES |
-					   NBD_FLAG_SEND_FAST_ZERO;
+	static const uint16_t of_writers =
+		NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
 	char text[NAME_MAX_TEXT], idle[NAME_MAX_TEXT];
 	uint16_t flags;
 
@@ -119,8 +125,8 @@ CASE(flags, choice, "The server sets the flags that it likes, NBD_FLAG_HAS_FLAGS
 	EXPECT(t, R(has_flags_set), (flags & NBD_FLAG_HAS_FLAGS) != 0, "the transmission flags are 0x%04x", flags);
 	if ((flags & NBD_FLAG_READ_ONLY) != 0 && (flags & of_writers) != 0)
 		observe(t, R(read_only_flag_set), "%s, of which %s means nothing where nothing can be written",
-			name_flags(NAME_TRANSMISSION_FLAG, flags, text),
-			name_flags(NAME_TRANSMISSION_FLAG, flags & of_writers, idle));
+		        name_flags(NAME_TRANSMISSION_FLAG, flags, text),
+		        name_flags(NAME_TRANSMISSION_FLAG, flags & of_writers, idle));
 	else
 		observe(t, R(supported_flags_set), "%s", name_flags(NAME_TRANSMISSION_FLAG, flags, text));
 }
@@ -134,7 +140,9 @@ is_unsupported(uint32_t error)
 	return error == NBD_EINVAL || error == NBD_ENOTSUP;
 }
 
-CASE(flags, commands, "What a transmission flag promises is there: FLUSH, FUA, TRIM, WRITE_ZEROES and NO_HOLE are understood where they are advertised",
+CASE(flags, commands,
+     "What a transmission flag promises is there: FLUSH, FUA, TRIM, WRITE_ZEROES and NO_HOLE are understood where they "
+     "are advertised",
      R(flush_supported), R(fua_supported), R(trim_supported), R(write_zeroes_supported))
 {
 	static const struct {
@@ -147,12 +155,13 @@ CASE(flags, commands, "What a transmission flag promises is there: FLUSH, FUA, T
 		{ "READ FUA", NBD_FLAG_SEND_FUA, NBD_CMD_READ, NBD_CMD_FLAG_FUA, false, R(fua_supported) },
 		{ "WRITE FUA", NBD_FLAG_SEND_FUA, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, true, R(fua_supported) },
 		{ "TRIM", NBD_FLAG_SEND_TRIM, NBD_CMD_TRIM, 0, true, R(trim_supported) },
-		{ "WRITE_ZEROES", NBD_FLAG_SEND_WRITE_ZEROES, NBD_CMD_WRITE_ZEROES, 0, true, R(write_zeroes_supported) },
+		{ "WRITE_ZEROES", NBD_FLAG_SEND_WRITE_ZEROES, NBD_CMD_WRITE_ZEROES, 0, true,
+		  R(write_zeroes_supported) },
 		{ "NO_HOLE", NBD_FLAG_SEND_WRITE_ZEROES, NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_NO_HOLE, true,
 		  R(write_zeroes_supported) },
 	};
 
-	for EACH(i, points)
+	for (volatile size_t i = 0; i < COUNT(points); i++)
 		POINT(t, "%s", points[i].name) {
 			static uint8_t data[65536];
 			uint32_t length, error;
@@ -167,8 +176,8 @@ CASE(flags, commands, "What a transmission flag promises is there: FLUSH, FUA, T
 				error = do_write(t, points[i].flags, 0, length, data, points[i].broken);
 			else
 				error = do_command(t, points[i].flags, points[i].type, 0, length, points[i].broken);
-			EXPECT(t, points[i].broken, !is_unsupported(error), "%s, as it is advertised, gets error %" PRIu32,
-			       points[i].name, error);
+			EXPECT(t, points[i].broken, !is_unsupported(error),
+			       "%s, as it is advertised, gets error %" PRIu32, points[i].name, error);
 			expect_in_step(t, points[i].broken);
 		}
 }
@@ -198,7 +207,7 @@ need_answer(struct test *t, enum requirement_id owed)
 {
 	if (peer_goes_on(t, owed))
 		return;
-	expect_next_client_served(t, owed);
+	expect_next_client_served(t, R(transmission_no_disconnect));
 	skip(t, "unadvertised flags", "the server ends the session on a flag that it did not offer");
 }
 
@@ -213,7 +222,8 @@ zero_with_flag(struct test *t, uint16_t flag)
 }
 
 /* Who refuses a flag that nobody knows, but takes FAST_ZERO, knows FAST_ZERO, and should say so (proto.md:1142). */
-CASE(flags, fast_zero_is_told, "A server that understands NBD_CMD_FLAG_FAST_ZERO sets NBD_FLAG_SEND_FAST_ZERO", R(fast_zero_flag_set))
+CASE(flags, fast_zero_is_told, "A server that understands NBD_CMD_FLAG_FAST_ZERO sets NBD_FLAG_SEND_FAST_ZERO",
+     R(fast_zero_flag_set), R(transmission_no_disconnect))
 {
 	uint32_t error;
 
@@ -227,8 +237,10 @@ CASE(flags, fast_zero_is_told, "A server that understands NBD_CMD_FLAG_FAST_ZERO
 		skip(t, "unknown flags", "a command flag that nobody knows is not refused");
 	error = zero_with_flag(t, NBD_CMD_FLAG_FAST_ZERO);
 	EXPECT(t, R(fast_zero_flag_set), error != 0 && error != NBD_ENOTSUP,
-	       "WRITE_ZEROES with FAST_ZERO gets error %" PRIu32 ", with an unknown flag NBD_EINVAL: FAST_ZERO is understood, "
-	       "but NBD_FLAG_SEND_FAST_ZERO is clear", error);
+	       "WRITE_ZEROES with FAST_ZERO gets error %" PRIu32
+	       ", with an unknown flag NBD_EINVAL: FAST_ZERO is understood, "
+	       "but NBD_FLAG_SEND_FAST_ZERO is clear",
+	       error);
 }
 
 static uint32_t
@@ -241,8 +253,9 @@ read_with_flag(struct test *t, uint16_t flag)
 }
 
 /* The same for DF, which exists once structured replies are negotiated (proto.md:1120). */
-CASE(flags, df_is_told, "A server that understands NBD_CMD_FLAG_DF sets NBD_FLAG_SEND_DF once structured replies are negotiated",
-     R(df_flag_set))
+CASE(flags, df_is_told,
+     "A server that understands NBD_CMD_FLAG_DF sets NBD_FLAG_SEND_DF once structured replies are negotiated",
+     R(df_flag_set), R(transmission_no_disconnect))
 {
 	uint32_t error;
 
@@ -254,8 +267,10 @@ CASE(flags, df_is_told, "A server that understands NBD_CMD_FLAG_DF sets NBD_FLAG
 		skip(t, "unknown flags", "a command flag that nobody knows is not refused");
 	error = read_with_flag(t, NBD_CMD_FLAG_DF);
 	EXPECT(t, R(df_flag_set), error != 0 && error != NBD_EOVERFLOW,
-	       "READ with DF gets error %" PRIu32 ", with an unknown flag NBD_EINVAL: DF is understood, but NBD_FLAG_SEND_DF "
-	       "is clear", error);
+	       "READ with DF gets error %" PRIu32
+	       ", with an unknown flag NBD_EINVAL: DF is understood, but NBD_FLAG_SEND_DF "
+	       "is clear",
+	       error);
 }
 
 /* ---- several connections ---- */
@@ -288,7 +303,7 @@ CASE(flags, multi_conn,
 	};
 	static uint8_t want[65536], got[65536];
 
-	for EACH(i, points)
+	for (volatile size_t i = 0; i < COUNT(points); i++)
 		POINT(t, "%s", points[i].name) {
 			struct session *writer, *reader;
 			enum requirement_id r = points[i].broken;

@@ -47,15 +47,17 @@ static _Noreturn void
 refused_as_unknown(struct test *t, uint32_t option, struct bytes name, enum requirement_id owed)
 {
 	if (!bytes_equal(name, export_name(t)))
-		skip(t, "exports", "the server does not serve the export \"%.*s\" that it lists", (int)name.len, name.at);
+		skip(t, "exports", "the server does not serve the export \"%.*s\" that it lists", (int)name.len,
+		     name.at);
 	disconnect(t);
 	enter_transmission(t);
-	broken(t, owed, "NBD_OPT_%s says that there is no such export; another client was served it", option_name(option));
+	broken(t, owed, "NBD_OPT_%s says that there is no such export; another client was served it",
+	       option_name(option));
 }
 
 static void
 judge_refusal(struct test *t, uint32_t option, struct bytes name, struct requests list, uint32_t final,
-	      enum requirement_id owed)
+              enum requirement_id owed)
 {
 	switch (final) {
 	case NBD_REP_ACK:
@@ -144,8 +146,8 @@ expect_unknown(struct test *t, const struct infos *infos, struct bytes name)
 {
 	switch (infos->final) {
 	case NBD_REP_ERR_UNKNOWN:
-		EXPECT(t, R(info_unknown_no_infos), infos->count == 0,
-		       "%u NBD_REP_INFO before NBD_REP_ERR_UNKNOWN", infos->count);
+		EXPECT(t, R(info_unknown_no_infos), infos->count == 0, "%u NBD_REP_INFO before NBD_REP_ERR_UNKNOWN",
+		       infos->count);
 		break;
 	case NBD_REP_ERR_POLICY:
 	case NBD_REP_ERR_SHUTDOWN:
@@ -208,14 +210,17 @@ expect_reply_at_once(struct test *t)
 	EXPECT(t, R(info_final_reply), r.magic != NBD_OPTION_REPLY_MAGIC >> 32,
 	       "another option reply follows the NBD_REP_ACK to NBD_OPT_GO");
 	EXPECT_EQ(t, R(simple_reply_magic), r.magic, NBD_SIMPLE_REPLY_MAGIC);
-	EXPECT(t, R(go_enters_transmission), r.cookie == cookie, "the first reply does not belong to the first request");
-	EXPECT(t, R(go_enters_transmission), r.error == 0 || length == 0, "the first READ gets error %" PRIu32, r.error);
+	EXPECT(t, R(go_enters_transmission), r.cookie == cookie,
+	       "the first reply does not belong to the first request");
+	EXPECT(t, R(go_enters_transmission), r.error == 0 || length == 0, "the first READ gets error %" PRIu32,
+	       r.error);
 	if (r.error == 0)
 		recv_payload(t, length, R(go_enters_transmission));
 }
 
 CASE(go, enters_transmission,
-     "After the ACK to NBD_OPT_GO the server serves requests at once, without padding, whether or not NO_ZEROES was agreed",
+     "After the ACK to NBD_OPT_GO the server serves requests at once, without padding, whether or not NO_ZEROES was "
+     "agreed",
      R(go_enters_transmission), R(go_no_padding), R(info_final_reply))
 {
 	for (volatile uint32_t no_zeroes = 0; no_zeroes <= NBD_FLAG_C_NO_ZEROES; no_zeroes += NBD_FLAG_C_NO_ZEROES)
@@ -229,7 +234,7 @@ CASE(go, enters_transmission,
 				skip(t, "NO_ZEROES", "the server does not set NBD_FLAG_NO_ZEROES");
 			send_client_flags(t, NBD_FLAG_C_FIXED_NEWSTYLE | no_zeroes);
 			infos = ask_known(t, NBD_OPT_GO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE),
-					  R(go_enters_transmission));
+			                  R(go_enters_transmission));
 			take_go(t, &infos);
 			expect_reply_at_once(t);
 			expect_in_step(t, R(go_enters_transmission));
@@ -261,8 +266,9 @@ CASE(go, empty_list, "NBD_OPT_GO that asks for no information is served, or refu
 }
 
 /* CVE-2019-14851: an assertion of nbdkit at GO behind INFO. */
-CASE(go, next_client, "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disconnect request the next client is served",
-     R(go_enters_transmission))
+CASE(go, next_client,
+     "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disconnect request the next client is served",
+     R(go_enters_transmission), R(disc_closes), R(handshake_no_hard_disconnect))
 {
 	struct infos infos;
 
@@ -272,6 +278,7 @@ CASE(go, next_client, "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disco
 	take_go(t, &infos);
 	expect_in_step(t, R(go_enters_transmission));
 	send_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);
+	expect_disconnect(t, R(disc_closes));
 	expect_next_client_served(t, R(go_enters_transmission));
 }
 
@@ -279,7 +286,7 @@ CASE(go, next_client, "After a session with NBD_OPT_INFO, NBD_OPT_GO and a disco
 
 static void
 expect_text(struct test *t, enum requirement_id r, const char *what, const char *got, size_t got_length,
-	    const char *want, size_t want_length)
+            const char *want, size_t want_length)
 {
 	EXPECT(t, r, got_length == want_length && (got_length == 0 || memcmp(got, want, got_length) == 0),
 	       "%s is \"%s\" by INFO and \"%s\" by GO", what, want ?: "", got ?: "");
@@ -296,7 +303,7 @@ expect_same(struct test *t, enum requirement_id r, const struct infos *info, con
 	expect_number(t, r, "information of unknown types by GO", go->n_unknown, info->n_unknown);
 	expect_text(t, r, "the name", go->name, go->name_length, info->name, info->name_length);
 	expect_text(t, r, "the description", go->description, go->description_length, info->description,
-		    info->description_length);
+	            info->description_length);
 	expect_number(t, r, "the minimum block size by GO", go->block.minimum, info->block.minimum);
 	expect_number(t, r, "the preferred block size by GO", go->block.preferred, info->block.preferred);
 	expect_number(t, r, "the maximum payload size by GO", go->block.maximum, info->block.maximum);
@@ -305,7 +312,10 @@ expect_same(struct test *t, enum requirement_id r, const struct infos *info, con
 CASE(go, same_as_info, "NBD_OPT_GO that directly repeats a successful NBD_OPT_INFO gives the same set of information",
      R(info_then_go_same), R(info_then_go_may_reorder))
 {
-	const struct { const char *name; struct requests list; } points[] = {
+	const struct {
+		const char *name;
+		struct requests list;
+	} points[] = {
 		{ "none", NO_REQUESTS },
 		{ "all", ALL_REQUESTS },
 		{ "block-size", REQUESTS(NBD_INFO_BLOCK_SIZE) },
@@ -313,7 +323,7 @@ CASE(go, same_as_info, "NBD_OPT_GO that directly repeats a successful NBD_OPT_IN
 		{ "unknown", REQUESTS(NBD_INFO_DESCRIPTION, 0x1234, NBD_INFO_BLOCK_SIZE, 0xffff) },
 	};
 
-	for (volatile size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+	for (volatile size_t i = 0; i < COUNT(points); i++)
 		POINT(t, "asked=%s", points[i].name) {
 			struct infos info, go;
 
@@ -328,7 +338,8 @@ CASE(go, same_as_info, "NBD_OPT_GO that directly repeats a successful NBD_OPT_IN
 
 /* proto.md:1345-1347: here the second answer may be anything, but it is an answer. */
 CASE(go, other_parameters_than_info,
-     "NBD_OPT_GO that asks for other information than the NBD_OPT_INFO before it is answered, by success or by an error",
+     "NBD_OPT_GO that asks for other information than the NBD_OPT_INFO before it is answered, by success or by an "
+     "error",
      R(info_final_reply), R(info_then_other_go_may_differ), R(info_then_other_go_may_fail), R(go_enters_transmission))
 {
 	struct infos info, go;
@@ -338,12 +349,12 @@ CASE(go, other_parameters_than_info,
 	go = ask_info(t, NBD_OPT_GO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(info_final_reply));
 	if (is_error_reply(go.final)) {
 		observe(t, R(info_then_other_go_may_fail), "GO with other parameters than INFO is refused with %s",
-			name_of(NAME_REPLY, go.final) ?: "an error");
+		        name_of(NAME_REPLY, go.final) ?: "an error");
 	} else {
 		EXPECT(t, R(info_export_sent), go.n_export > 0, "NBD_OPT_GO was acknowledged without NBD_INFO_EXPORT");
 		if (go.export.size != info.export.size || go.export.flags != info.export.flags)
 			observe(t, R(info_then_other_go_may_differ), "GO gives size %" PRIu64 ", INFO gave %" PRIu64,
-				go.export.size, info.export.size);
+			        go.export.size, info.export.size);
 		take_go(t, &go);
 	}
 	expect_in_step(t, R(go_enters_transmission));
@@ -358,7 +369,8 @@ CASE(go, same_as_export_name, "NBD_OPT_GO tells the size and transmission flags 
 	haggle_again(t);
 	infos = ask_known(t, NBD_OPT_GO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	expect_number(t, R(info_export_same_as_export_name), "the size by GO", infos.export.size, r.size);
-	expect_number(t, R(info_export_same_as_export_name), "the transmission flags by GO", infos.export.flags, r.flags);
+	expect_number(t, R(info_export_same_as_export_name), "the transmission flags by GO", infos.export.flags,
+	              r.flags);
 	take_go(t, &infos);
 	expect_in_step(t, R(go_enters_transmission));
 }
@@ -366,7 +378,8 @@ CASE(go, same_as_export_name, "NBD_OPT_GO tells the size and transmission flags 
 /* ---- a refusal, and what comes after it ---- */
 
 /* nbdkit e60d67ee: GO for what cannot be opened ended the connection; 2f80ce12: the next GO found it still open. */
-CASE(go, after_refused_go, "A refused NBD_OPT_GO leaves the session in option haggling, and the next NBD_OPT_GO is served",
+CASE(go, after_refused_go,
+     "A refused NBD_OPT_GO leaves the session in option haggling, and the next NBD_OPT_GO is served",
      R(server_errors_unwelcome_client), R(info_unknown_export), R(baseline_info_go))
 {
 	struct infos infos;
@@ -380,8 +393,9 @@ CASE(go, after_refused_go, "A refused NBD_OPT_GO leaves the session in option ha
 	expect_in_step(t, R(go_enters_transmission));
 }
 
-CASE(go, after_info_of_unknown, "NBD_OPT_INFO of an export that does not exist does not keep NBD_OPT_GO from being served",
-     R(baseline_info_go), R(info_unknown_export), R(server_errors_unwelcome_client))
+CASE(go, after_info_of_unknown,
+     "NBD_OPT_INFO of an export that does not exist does not keep NBD_OPT_GO from being served", R(baseline_info_go),
+     R(info_unknown_export), R(server_errors_unwelcome_client))
 {
 	struct infos infos;
 
@@ -394,7 +408,8 @@ CASE(go, after_info_of_unknown, "NBD_OPT_INFO of an export that does not exist d
 }
 
 /* go-nbd: INFO of a known export, then GO of an unknown one served the known one. */
-CASE(go, unknown_after_info_of_known, "NBD_OPT_GO of an export that does not exist is refused after NBD_OPT_INFO of one that does",
+CASE(go, unknown_after_info_of_known,
+     "NBD_OPT_GO of an export that does not exist is refused after NBD_OPT_INFO of one that does",
      R(info_unknown_export))
 {
 	struct infos infos;
@@ -457,12 +472,12 @@ expect_serves(struct test *t, const struct other *other, uint64_t mine)
 		return;
 	send_request(t, 0, NBD_CMD_READ, cookie, end, length, NULL);
 	if (!peer_goes_on(t, R(go_enters_transmission)))
-		error = NBD_EINVAL;	/* we broke a MUST where the end is the other's (proto.md:881) */
+		error = NBD_EINVAL; /* we broke a MUST where the end is the other's (proto.md:881) */
 	else
 		error = recv_simple_reply(t, cookie, length, R(go_enters_transmission)).error;
 	EXPECT(t, R(go_enters_transmission), (error == 0) == (other->size > mine),
-	       "a READ at offset %" PRIu64 " %s: not the export that was chosen is served, which has %" PRIu64 " bytes", end,
-	       error == 0 ? "is carried out" : "is refused", other->size);
+	       "a READ at offset %" PRIu64 " %s: not the export that was chosen is served, which has %" PRIu64 " bytes",
+	       end, error == 0 ? "is carried out" : "is refused", other->size);
 }
 
 static void
@@ -470,14 +485,16 @@ go_to_other(struct test *t, const struct other *other, uint64_t mine)
 {
 	struct infos infos = ask_known(t, NBD_OPT_GO, other->name, REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 
-	expect_number(t, R(info_export_same_as_export_name), "the size of the chosen export", infos.export.size, other->size);
+	expect_number(t, R(info_export_same_as_export_name), "the size of the chosen export", infos.export.size,
+	              other->size);
 	expect_number(t, R(info_export_same_as_export_name), "the transmission flags of the chosen export",
-		      infos.export.flags, other->flags);
+	              infos.export.flags, other->flags);
 	take_go(t, &infos);
 	expect_serves(t, other, mine);
 }
 
-CASE(go, other_export_after_info, "NBD_OPT_INFO of one export and NBD_OPT_GO of another: the other one is told of and served",
+CASE(go, other_export_after_info,
+     "NBD_OPT_INFO of one export and NBD_OPT_GO of another: the other one is told of and served",
      R(info_export_same_as_export_name), R(go_enters_transmission))
 {
 	struct other other = need_other_export(t);
@@ -490,7 +507,8 @@ CASE(go, other_export_after_info, "NBD_OPT_INFO of one export and NBD_OPT_GO of 
 
 /* nbdkit f1ffde56: of several INFOs the first one's name was remembered. */
 CASE(go, other_export_after_several_infos,
-     "After NBD_OPT_INFO of several exports each answer, and the session that NBD_OPT_GO enters, is of the export that was named",
+     "After NBD_OPT_INFO of several exports each answer, and the session that NBD_OPT_GO enters, is of the export that "
+     "was named",
      R(info_export_same_as_export_name), R(go_enters_transmission))
 {
 	struct other other = need_other_export(t);
@@ -499,11 +517,12 @@ CASE(go, other_export_after_several_infos,
 	haggle_again(t);
 	mine = ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	infos = ask_known(t, NBD_OPT_INFO, other.name, REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
-	expect_number(t, R(info_export_same_as_export_name), "the size by the second INFO", infos.export.size, other.size);
+	expect_number(t, R(info_export_same_as_export_name), "the size by the second INFO", infos.export.size,
+	              other.size);
 	expect_number(t, R(info_export_same_as_export_name), "the transmission flags by the second INFO",
-		      infos.export.flags, other.flags);
+	              infos.export.flags, other.flags);
 	infos = ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	expect_number(t, R(info_export_same_as_export_name), "the size by the third INFO", infos.export.size,
-		      mine.export.size);
+	              mine.export.size);
 	go_to_other(t, &other, mine.export.size);
 }

@@ -7,10 +7,6 @@
 
 static const uint32_t both_options[] = { NBD_OPT_INFO, NBD_OPT_GO };
 
-/* Volatile, as every variable that lives across POINT: a broken point jumps back to it. */
-#define EACH_OPTION(o) (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
-#define EACH(i, array) (volatile size_t i = 0; i < sizeof(array) / sizeof((array)[0]); i++)
-
 /* We broke a MUST: the server may leave us (proto.md:243), but not the next client. */
 static void
 expect_served_elsewhere(struct test *t, const char *what)
@@ -37,7 +33,8 @@ CASE(info, is_known, "NBD_OPT_INFO is implemented: it tells size and transmissio
 }
 
 CASE(info, export_only, "NBD_OPT_INFO that asks for nothing gets NBD_INFO_EXPORT, 12 bytes long, and then the ACK",
-     R(info_empty_list_taken), R(info_export_sent), R(info_export_length), R(info_final_reply), R(info_may_send_unrequested))
+     R(info_empty_list_taken), R(info_export_sent), R(info_export_length), R(info_final_reply),
+     R(info_may_send_unrequested))
 {
 	struct infos infos;
 
@@ -45,7 +42,7 @@ CASE(info, export_only, "NBD_OPT_INFO that asks for nothing gets NBD_INFO_EXPORT
 	infos = ask_known(t, NBD_OPT_INFO, export_name(t), NO_REQUESTS, R(info_empty_list_taken));
 	if (infos.count > infos.n_export)
 		observe(t, R(info_may_send_unrequested), "unasked: %u NAME, %u DESCRIPTION, %u BLOCK_SIZE, %u others",
-			infos.n_name, infos.n_description, infos.n_block_size, infos.n_unknown);
+		        infos.n_name, infos.n_description, infos.n_block_size, infos.n_unknown);
 	expect_in_step(t, R(info_stays_in_haggling));
 }
 
@@ -57,7 +54,7 @@ CASE(info, export_asked_for, "NBD_OPT_INFO that asks for NBD_INFO_EXPORT by its 
 	open_fixed_newstyle(t);
 	ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	infos = ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_EXPORT, NBD_INFO_BLOCK_SIZE),
-			  R(info_export_sent));
+	                  R(info_export_sent));
 	EXPECT(t, R(info_once_each), infos.n_export == 1, "NBD_INFO_EXPORT came %u times", infos.n_export);
 	expect_in_step(t, R(info_stays_in_haggling));
 }
@@ -67,7 +64,7 @@ CASE(info, layouts, "Every information that NBD_OPT_INFO and NBD_OPT_GO send has
      R(info_reply_layout), R(info_export_length), R(info_block_size_length), R(info_go_same_format), R(info_any_order),
      R(info_may_ignore_requests))
 {
-	for EACH_OPTION(o)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
 		POINT(t, "%s", option_name(*o)) {
 			struct infos infos;
 
@@ -75,8 +72,8 @@ CASE(info, layouts, "Every information that NBD_OPT_INFO and NBD_OPT_GO send has
 			infos = ask_known(t, *o, export_name(t), ALL_REQUESTS, R(info_go_same_format));
 			if (infos.n_name == 0 || infos.n_description == 0 || infos.n_block_size == 0)
 				observe(t, R(info_may_ignore_requests), "asked for, but not sent:%s%s%s",
-					infos.n_name ? "" : " NAME", infos.n_description ? "" : " DESCRIPTION",
-					infos.n_block_size ? "" : " BLOCK_SIZE");
+				        infos.n_name ? "" : " NAME", infos.n_description ? "" : " DESCRIPTION",
+				        infos.n_block_size ? "" : " BLOCK_SIZE");
 			if (*o == NBD_OPT_GO)
 				take_go(t, &infos);
 			expect_in_step(t, R(info_final_reply));
@@ -85,13 +82,14 @@ CASE(info, layouts, "Every information that NBD_OPT_INFO and NBD_OPT_GO send has
 
 CASE(info, once_each, "No information type comes twice in an answer to NBD_OPT_INFO or NBD_OPT_GO", R(info_once_each))
 {
-	for EACH_OPTION(o)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
 		POINT(t, "%s", option_name(*o)) {
 			struct infos infos;
 
 			open_fixed_newstyle(t);
 			infos = ask_known(t, *o, export_name(t), ALL_REQUESTS, R(info_go_same_format));
-			EXPECT(t, R(info_once_each), infos.n_export <= 1, "NBD_INFO_EXPORT came %u times", infos.n_export);
+			EXPECT(t, R(info_once_each), infos.n_export <= 1, "NBD_INFO_EXPORT came %u times",
+			       infos.n_export);
 			EXPECT(t, R(info_once_each), infos.n_name <= 1, "NBD_INFO_NAME came %u times", infos.n_name);
 			EXPECT(t, R(info_once_each), infos.n_description <= 1, "NBD_INFO_DESCRIPTION came %u times",
 			       infos.n_description);
@@ -101,7 +99,8 @@ CASE(info, once_each, "No information type comes twice in an answer to NBD_OPT_I
 }
 
 /* We break proto.md:1276 here: the server may refuse, or leave, or take us by the word (nbdkit does). */
-CASE(info, asked_twice, "NBD_OPT_INFO that asks twice for the same information is answered, and the next option is understood",
+CASE(info, asked_twice,
+     "NBD_OPT_INFO that asks twice for the same information is answered, and the next option is understood",
      R(option_gets_reply), R(option_malformed_invalid), R(option_data_consumed), R(bad_option_may_close))
 {
 	struct infos infos;
@@ -109,26 +108,27 @@ CASE(info, asked_twice, "NBD_OPT_INFO that asks twice for the same information i
 	open_fixed_newstyle(t);
 	ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	send_go(t, NBD_OPT_INFO, export_name(t),
-		REQUESTS(NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME).at, 4);
+	        REQUESTS(NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME, NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME).at, 4);
 	if (!peer_goes_on(t, R(option_gets_reply))) {
 		expect_served_elsewhere(t, "an information that is asked for twice");
 		return;
 	}
 	infos = recv_infos(t, R(option_gets_reply));
 	EXPECT_REPLY(t, R(option_malformed_invalid), infos.final, NBD_REP_ACK, NBD_REP_ERR_INVALID, NBD_REP_ERR_POLICY,
-		     NBD_REP_ERR_SHUTDOWN);
+	             NBD_REP_ERR_SHUTDOWN);
 	if (infos.n_block_size > 1 || infos.n_name > 1)
 		observe(t, R(info_once_each), "what is asked for twice is sent twice");
 	expect_in_step(t, R(option_data_consumed));
 }
 
-CASE(info, stays_in_haggling, "After a successful NBD_OPT_INFO the next option is answered, another NBD_OPT_INFO among them",
+CASE(info, stays_in_haggling,
+     "After a successful NBD_OPT_INFO the next option is answered, another NBD_OPT_INFO among them",
      R(info_stays_in_haggling), R(info_final_reply))
 {
 	open_fixed_newstyle(t);
 	for (int i = 0; i < 5; i++) {
 		ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE),
-			  i == 0 ? R(baseline_info_go) : R(info_stays_in_haggling));
+		          i == 0 ? R(baseline_info_go) : R(info_stays_in_haggling));
 		expect_in_step(t, R(info_stays_in_haggling));
 	}
 }
@@ -142,7 +142,8 @@ CASE(info, same_as_export_name, "NBD_OPT_INFO tells the size and transmission fl
 	haggle_again(t);
 	infos = ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	expect_number(t, R(info_export_same_as_export_name), "the size by INFO", infos.export.size, r.size);
-	expect_number(t, R(info_export_same_as_export_name), "the transmission flags by INFO", infos.export.flags, r.flags);
+	expect_number(t, R(info_export_same_as_export_name), "the transmission flags by INFO", infos.export.flags,
+	              r.flags);
 	expect_in_step(t, R(info_stays_in_haggling));
 }
 
@@ -160,29 +161,34 @@ expect_as_if_absent(struct test *t, const struct infos *got, const struct infos 
 	EXPECT(t, r, got->n_unknown <= want->n_unknown, "an information of an unknown type came for the request");
 }
 
-CASE(info, unknown_requests, "Information requests that the server does not know are ignored, those among them that it knows are not",
+CASE(info, unknown_requests,
+     "Information requests that the server does not know are ignored, those among them that it knows are not",
      R(info_ignores_unknown_requests))
 {
 	const struct requests known = REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE);
-	const struct { const char *name; struct requests list, known; } points[] = {
+	const struct {
+		const char *name;
+		struct requests list, known;
+	} points[] = {
 		{ "4", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 4), known },
 		{ "0xffff", REQUESTS(NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 0xffff), known },
 		{ "0x8000 first", REQUESTS(0x8000, NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE), known },
-		{ "among known", REQUESTS(0xffff, NBD_INFO_NAME, 0x20, NBD_INFO_DESCRIPTION, 0x21, NBD_INFO_BLOCK_SIZE, 0x40),
-		  known },
+		{ "among known",
+		  REQUESTS(0xffff, NBD_INFO_NAME, 0x20, NBD_INFO_DESCRIPTION, 0x21, NBD_INFO_BLOCK_SIZE, 0x40), known },
 		{ "0x101 and 0x103", REQUESTS(0x101, 0x103), NO_REQUESTS },
 		{ "0x102 and 0x300", REQUESTS(0x102, NBD_INFO_BLOCK_SIZE, 0x300), REQUESTS(NBD_INFO_BLOCK_SIZE) },
 	};
 
-	for EACH_OPTION(o)
-		for EACH(i, points)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
+		for (volatile size_t i = 0; i < COUNT(points); i++)
 			POINT(t, "%s %s", option_name(*o), points[i].name) {
 				struct infos want, got;
 
 				open_fixed_newstyle(t);
 				want = ask_known(t, *o, export_name(t), points[i].known, R(baseline_info_go));
 				haggle_again(t);
-				got = ask_known(t, *o, export_name(t), points[i].list, R(info_ignores_unknown_requests));
+				got = ask_known(t, *o, export_name(t), points[i].list,
+				                R(info_ignores_unknown_requests));
 				expect_as_if_absent(t, &got, &want);
 				if (*o == NBD_OPT_GO)
 					take_go(t, &got);
@@ -212,16 +218,20 @@ ask_long_list(struct test *t, uint32_t option, unsigned n)
 	expect_in_step(t, R(option_data_consumed));
 }
 
-CASE(info, long_lists, "A list of 1000 and more information requests, all but one unknown, is served or found too big, and the next option understood",
-     R(info_ignores_unknown_requests), R(option_data_consumed), R(option_gets_reply), R(haggling_denial_of_service_close))
+CASE(info, long_lists,
+     "A list of 1000 and more information requests, all but one unknown, is served or found too big, and the next "
+     "option understood",
+     R(info_ignores_unknown_requests), R(option_data_consumed), R(option_gets_reply),
+     R(haggling_denial_of_service_close))
 {
 	static const unsigned lengths[] = { 1000, 8190, 32765, 65532 };
 
-	for EACH_OPTION(o)
-		for EACH(i, lengths)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
+		for (volatile size_t i = 0; i < COUNT(lengths); i++)
 			POINT(t, "%s requests=%u", option_name(*o), lengths[i]) {
 				open_fixed_newstyle(t);
-				ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
+				ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE),
+				          R(baseline_info_go));
 				ask_long_list(t, *o, lengths[i]);
 			}
 }
@@ -242,13 +252,14 @@ static void
 expect_canonical(struct test *t, const struct infos *asked)
 {
 	struct bytes name = { (const uint8_t *)asked->name, asked->name_length };
-	struct infos by_name = ask_info(t, NBD_OPT_INFO, name, REQUESTS(NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME), R(info_name_canonical));
+	struct infos by_name =
+		ask_info(t, NBD_OPT_INFO, name, REQUESTS(NBD_INFO_BLOCK_SIZE, NBD_INFO_NAME), R(info_name_canonical));
 
 	EXPECT_REPLY(t, R(info_name_canonical), by_name.final, NBD_REP_ACK);
 	expect_number(t, R(info_name_canonical), "the size under the name in NBD_INFO_NAME", by_name.export.size,
-		      asked->export.size);
+	              asked->export.size);
 	expect_number(t, R(info_name_canonical), "the transmission flags under the name in NBD_INFO_NAME",
-		      by_name.export.flags, asked->export.flags);
+	              by_name.export.flags, asked->export.flags);
 }
 
 CASE(info, canonical_name, "The name in NBD_INFO_NAME opens the same export, and is the one that NBD_OPT_LIST names",
@@ -270,7 +281,8 @@ CASE(info, canonical_name, "The name in NBD_INFO_NAME opens the same export, and
 		observe(t, R(info_name_may_differ), "the canonical name differs from the one that was asked for");
 	EXPECT(t, R(info_name_canonical),
 	       listed(&list, infos.name, infos.name_length) || !listed(&list, (const char *)asked.at, asked.len),
-	       "LIST names the export \"%.*s\", and not \"%s\" as NBD_INFO_NAME calls it", (int)asked.len, asked.at, infos.name);
+	       "LIST names the export \"%.*s\", and not \"%s\" as NBD_INFO_NAME calls it", (int)asked.len, asked.at,
+	       infos.name);
 }
 
 CASE(info, description_as_listed, "The text in NBD_INFO_DESCRIPTION is the one that NBD_OPT_LIST gives behind the name",
@@ -285,13 +297,14 @@ CASE(info, description_as_listed, "The text in NBD_INFO_DESCRIPTION is the one t
 	for (unsigned i = 0; i < list.count && i < 8; i++) {
 		struct bytes name = { (const uint8_t *)list.exports[i].name, list.exports[i].name_length };
 
-		infos = ask_info(t, NBD_OPT_INFO, name, REQUESTS(NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
+		infos = ask_info(t, NBD_OPT_INFO, name, REQUESTS(NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE),
+		                 R(baseline_info_go));
 		if (infos.final != NBD_REP_ACK || infos.n_description == 0 || list.exports[i].details_length == 0)
 			continue;
 		compared++;
 		EXPECT(t, R(info_description_same_as_list),
 		       infos.description_length == list.exports[i].details_length &&
-			       memcmp(infos.description, list.exports[i].details, infos.description_length) == 0,
+		               memcmp(infos.description, list.exports[i].details, infos.description_length) == 0,
 		       "export \"%s\" is described by LIST as \"%s\", by INFO as \"%s\"", list.exports[i].name,
 		       list.exports[i].details, infos.description);
 	}
@@ -365,23 +378,26 @@ expect_length_of(struct test *t, uint16_t type, enum requirement_id r)
 	}
 }
 
-CASE(info, name_length, "No answer to a request for NBD_INFO_NAME is shorter than the 2 bytes of its type", R(info_name_length))
+CASE(info, name_length, "No answer to a request for NBD_INFO_NAME is shorter than the 2 bytes of its type",
+     R(info_name_length))
 {
 	expect_length_of(t, NBD_INFO_NAME, R(info_name_length));
 }
 
-CASE(info, description_length, "No answer to a request for NBD_INFO_DESCRIPTION is shorter than the 2 bytes of its type",
+CASE(info, description_length,
+     "No answer to a request for NBD_INFO_DESCRIPTION is shorter than the 2 bytes of its type",
      R(info_description_length))
 {
 	expect_length_of(t, NBD_INFO_DESCRIPTION, R(info_description_length));
 }
 
-CASE(info, empty_name, "The empty name in NBD_OPT_INFO and NBD_OPT_GO chooses the default export, as in NBD_OPT_EXPORT_NAME",
+CASE(info, empty_name,
+     "The empty name in NBD_OPT_INFO and NBD_OPT_GO chooses the default export, as in NBD_OPT_EXPORT_NAME",
      R(info_empty_name_default))
 {
 	struct bytes empty = { (const uint8_t *)"", 0 };
 
-	for EACH_OPTION(o)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
 		POINT(t, "%s", option_name(*o)) {
 			struct export_name_reply r = by_export_name(t, empty);
 			struct infos infos;
@@ -393,7 +409,8 @@ CASE(info, empty_name, "The empty name in NBD_OPT_INFO and NBD_OPT_GO chooses th
 				skip(t, option_name(*o), "the server refuses NBD_OPT_%s", option_name(*o));
 			EXPECT_REPLY(t, R(info_empty_name_default), infos.final, NBD_REP_ACK);
 			expect_number(t, R(info_empty_name_default), "the size", infos.export.size, r.size);
-			expect_number(t, R(info_empty_name_default), "the transmission flags", infos.export.flags, r.flags);
+			expect_number(t, R(info_empty_name_default), "the transmission flags", infos.export.flags,
+			              r.flags);
 		}
 }
 
@@ -401,7 +418,7 @@ CASE(info, empty_name, "The empty name in NBD_OPT_INFO and NBD_OPT_GO chooses th
 
 struct unknown {
 	const char *label, *text;
-	size_t length;			/* 0: the text as it stands; else filled up with x */
+	size_t length; /* 0: the text as it stands; else filled up with x */
 };
 
 static struct bytes
@@ -433,12 +450,13 @@ static const struct unknown unknowns[] = {
 };
 
 CASE(info, unknown_export,
-     "NBD_OPT_INFO and NBD_OPT_GO of an export that does not exist get NBD_REP_ERR_UNKNOWN without information, whatever its name is",
+     "NBD_OPT_INFO and NBD_OPT_GO of an export that does not exist get NBD_REP_ERR_UNKNOWN without information, "
+     "whatever its name is",
      R(info_unknown_export), R(info_unknown_no_infos), R(unknown_may_be_tls_reqd), R(notls_no_tls_reqd),
      R(server_errors_unwelcome_client))
 {
-	for EACH_OPTION(o)
-		for EACH(i, unknowns)
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
+		for (volatile size_t i = 0; i < COUNT(unknowns); i++)
 			POINT(t, "%s %s", option_name(*o), unknowns[i].label) {
 				struct bytes name = unknown_name(&unknowns[i]);
 				struct infos infos;
@@ -450,7 +468,8 @@ CASE(info, unknown_export,
 			}
 }
 
-CASE(info, unknown_then_known, "NBD_OPT_INFO of an export that does not exist, and then of one that does: only the first is refused",
+CASE(info, unknown_then_known,
+     "NBD_OPT_INFO of an export that does not exist, and then of one that does: only the first is refused",
      R(info_unknown_export), R(baseline_info_go), R(info_stays_in_haggling))
 {
 	struct infos infos;
@@ -458,7 +477,8 @@ CASE(info, unknown_then_known, "NBD_OPT_INFO of an export that does not exist, a
 	need_unknown_names(t);
 	for (int i = 0; i < 3; i++) {
 		ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
-		infos = ask_info(t, NBD_OPT_INFO, unknown_export_name(), REQUESTS(NBD_INFO_BLOCK_SIZE), R(info_unknown_export));
+		infos = ask_info(t, NBD_OPT_INFO, unknown_export_name(), REQUESTS(NBD_INFO_BLOCK_SIZE),
+		                 R(info_unknown_export));
 		expect_unknown(t, &infos, unknown_export_name());
 	}
 	expect_in_step(t, R(info_stays_in_haggling));
@@ -472,10 +492,10 @@ enum { WHOLE = 1 << 30 };
 struct malformed {
 	const char *label;
 	uint32_t name_length;
-	uint32_t name_sent;		/* bytes */
+	uint32_t name_sent; /* bytes */
 	uint16_t count;
-	uint32_t infos_sent;		/* bytes */
-	uint32_t cut;			/* only so many bytes of all this, or WHOLE */
+	uint32_t infos_sent; /* bytes */
+	uint32_t cut;        /* only so many bytes of all this, or WHOLE */
 };
 
 /* CVE-2022-26495: a name length of 0xffffffff; CVE-2022-26496: more than 1024 bytes with lengths that disagree. */
@@ -538,7 +558,7 @@ send_malformed(struct test *t, uint32_t option, const struct malformed *m)
  */
 static void
 expect_refused(struct test *t, const char *label, enum requirement_id r, const uint64_t *allowed, size_t n,
-	       volatile bool *answered)
+               volatile bool *answered)
 {
 	struct infos infos;
 
@@ -555,32 +575,33 @@ expect_refused(struct test *t, const char *label, enum requirement_id r, const u
 	*answered = true;
 }
 
-enum { MOST_UNANSWERED = 2 };		/* after so many points the others would tell nothing new, and take long */
+enum { MOST_UNANSWERED = 2 }; /* after so many points the others would tell nothing new, and take long */
 
 static void
 ask_malformed(struct test *t, uint32_t option, const struct malformed *m, volatile bool *answered)
 {
 	static const uint64_t allowed[] = { NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY,
-					    NBD_REP_ERR_SHUTDOWN };
+		                            NBD_REP_ERR_SHUTDOWN };
 
 	open_fixed_newstyle(t);
 	*answered = true;
 	ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 	*answered = false;
 	send_malformed(t, option, m);
-	expect_refused(t, m->label, R(option_malformed_invalid), allowed, sizeof(allowed) / sizeof(allowed[0]), answered);
+	expect_refused(t, m->label, R(option_malformed_invalid), allowed, COUNT(allowed), answered);
 }
 
 CASE(info, malformed,
-     "NBD_OPT_INFO and NBD_OPT_GO whose lengths disagree are refused as invalid, and the next option is understood; or the session ends",
+     "NBD_OPT_INFO and NBD_OPT_GO whose lengths disagree are refused as invalid, and the next option is understood; or "
+     "the session ends",
      R(option_malformed_invalid), R(option_data_consumed), R(option_gets_reply), R(bad_option_may_close),
      R(handshake_no_hard_disconnect))
 {
 	volatile unsigned unanswered = 0;
 	volatile bool answered = false;
 
-	for EACH_OPTION(o)
-		for EACH(i, shapes) {
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
+		for (volatile size_t i = 0; i < COUNT(shapes); i++) {
 			POINT(t, "%s %s", option_name(*o), shapes[i].label)
 				ask_malformed(t, *o, &shapes[i], &answered);
 			unanswered += !answered;
@@ -592,8 +613,8 @@ CASE(info, malformed,
 /* Names that proto.md:35-38 rules out; the layout is right. nbdkit 1913af3f: what follows a NUL was ignored. */
 static const struct bad_name {
 	const char *label, *text;
-	size_t text_length, length;	/* filled up with n */
-	bool known_first;		/* the name of the export under test comes before the text */
+	size_t text_length, length; /* filled up with n */
+	bool known_first;           /* the name of the export under test comes before the text */
 } bad_names[] = {
 	{ "known and a NUL", "\0", 1, 0, true },
 	{ "known, a NUL and more", "\0junk", 5, 0, true },
@@ -623,7 +644,7 @@ static void
 ask_bad_name(struct test *t, uint32_t option, const struct bad_name *n, volatile bool *answered)
 {
 	static const uint64_t allowed[] = { NBD_REP_ERR_INVALID, NBD_REP_ERR_UNKNOWN,  NBD_REP_ERR_TOO_BIG,
-					    NBD_REP_ERR_POLICY,	 NBD_REP_ERR_SHUTDOWN, NBD_REP_ERR_TLS_REQD };
+		                            NBD_REP_ERR_POLICY,  NBD_REP_ERR_SHUTDOWN, NBD_REP_ERR_TLS_REQD };
 	struct buf b = { 0 };
 
 	*answered = true;
@@ -632,19 +653,20 @@ ask_bad_name(struct test *t, uint32_t option, const struct bad_name *n, volatile
 	put_bad_name(t, &b, n);
 	send_go(t, option, (struct bytes){ b.at, b.len }, REQUESTS(NBD_INFO_BLOCK_SIZE).at, 1);
 	buf_free(&b);
-	expect_refused(t, n->label, R(info_unknown_export), allowed, sizeof(allowed) / sizeof(allowed[0]), answered);
+	expect_refused(t, n->label, R(info_unknown_export), allowed, COUNT(allowed), answered);
 }
 
 CASE(info, bad_names,
-     "A name with a NUL, longer than 4096 bytes, or not in UTF-8 names no export: it is refused, and the next option is understood",
+     "A name with a NUL, longer than 4096 bytes, or not in UTF-8 names no export: it is refused, and the next option "
+     "is understood",
      R(info_unknown_export), R(option_data_consumed), R(option_gets_reply), R(bad_option_may_close),
      R(handshake_no_hard_disconnect))
 {
 	volatile unsigned unanswered = 0;
 	volatile bool answered = false;
 
-	for EACH_OPTION(o)
-		for EACH(i, bad_names) {
+	for (const uint32_t *volatile o = both_options; o < both_options + 2; o++)
+		for (volatile size_t i = 0; i < COUNT(bad_names); i++) {
 			POINT(t, "%s %s", option_name(*o), bad_names[i].label)
 				ask_bad_name(t, *o, &bad_names[i], &answered);
 			unanswered += !answered;

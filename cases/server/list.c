@@ -227,7 +227,7 @@ CASE(list, names_are_known_to_info, "INFO knows every name in the list", R(rep_s
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT (t, "export=%u", i + 1)
+		POINT(t, "export=%u", i + 1)
 			expect_known(t, NBD_OPT_INFO, listed_name(&list, i));
 }
 
@@ -236,7 +236,7 @@ CASE(list, names_open_by_go, "GO knows every name in the list", R(rep_server_nam
 	struct listed list = list_first(t);
 
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT (t, "export=%u", i + 1)
+		POINT(t, "export=%u", i + 1)
 			expect_known(t, NBD_OPT_GO, listed_name(&list, i));
 }
 
@@ -268,7 +268,7 @@ CASE(list, names_open_by_export_name, "EXPORT_NAME opens every name in the list"
 	if (!peer_goes_on(t, R(export_name_reply_layout)))
 		skip(t, "EXPORT_NAME", "the server does not open the export under test by NBD_OPT_EXPORT_NAME");
 	for (unsigned i = 0; i < list.count && i < MOST_OPENED; i++)
-		POINT (t, "export=%u", i + 1)
+		POINT(t, "export=%u", i + 1)
 			expect_opens(t, listed_name(&list, i));
 }
 
@@ -299,7 +299,7 @@ CASE(list, data_is_refused, "LIST with data is refused with ERR_INVALID, and the
 	for (size_t i = 0; i < sizeof(data); i++)
 		data[i] = (uint8_t)('a' + i % 26);
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-		POINT (t, "bytes=%u", sizes[i])
+		POINT(t, "bytes=%u", sizes[i])
 			list_with_data(t, data, sizes[i]);
 }
 
@@ -383,7 +383,7 @@ CASE(list, after_other_options,
 	struct listed first = list_first(t);
 
 	for (int b = 0; b < N_BEFORE; b++)
-		POINT (t, "after=%s", before_text[b]) {
+		POINT(t, "after=%s", before_text[b]) {
 			open_fixed_newstyle(t);
 			send_before(t, (enum before)b);
 			expect_as_many(t, first.count);

@@ -1,4 +1,4 @@
-/* The oldstyle handshake, where the greeting (greeting.c) is all there is: what it promises of the transmission phase. */
+/* The oldstyle handshake: what the greeting (greeting.c) promises of the transmission phase. */
 #include "harness/test.h"
 
 #include <inttypes.h>
@@ -59,7 +59,7 @@ CASE(oldstyle, size_is_not_too_small, "Behind the end that an oldstyle greeting 
 	EXPECT_ERROR(t, R(read_past_end_einval), error, NBD_EINVAL);
 }
 
-/* proto.md:788: without constraints down to a byte; a server that has some gives its size in whole blocks (proto.md:820). */
+/* proto.md:788: down to a byte; who has constraints gives the size in whole blocks (proto.md:820). */
 CASE(oldstyle, odd_end, "The bytes behind the last whole sector of an export can be read", R(default_min_block))
 {
 	uint8_t data[512];

@@ -140,7 +140,8 @@ CASE(option, unknown_is_refused, "An option that nobody knows is refused by name
 }
 
 /* proto.md:1221 */
-CASE(option, peek_export_is_unknown, "PEEK_EXPORT, which was withdrawn, is refused as unknown", R(unknown_option_unsup))
+CASE(option, peek_export_is_unknown, "PEEK_EXPORT, which was withdrawn, is refused as unknown", R(unknown_option_unsup),
+     R(next_message_parsed))
 {
 	struct option_reply r;
 
@@ -169,7 +170,8 @@ CASE(option, extended_headers_are_optional,
 }
 
 /* proto.md:1645 */
-CASE(option, refusal_has_bit_31, "The reply that refuses an option is of a type with bit 31 set", R(rep_err_bit_31))
+CASE(option, refusal_has_bit_31, "The reply that refuses an option is of a type with bit 31 set", R(rep_err_bit_31),
+     R(next_message_parsed))
 {
 	struct option_reply r;
 
@@ -548,18 +550,17 @@ CASE(option, error_text, "The text of an error is UTF-8, fit for display, short,
 /* ---- without TLS ---- */
 
 /* Servers that have TLS acknowledge it whenever it is asked for (proto.md:569, 608). */
-static struct option_reply
-starttls(struct test *t, const void *data, size_t len)
+static void
+expect_starttls_refused(struct test *t)
 {
-	struct option_reply r;
+	struct option_reply r = recv_option_reply(t, R(starttls_ack_or_error));
 
-	send_option(t, NBD_OPT_STARTTLS, data, len);
-	r = recv_option_reply(t, R(starttls_ack_or_error));
 	if (r.type == NBD_REP_ACK)
 		skip(t, "NOTLS", "the server offers TLS");
 	EXPECT(t, R(starttls_ack_or_error), is_error_reply(r.type), "STARTTLS gets a reply of type 0x%08" PRIx32,
 	       r.type);
-	return r;
+	EXPECT_REPLY(t, R(notls_starttls_errors), r.type, NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_INVALID,
+	             NBD_REP_ERR_PLATFORM, NBD_REP_ERR_SHUTDOWN);
 }
 
 /* proto.md:560-564, 1230-1234 */
@@ -567,12 +568,9 @@ CASE(option, starttls_is_refused,
      "Without TLS, STARTTLS gets an error that the text permits, and the next option is answered",
      R(notls_starttls_errors), R(starttls_ack_or_error), R(next_message_parsed))
 {
-	struct option_reply r;
-
 	open_fixed_newstyle(t);
-	r = starttls(t, NULL, 0);
-	EXPECT_REPLY(t, R(notls_starttls_errors), r.type, NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_INVALID,
-	             NBD_REP_ERR_PLATFORM, NBD_REP_ERR_SHUTDOWN);
+	send_option(t, NBD_OPT_STARTTLS, NULL, 0);
+	expect_starttls_refused(t);
 	expect_next_answered(t, R(next_message_parsed));
 }
 
@@ -580,8 +578,6 @@ CASE(option, starttls_is_refused,
 CASE(option, starttls_payload_is_skipped, "Without TLS, STARTTLS with data gets an error, and the data is skipped",
      R(notls_starttls_errors), R(starttls_ack_or_error), R(option_data_consumed), R(bad_option_may_close))
 {
-	struct option_reply r;
-
 	open_fixed_newstyle(t);
 	expect_in_step(t, R(option_gets_reply));
 	send_with_bait(t, NBD_OPT_STARTTLS);
@@ -590,13 +586,7 @@ CASE(option, starttls_payload_is_skipped, "Without TLS, STARTTLS with data gets 
 		expect_next_client_served(t, R(handshake_no_hard_disconnect));
 		return;
 	}
-	r = recv_option_reply(t, R(starttls_ack_or_error));
-	if (r.type == NBD_REP_ACK)
-		skip(t, "NOTLS", "the server offers TLS");
-	EXPECT(t, R(starttls_ack_or_error), is_error_reply(r.type), "STARTTLS gets a reply of type 0x%08" PRIx32,
-	       r.type);
-	EXPECT_REPLY(t, R(notls_starttls_errors), r.type, NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY, NBD_REP_ERR_INVALID,
-	             NBD_REP_ERR_PLATFORM, NBD_REP_ERR_SHUTDOWN);
+	expect_starttls_refused(t);
 	expect_next_answered_or_end(t, R(option_data_consumed));
 }
 
@@ -612,7 +602,8 @@ CASE(option, notls_requires_no_tls, "Having refused STARTTLS, the server answers
 	for (unsigned i = 0; i < sizeof(list) / sizeof(list[0]); i++)
 		POINT(t, "%s", name_text(NAME_OPTION, list[i], text)) {
 			open_fixed_newstyle(t);
-			starttls(t, NULL, 0);
+			send_option(t, NBD_OPT_STARTTLS, NULL, 0);
+			expect_starttls_refused(t);
 			if (list[i] == NBD_OPT_INFO || list[i] == NBD_OPT_GO)
 				send_name(t, list[i], export_name(t));
 			else
@@ -629,7 +620,8 @@ CASE(option, notls_requires_no_tls, "Having refused STARTTLS, the server answers
 CASE(option, notls_serves, "Having refused STARTTLS, the server lets the client in without it", R(baseline_notls))
 {
 	open_fixed_newstyle(t);
-	starttls(t, NULL, 0);
+	send_option(t, NBD_OPT_STARTTLS, NULL, 0);
+	expect_starttls_refused(t);
 	enter_here(t, R(baseline_notls));
 	expect_in_step(t, R(baseline_notls));
 }
@@ -706,10 +698,12 @@ take_rest_and_leave(struct test *t, uint32_t magic, uint32_t length, enum requir
 
 		recv_payload(t, 8 + (ok ? length : 0), r);
 	}
-	for (uint32_t head = 0; magic == NBD_STRUCTURED_REPLY_MAGIC && (head >> 16 & NBD_REPLY_FLAG_DONE) == 0;) {
+	for (uint32_t head = 0, n; magic == NBD_STRUCTURED_REPLY_MAGIC && (head >> 16 & NBD_REPLY_FLAG_DONE) == 0;) {
 		head = (uint32_t)recv_number(t, 4, "its flags and type", r);
 		recv_number(t, 8, "its cookie", r);
-		recv_payload(t, (uint32_t)recv_number(t, 4, "its length", r), r);
+		n = (uint32_t)recv_number(t, 4, "its length", r);
+		EXPECT(t, r, n <= length + NBD_MAX_STRING, "a chunk of the reply claims %" PRIu32 " bytes", n);
+		recv_payload(t, n, r);
 		if ((head >> 16 & NBD_REPLY_FLAG_DONE) == 0)
 			recv_number(t, 4, "the next chunk's magic", r);
 	}

@@ -11,7 +11,7 @@ CASE(read, first_block, "A READ of the first block is answered with as many byte
 	enter_transmission(t);
 	length = blocks(t, 512);
 	need_size(t, length);
-	must_read(t, 0, length, room(length), R(baseline_read_write));
+	read_served(t, 0, length, room(length), R(baseline_read_write));
 	in_step(t, R(simple_reply_read_payload));
 }
 
@@ -50,12 +50,12 @@ CASE(read, length_zero, "A READ of length 0 is answered in one way or another, w
 		r = recv_simple_reply(t, cookie, 0, R(read_reply_simple));
 		if (r.error != NBD_SUCCESS)
 			observe(t, R(read_zero_no_disconnect), "a READ of length 0 is refused with error %" PRIu32,
-				r.error);
+			        r.error);
 		if (probe(t, R(simple_reply_read_payload)))
 			return;
 	}
 	deviates(t, R(read_zero_no_disconnect), "a reply, and the connection stays", "the connection was closed");
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* ---- contents ---- */
@@ -65,9 +65,9 @@ enum { AREA = 131072 };
 static const struct {
 	uint32_t at, length;
 } parts[] = {
-	{ 0, 1 },	 { 1, 1 },	  { 1, 511 },	     { 511, 2 },     { 512, 512 },
-	{ 513, 1000 },	 { 4095, 2 },	  { 4096, 4096 },    { 0, 65536 },   { 65535, 2 },
-	{ 65536, 65536 }, { 1000, 100000 }, { 131000, 72 }, { 131071, 1 },  { 0, AREA },
+	{ 0, 1 },         { 1, 1 },         { 1, 511 },     { 511, 2 },    { 512, 512 },
+	{ 513, 1000 },    { 4095, 2 },      { 4096, 4096 }, { 0, 65536 },  { 65535, 2 },
+	{ 65536, 65536 }, { 1000, 100000 }, { 131000, 72 }, { 131071, 1 }, { 0, AREA },
 };
 
 static void
@@ -125,8 +125,8 @@ CASE(read, contents,
 			read_area(t, areas[i].place, areas[i].from_end);
 }
 
-CASE(read, last_byte, "A READ of the last byte, or the last block, of the export is served",
-     R(read_returns_data), R(simple_reply_read_payload), R(default_min_block))
+CASE(read, last_byte, "A READ of the last byte, or the last block, of the export is served", R(read_returns_data),
+     R(simple_reply_read_payload), R(default_min_block))
 {
 	uint8_t *data;
 
@@ -185,7 +185,7 @@ CASE(read, error_without_data, "The reply to a READ that fails has an error in i
 	send_request(t, 0, NBD_CMD_READ, cookie, r.offset, r.length, NULL);
 	if (!peer_goes_on(t, R(read_error_code))) {
 		deviates(t, R(read_error_code), "a reply with an error", "the connection was closed");
-		expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		expect_next_served(t);
 		return;
 	}
 	EXPECT(t, R(read_error_code), recv_simple_reply(t, cookie, r.length, R(read_error_code)).error != NBD_SUCCESS,
@@ -229,8 +229,8 @@ need_maximum(struct test *t)
 	return most / unit_of(t) * unit_of(t);
 }
 
-CASE(read, maximum_payload, "A READ as long as the advertised maximum payload size is served",
-     R(read_returns_data), R(simple_reply_read_payload))
+CASE_BULK(read, maximum_payload, "A READ as long as the advertised maximum payload size is served",
+          R(read_returns_data), R(simple_reply_read_payload))
 {
 	uint32_t most;
 
@@ -254,10 +254,11 @@ CASE(read, above_maximum_payload, "A READ longer than the advertised maximum pay
 	cookie = new_cookie(t);
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	if (!peer_goes_on(t, R(each_request_one_reply))) {
-		expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		expect_next_served(t);
 		return;
 	}
 	error = recv_simple_reply(t, cookie, length, R(each_request_one_reply)).error;
-	EXPECT(t, R(read_simple_oversize_fails), error != NBD_SUCCESS, "a READ of %" PRIu32 " bytes was served", length);
+	EXPECT(t, R(read_simple_oversize_fails), error != NBD_SUCCESS, "a READ of %" PRIu32 " bytes was served",
+	       length);
 	in_step_or_gone(t, R(read_error_no_payload));
 }

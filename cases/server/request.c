@@ -54,16 +54,39 @@ CASE(request, no_structured_replies,
 	expect_no_chunk(t, r.offset, r.length);
 }
 
+struct command {
+	const char *name;
+	uint16_t type, flag;
+	bool writes;
+};
+
+static void
+go_on_after(struct test *t, const struct command *command)
+{
+	enum requirement_id no_data =
+		command->type == NBD_CMD_CACHE ? R(cache_no_payload) : R(simple_reply_payload_only_read);
+	uint32_t length;
+	uint64_t cookie;
+
+	enter_transmission(t);
+	if (command->flag != 0)
+		need_flag(t, command->flag);
+	if (command->writes)
+		need_writable(t);
+	length = blocks(t, 4096);
+	need_range(t, 0, length);
+	cookie = new_cookie(t);
+	send_request(t, 0, command->type, cookie, 0, length, command->type == NBD_CMD_WRITE ? room(length) : NULL);
+	recv_simple_reply(t, cookie, 0, R(each_request_one_reply));
+	in_step_without(t, no_data, R(request_payload_consumed));
+}
+
 /* xapi-nbd 5368f66: after a WRITE nothing was answered any more. */
 CASE(request, after_each_command,
      "The reply to a command other than READ has no data behind it, and the next request is answered",
      R(simple_reply_payload_only_read), R(cache_no_payload), R(each_request_one_reply), R(request_payload_consumed))
 {
-	static const struct {
-		const char *name;
-		uint16_t type, flag;
-		bool writes;
-	} commands[] = {
+	static const struct command commands[] = {
 		{ "WRITE", NBD_CMD_WRITE, 0, true },
 		{ "TRIM", NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, true },
 		{ "CACHE", NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, false },
@@ -71,25 +94,8 @@ CASE(request, after_each_command,
 	};
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		POINT(t, "%s", commands[i].name) {
-			uint32_t length;
-			uint64_t cookie;
-
-			enter_transmission(t);
-			if (commands[i].flag != 0)
-				need_flag(t, commands[i].flag);
-			if (commands[i].writes)
-				need_writable(t);
-			length = blocks(t, 4096);
-			need_range(t, 0, length);
-			cookie = new_cookie(t);
-			send_request(t, 0, commands[i].type, cookie, 0, length,
-				     commands[i].type == NBD_CMD_WRITE ? room(length) : NULL);
-			recv_simple_reply(t, cookie, 0, R(each_request_one_reply));
-			in_step_without(t, commands[i].type == NBD_CMD_CACHE ? R(cache_no_payload) :
-									       R(simple_reply_payload_only_read),
-					R(request_payload_consumed));
-		}
+		POINT(t, "%s", commands[i].name)
+			go_on_after(t, &commands[i]);
 }
 
 /* ---- cookies ---- */
@@ -101,9 +107,9 @@ read_by_cookie(struct test *t, uint64_t cookie)
 	uint32_t error;
 
 	enter_transmission(t);
-	in_step(t, R(cookie_echoed));
 	length = blocks(t, 512);
 	need_size(t, length);
+	read_served(t, 0, length, room(length), R(cookie_echoed));
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	if (!peer_goes_on(t, R(cookie_opaque)))
 		broken(t, R(cookie_opaque), "the connection was closed after a READ with this cookie");
@@ -116,9 +122,20 @@ CASE(request, cookies, "Any cookie is echoed bit for bit and means nothing: zero
      R(cookie_echoed), R(cookie_opaque))
 {
 	static const uint64_t cookies[] = {
-		0, 1, UINT64_MAX, UINT64_C(1) << 63, INT64_MAX, UINT32_MAX, UINT64_C(1) << 32,
-		UINT64_C(0x0102030405060708), NBD_MAGIC, NBD_OPTION_MAGIC, NBD_OPTION_REPLY_MAGIC, NBD_CLISERV_MAGIC,
-		(uint64_t)NBD_REQUEST_MAGIC << 32, (uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32 | NBD_STRUCTURED_REPLY_MAGIC,
+		0,
+		1,
+		UINT64_MAX,
+		UINT64_C(1) << 63,
+		INT64_MAX,
+		UINT32_MAX,
+		UINT64_C(1) << 32,
+		UINT64_C(0x0102030405060708),
+		NBD_MAGIC,
+		NBD_OPTION_MAGIC,
+		NBD_OPTION_REPLY_MAGIC,
+		NBD_CLISERV_MAGIC,
+		(uint64_t)NBD_REQUEST_MAGIC << 32,
+		(uint64_t)NBD_SIMPLE_REPLY_MAGIC << 32 | NBD_STRUCTURED_REPLY_MAGIC,
 	};
 
 	for (size_t i = 0; i < sizeof(cookies) / sizeof(cookies[0]); i++)
@@ -137,6 +154,7 @@ CASE(request, cookie_used_again,
 	enter_transmission(t);
 	length = blocks(t, 512);
 	need_size(t, length);
+	read_served(t, 0, length, room(length), R(cookie_echoed));
 	cookie = new_cookie(t);
 	for (unsigned together = 1; together <= 3; together++) {
 		for (unsigned i = 0; i < together; i++)
@@ -157,11 +175,11 @@ enum { IN_FLIGHT = 64, READ_SHARE = 4, READS_MOST = 65536 };
 /* What was asked, by cookie from .first on. */
 struct flight {
 	uint64_t first;
-	uint32_t length;		/* of each READ and WRITE */
-	unsigned reads;			/* so many areas at the front are read, the others are written */
+	uint32_t length; /* of each READ and WRITE */
+	unsigned reads;  /* so many areas at the front are read, the others are written */
 	uint16_t type[IN_FLIGHT];
 	bool answered[IN_FLIGHT];
-	uint8_t *data;			/* of all areas, as it must be in the end */
+	uint8_t *data; /* of all areas, as it must be in the end */
 };
 
 /* Few enough bytes of READ that their replies fit into the socket: nobody reads them before all is sent. */
@@ -195,7 +213,7 @@ send_all_requests(struct test *t, struct flight *f)
 
 		f->first = i == 0 ? cookie : f->first;
 		send_request(t, 0, f->type[i], cookie, is_flush ? 0 : i * f->length, is_flush ? 0 : f->length,
-			     f->type[i] == NBD_CMD_WRITE ? f->data + i * f->length : NULL);
+		             f->type[i] == NBD_CMD_WRITE ? f->data + i * f->length : NULL);
 	}
 }
 
@@ -203,8 +221,8 @@ static void
 take_reply(struct test *t, struct flight *f)
 {
 	static const enum requirement_id succeeds[] = { [NBD_CMD_READ] = R(read_returns_data),
-							[NBD_CMD_WRITE] = R(write_stored),
-							[NBD_CMD_FLUSH] = R(flush_supported) };
+		                                        [NBD_CMD_WRITE] = R(write_stored),
+		                                        [NBD_CMD_FLUSH] = R(flush_supported) };
 	struct simple_reply r = recv_simple_header(t, R(each_request_one_reply));
 	uint64_t i = r.cookie - f->first;
 
@@ -216,7 +234,7 @@ take_reply(struct test *t, struct flight *f)
 	EXPECT_ERROR(t, succeeds[f->type[i]], r.error, NBD_SUCCESS);
 	if (f->type[i] == NBD_CMD_READ)
 		expect_data(t, R(read_returns_data), recv_payload(t, f->length, R(simple_reply_read_payload)).at,
-			    f->data + i * f->length, f->length, i * f->length);
+		            f->data + i * f->length, f->length, i * f->length);
 }
 
 CASE(request, many_in_flight,
@@ -242,8 +260,9 @@ static void
 encode_read(struct test *t, struct buf *b, uint32_t length, uint64_t *cookie)
 {
 	*cookie = new_cookie(t);
-	wire_put_request(b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = *cookie,
-					       .length = length });
+	wire_put_request(
+		b, &(struct request){
+			   .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = *cookie, .length = length });
 }
 
 CASE(request, dribbled,
@@ -257,6 +276,7 @@ CASE(request, dribbled,
 	enter_transmission(t);
 	length = blocks(t, 512);
 	need_size(t, length);
+	read_served(t, 0, length, room(length), R(each_request_one_reply));
 	encode_read(t, &b, length, &cookies[0]);
 	for (size_t i = 0; i < b.len; i++)
 		send_raw(t, b.at + i, 1);
@@ -277,7 +297,7 @@ CASE(request, dribbled,
 }
 
 CASE(request, header_cut_off, "After a client that leaves within the header of a request, the next one is served",
-     R(handshake_no_hard_disconnect))
+     R(greeting_magic))
 {
 	static const size_t cuts[] = { 1, 4, 6, 8, 16, 24, 27 };
 	struct request r = { .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = 512 };
@@ -289,7 +309,7 @@ CASE(request, header_cut_off, "After a client that leaves within the header of a
 			enter_transmission(t);
 			in_step(t, R(read_returns_data));
 			send_raw(t, b.at, cuts[i]);
-			expect_next_client_served(t, R(handshake_no_hard_disconnect));
+			expect_next_served(t);
 		}
 }
 
@@ -354,10 +374,10 @@ CASE(request, unknown_flag,
      R(unknown_command_flag_einval), R(request_payload_consumed), R(each_request_one_reply))
 {
 	static const struct flagged points[] = {
-		{ "READ,flags=0x40", NBD_CMD_READ, 0x40 },	{ "READ,flags=0x8000", NBD_CMD_READ, 0x8000 },
-		{ "READ,flags=0xffc0", NBD_CMD_READ, 0xffc0 },	{ "WRITE,flags=0x40", NBD_CMD_WRITE, 0x40 },
-		{ "WRITE,flags=0x100", NBD_CMD_WRITE, 0x100 },	{ "WRITE,flags=0x8000", NBD_CMD_WRITE, 0x8000 },
-		{ "FLUSH,flags=0x40", NBD_CMD_FLUSH, 0x40 },	{ "FLUSH,flags=0x8000", NBD_CMD_FLUSH, 0x8000 },
+		{ "READ,flags=0x40", NBD_CMD_READ, 0x40 },     { "READ,flags=0x8000", NBD_CMD_READ, 0x8000 },
+		{ "READ,flags=0xffc0", NBD_CMD_READ, 0xffc0 }, { "WRITE,flags=0x40", NBD_CMD_WRITE, 0x40 },
+		{ "WRITE,flags=0x100", NBD_CMD_WRITE, 0x100 }, { "WRITE,flags=0x8000", NBD_CMD_WRITE, 0x8000 },
+		{ "FLUSH,flags=0x40", NBD_CMD_FLUSH, 0x40 },   { "FLUSH,flags=0x8000", NBD_CMD_FLUSH, 0x8000 },
 	};
 
 	for (size_t i = 0; i < sizeof(points) / sizeof(points[0]); i++)
@@ -409,11 +429,36 @@ CASE(request, flag_that_may_be_ignored,
 			error = expect_refusal(t, cookie, length, REQUIREMENT_NONE, 0, 0);
 			if (error == GONE)
 				continue;
-			in_step_or_gone(t, error == NBD_SUCCESS ? R(each_request_one_reply) :
-								  R(simple_reply_no_payload_on_error));
+			in_step_or_gone(t, error == NBD_SUCCESS ? R(each_request_one_reply)
+			                                        : R(simple_reply_no_payload_on_error));
 			if (error == NBD_SUCCESS)
 				observe(t, R(violation_may_close), "the flag is ignored");
 		}
+}
+
+static void
+send_unadvertised(struct test *t, const struct command *command)
+{
+	bool is_status = command->type == NBD_CMD_BLOCK_STATUS;
+	uint32_t length, error;
+	uint64_t cookie;
+
+	enter_transmission(t);
+	if ((t->s->flags & command->flag) != 0)
+		skip(t, "an unadvertised command", "the export advertises %s", command->name);
+	if (command->writes)
+		need_writable(t);
+	length = command->type == NBD_CMD_FLUSH ? 0 : blocks(t, 4096);
+	need_range(t, 0, length);
+	in_step(t, R(read_returns_data));
+	cookie = new_cookie(t);
+	send_request(t, 0, command->type, cookie, 0, length, NULL);
+	error = expect_refusal(t, cookie, 0, is_status ? R(status_without_context_einval) : REQUIREMENT_NONE,
+	                       is_status ? NBD_EINVAL : 0, 0);
+	if (error == GONE || !in_step_or_gone(t, R(request_payload_consumed)))
+		return;
+	if (error == NBD_SUCCESS)
+		observe(t, R(supported_flags_set), "%s is served although it is not advertised", command->name);
 }
 
 /*
@@ -424,11 +469,7 @@ CASE(request, unadvertised_command,
      "A command that was not advertised is answered once, no data is taken for it, and the next one is served",
      R(each_request_one_reply), R(request_payload_consumed), R(status_without_context_einval))
 {
-	static const struct {
-		const char *name;
-		uint16_t type, flag;
-		bool writes;
-	} commands[] = {
+	static const struct command commands[] = {
 		{ "FLUSH", NBD_CMD_FLUSH, NBD_FLAG_SEND_FLUSH, false },
 		{ "TRIM", NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, true },
 		{ "CACHE", NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, false },
@@ -437,27 +478,8 @@ CASE(request, unadvertised_command,
 	};
 
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		POINT(t, "%s", commands[i].name) {
-			bool is_status = commands[i].type == NBD_CMD_BLOCK_STATUS;
-			enum requirement_id should = is_status ? R(status_without_context_einval) : REQUIREMENT_NONE;
-			uint32_t length, error;
-			uint64_t cookie;
-
-			enter_transmission(t);
-			if ((t->s->flags & commands[i].flag) != 0)
-				skip(t, "an unadvertised command", "the export advertises %s", commands[i].name);
-			if (commands[i].writes)
-				need_writable(t);
-			length = commands[i].type == NBD_CMD_FLUSH ? 0 : blocks(t, 4096);
-			need_range(t, 0, length);
-			in_step(t, R(read_returns_data));
-			cookie = new_cookie(t);
-			send_request(t, 0, commands[i].type, cookie, 0, length, NULL);
-			error = expect_refusal(t, cookie, 0, should, is_status ? NBD_EINVAL : 0, 0);
-			if (error != GONE && in_step_or_gone(t, R(request_payload_consumed)) && error == NBD_SUCCESS)
-				observe(t, R(supported_flags_set), "%s is served although it is not advertised",
-					commands[i].name);
-		}
+		POINT(t, "%s", commands[i].name)
+			send_unadvertised(t, &commands[i]);
 }
 
 /* ---- errors ---- */
@@ -510,7 +532,7 @@ CASE(request, errors_are_of_the_list,
  */
 CASE(request, bad_magic,
      "A request with a wrong magic is refused or ends the connection; it stalls nothing and harms no other client",
-     R(each_request_one_reply), R(handshake_no_hard_disconnect))
+     R(each_request_one_reply), R(greeting_magic))
 {
 	static const uint32_t magics[] = { 0, UINT32_MAX, NBD_REQUEST_MAGIC + 1, NBD_SIMPLE_REPLY_MAGIC, 0x13956025 };
 
@@ -520,12 +542,14 @@ CASE(request, bad_magic,
 
 			enter_transmission(t);
 			in_step(t, R(read_returns_data));
-			wire_put_request(&b, &(struct request){ .magic = magics[i], .type = NBD_CMD_READ,
-								.cookie = new_cookie(t), .length = blocks(t, 512) });
+			wire_put_request(&b, &(struct request){ .magic = magics[i],
+			                                        .type = NBD_CMD_READ,
+			                                        .cookie = new_cookie(t),
+			                                        .length = blocks(t, 512) });
 			send_raw(t, b.at, b.len);
 			send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, blocks(t, 512), NULL);
 			if (peer_goes_on(t, R(each_request_one_reply)))
 				recv_simple_header(t, R(each_request_one_reply));
-			expect_next_client_served(t, R(handshake_no_hard_disconnect));
+			expect_next_served(t);
 		}
 }

@@ -86,6 +86,9 @@ void fill_bait(struct test *t, uint8_t *data, size_t len);
 /* ---- connections ---- */
 
 void leave(struct test *t);			/* NBD_CMD_DISC; returns when the connection has ended */
+/* Closes the current connection; the next client, too, is greeted and gets into transmission. */
+void enter_next(struct test *t);
+void expect_next_served(struct test *t);	/* and may READ; it then leaves */
 /*
  * A further connection, in transmission, beside the current one. Where the server serves one at a time that is
  * recorded, and false (or the case ends).

@@ -41,19 +41,31 @@ write_at(struct test *t, int64_t place, uint32_t length)
 	write_within(t, offset, length, R(write_stored));
 }
 
-CASE(write, stored,
-     "A WRITE stores its data at just its offset and length: the bytes around it stay as they were",
+CASE(write, stored, "A WRITE stores its data at just its offset and length: the bytes around it stay as they were",
      R(write_stored), R(request_payload_consumed), R(default_min_block))
 {
 	static const struct {
-		int64_t offset;		/* from the end where it is negative */
+		int64_t offset; /* from the end where it is negative */
 		uint32_t length;
 	} writes[] = {
-		{ 0, 1 },	     { 0, 512 },	 { 1, 511 },		  { 511, 2 },
-		{ 512, 512 },	     { 4095, 4098 },	 { 4096, 4096 },	  { 8191, 1 },
-		{ 4096, 65536 },     { 65537, 131072 },	 { 65536, 1 << 20 },	  { 3 << 20, 4096 },
-		{ (5 << 20) + 1, 3000 }, { -1, 1 },	 { -512, 512 },		  { -4096, 4096 },
-		{ -65536, 65536 },   { -70000, 70000 },
+		{ 0, 1 },
+		{ 0, 512 },
+		{ 1, 511 },
+		{ 511, 2 },
+		{ 512, 512 },
+		{ 4095, 4098 },
+		{ 4096, 4096 },
+		{ 8191, 1 },
+		{ 4096, 65536 },
+		{ 65537, 131072 },
+		{ 65536, 1 << 20 },
+		{ 3 << 20, 4096 },
+		{ (5 << 20) + 1, 3000 },
+		{ -1, 1 },
+		{ -512, 512 },
+		{ -4096, 4096 },
+		{ -65536, 65536 },
+		{ -70000, 70000 },
 	};
 
 	for (size_t i = 0; i < sizeof(writes) / sizeof(writes[0]); i++)
@@ -65,9 +77,16 @@ CASE(write, far_offsets, "A WRITE far into the export is stored there, whatever 
      R(write_stored))
 {
 	static const uint64_t offsets[] = {
-		(1 << 20) - 4096,  (8 << 20) + 4096,	(16 << 20) - 4096,	(17 << 20) + 4096,
-		(32 << 20) - 4096, (48 << 20) + 65536,	(UINT64_C(1) << 31) - 4096, (UINT64_C(1) << 32) - 4096,
-		(UINT64_C(1) << 32) + 65536, (UINT64_C(1) << 41) + 65536,
+		(1 << 20) - 4096,
+		(8 << 20) + 4096,
+		(16 << 20) - 4096,
+		(17 << 20) + 4096,
+		(32 << 20) - 4096,
+		(48 << 20) + 65536,
+		(UINT64_C(1) << 31) - 4096,
+		(UINT64_C(1) << 32) - 4096,
+		(UINT64_C(1) << 32) + 65536,
+		(UINT64_C(1) << 41) + 65536,
 	};
 
 	for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++)
@@ -76,8 +95,7 @@ CASE(write, far_offsets, "A WRITE far into the export is stored there, whatever 
 }
 
 /* Each marks its place, so that one that lands elsewhere is missed in one place and found in another. */
-CASE(write, many_places, "Writes all over the export each stay where they were written",
-     R(write_stored))
+CASE(write, many_places, "Writes all over the export each stay where they were written", R(write_stored))
 {
 	enum { PLACES = 48 };
 	uint32_t length;
@@ -100,9 +118,9 @@ CASE(write, many_places, "Writes all over the export each stay where they were w
 	}
 }
 
-CASE(write, thirty_two_mebibytes,
-     "A WRITE of 32 MiB, or of the advertised maximum below that, is stored from end to end",
-     R(write_stored), R(default_max_payload))
+CASE_BULK(write, thirty_two_mebibytes,
+          "A WRITE of 32 MiB, or of the advertised maximum below that, is stored from end to end", R(write_stored),
+          R(default_max_payload))
 {
 	enum requirement_id r;
 	uint32_t length;
@@ -120,7 +138,7 @@ CASE(write, overlapping, "Of writes that overlap, each sent once the one before 
      R(write_stored))
 {
 	static const uint8_t from_to[][2] = { { 0, 8 }, { 2, 6 }, { 3, 8 }, { 0, 1 },
-					      { 5, 7 }, { 6, 7 }, { 1, 3 }, { 4, 5 } };
+		                              { 5, 7 }, { 6, 7 }, { 1, 3 }, { 4, 5 } };
 	uint32_t unit;
 	uint8_t *data;
 
@@ -138,8 +156,8 @@ CASE(write, overlapping, "Of writes that overlap, each sent once the one before 
 	expect_stored(t, 0, data, 8 * unit, R(write_stored));
 }
 
-CASE(write, dribbled, "A WRITE whose payload comes in many small pieces is stored like any other",
-     R(write_stored), R(request_payload_consumed))
+CASE(write, dribbled, "A WRITE whose payload comes in many small pieces is stored like any other", R(write_stored),
+     R(request_payload_consumed))
 {
 	uint32_t length, at = 0;
 	uint64_t cookie;
@@ -236,8 +254,7 @@ expect_kept(struct test *t, const uint8_t *data, uint32_t length)
 }
 
 CASE(write, kept_for_the_next_client,
-     "What one client has written, the next one reads, unless each has a disk of its own",
-     R(write_stored))
+     "What one client has written, the next one reads, unless each has a disk of its own", R(write_stored))
 {
 	uint32_t length;
 	uint8_t *data;
@@ -281,15 +298,14 @@ vanish_in_write(struct test *t, uint32_t sent_units)
 	fill_pattern(data + unit, sent_units * unit, unit, 10);
 	send_request(t, 0, NBD_CMD_WRITE, new_cookie(t), range.offset, range.length, NULL);
 	send_raw(t, data + unit, sent_units * unit);
-	disconnect(t);
-	enter_transmission(t);
+	enter_next(t);
 	expect_altered_within(t, 0, old, data, length, range, R(write_stored));
-	in_step(t, R(handshake_no_hard_disconnect));
+	in_step(t, R(each_request_one_reply));
 }
 
 CASE(write, client_vanishes,
      "When a client has vanished within the payload of a WRITE, other data is as it was, and the next one is served",
-     R(write_stored), R(handshake_no_hard_disconnect))
+     R(write_stored), R(greeting_magic))
 {
 	POINT(t, "before-the-payload")
 		vanish_in_write(t, 0);
@@ -313,35 +329,34 @@ CASE(write, length_zero, "A WRITE of length 0 is answered in one way or another,
 		r = recv_simple_reply(t, cookie, 0, R(simple_reply_required));
 		if (r.error != NBD_SUCCESS)
 			observe(t, R(write_zero_no_disconnect), "a WRITE of length 0 is refused with error %" PRIu32,
-				r.error);
+			        r.error);
 		if (probe(t, R(request_payload_consumed)))
 			return;
 	}
 	deviates(t, R(write_zero_no_disconnect), "a reply, and the connection stays", "the connection was closed");
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /*
  * A client may not mean it: the server may wait for the rest, or leave at once (proto.md:846). What counts is that
  * nobody else notices.
  */
-CASE(write, header_of_4_gigabytes,
-     "After a client that announced a WRITE of 4 GiB, and left, the next one is served",
-     R(handshake_no_hard_disconnect), R(payload_denial_of_service_close))
+CASE(write, header_of_4_gigabytes, "After a client that announced a WRITE of 4 GiB, and left, the next one is served",
+     R(greeting_magic), R(payload_denial_of_service_close))
 {
 	enter_transmission(t);
 	need_writable(t);
 	in_step(t, R(read_returns_data));
 	send_request(t, 0, NBD_CMD_WRITE, new_cookie(t), 0, UINT32_MAX / unit_of(t) * unit_of(t), NULL);
 	send_raw(t, room(65536), 65536);
-	expect_next_client_served(t, R(handshake_no_hard_disconnect));
+	expect_next_served(t);
 }
 
 /* An area whose contents are known, and a WRITE of bait, which in part or wholly does not belong there. */
 struct attempt {
-	uint64_t area;			/* offset, bytes */
-	uint32_t length;		/* of the area */
-	struct range range;		/* of the WRITE */
+	uint64_t area;      /* offset, bytes */
+	uint32_t length;    /* of the area */
+	struct range range; /* of the WRITE */
 	uint8_t *old, *written, *bait;
 };
 
@@ -426,8 +441,7 @@ write_unaligned(struct test *t, unsigned kind)
 	attempt_write(t, &a, R(unaligned_einval), NBD_EINVAL, 0);
 }
 
-CASE(write, unaligned,
-     "A WRITE off the advertised minimum block size gets NBD_EINVAL, and nothing else is altered",
+CASE(write, unaligned, "A WRITE off the advertised minimum block size gets NBD_EINVAL, and nothing else is altered",
      R(unaligned_einval), R(request_payload_consumed), R(write_stored))
 {
 	for (unsigned kind = 0; kind < UNALIGNED_KINDS; kind++)
@@ -436,9 +450,9 @@ CASE(write, unaligned,
 }
 
 /* proto.md:849: up to 32 MiB nobody should call it an attack, though it may be refused. */
-CASE(write, above_maximum_payload,
-     "A WRITE above the advertised maximum payload size is answered, and its payload taken",
-     R(server_takes_32_mebibytes), R(request_payload_consumed))
+CASE_BULK(write, above_maximum_payload,
+          "A WRITE above the advertised maximum payload size is answered, and its payload taken",
+          R(server_takes_32_mebibytes), R(request_payload_consumed))
 {
 	enum { PIECE = 1 << 18 };
 	enum requirement_id should;

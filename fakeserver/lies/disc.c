@@ -34,7 +34,7 @@ DISC_LIE(disc_with_fua_unknown, BREAKS(R(fua_accepted)),
          "NBD_CMD_DISC with NBD_CMD_FLAG_FUA is refused as an unknown command",
          (m->request.flags & NBD_CMD_FLAG_FUA) != 0, m->request.type = UINT16_MAX)
 
-DISC_PROCESS_LIE(disc_dies, BREAKS(R(handshake_no_hard_disconnect)), "NBD_CMD_DISC ends the server", m->die = true)
+DISC_PROCESS_LIE(disc_dies, BREAKS(R(greeting_magic)), "NBD_CMD_DISC ends the server", m->die = true)
 DISC_PROCESS_LIE(disc_closes_all, BREAKS(R(transmission_no_disconnect)),
                  "NBD_CMD_DISC closes the other connections too", m->close_all = true)
 
@@ -53,15 +53,14 @@ LIE(disc_aborts_outstanding, ON_DISK, BREAKS(R(disc_handles_outstanding)),
 
 /* ---- without NBD_CMD_DISC ---- */
 
-LIE(leaving_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
-    "the server aborts when a client leaves without NBD_CMD_DISC")
+LIE(leaving_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "the server aborts when a client leaves without NBD_CMD_DISC")
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && LIE_NOW)
 		m->die = true;
 }
 
 /* nbdkit 9d82aa4f: the peer hangs up with replies queued. */
-LIE(leaving_with_replies_queued_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
+LIE(leaving_with_replies_queued_dies, ON_PROCESS, BREAKS(R(greeting_magic)),
     "the server aborts when a client leaves before it has read its replies")
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->output.len > 0 && LIE_NOW)

@@ -26,29 +26,30 @@ flags_in(struct outgoing *m)
 	}
 
 /* go-nbd did not set it. */
-FLAGS_LIE(flags_has_flags_clear, has_flags_set, "leaves NBD_FLAG_HAS_FLAGS clear", *flags &= (uint16_t)~NBD_FLAG_HAS_FLAGS)
+FLAGS_LIE(flags_has_flags_clear, has_flags_set, "leaves NBD_FLAG_HAS_FLAGS clear",
+          *flags &= (uint16_t)~NBD_FLAG_HAS_FLAGS)
 FLAGS_LIE(flags_0, has_flags_set, "sets no transmission flag", *flags = 0)
 FLAGS_LIE(flags_minus_1, has_flags_set, "tells transmission flags that are less by one", (*flags)--)
 FLAGS_LIE(flags_all_ones, unadvertised_flags_unset, "sets every transmission flag", *flags = UINT16_MAX)
 FLAGS_LIE(flags_swapped, unadvertised_flags_unset, "tells the transmission flags in little-endian",
-	  *flags = __builtin_bswap16(*flags))
+          *flags = __builtin_bswap16(*flags))
 FLAGS_LIE(flags_bit_13, unadvertised_flags_unset, "sets transmission flag 13", *flags |= 1 << 13)
 FLAGS_LIE(flags_bit_15, unadvertised_flags_unset, "sets transmission flag 15", *flags |= 1 << 15)
 FLAGS_LIE(flags_resize, unadvertised_flags_unset, "sets NBD_FLAG_SEND_RESIZE", *flags |= NBD_FLAG_SEND_RESIZE)
 FLAGS_LIE(flags_block_status_payload, unadvertised_flags_unset,
-	  "sets NBD_FLAG_BLOCK_STATUS_PAYLOAD, although extended headers were not negotiated",
-	  *flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD)
+          "sets NBD_FLAG_BLOCK_STATUS_PAYLOAD, although extended headers were not negotiated",
+          *flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD)
 FLAGS_LIE(flags_df_unstructured, df_flag_without_structured,
-	  "sets NBD_FLAG_SEND_DF, although structured replies were not negotiated", *flags |= NBD_FLAG_SEND_DF)
+          "sets NBD_FLAG_SEND_DF, although structured replies were not negotiated", *flags |= NBD_FLAG_SEND_DF)
 FLAGS_LIE(flags_fast_zero_alone, fast_zero_needs_write_zeroes,
-	  "sets NBD_FLAG_SEND_FAST_ZERO without NBD_FLAG_SEND_WRITE_ZEROES",
-	  *flags = (uint16_t)((*flags | NBD_FLAG_SEND_FAST_ZERO) & ~NBD_FLAG_SEND_WRITE_ZEROES))
+          "sets NBD_FLAG_SEND_FAST_ZERO without NBD_FLAG_SEND_WRITE_ZEROES",
+          *flags = (uint16_t)((*flags | NBD_FLAG_SEND_FAST_ZERO) & ~NBD_FLAG_SEND_WRITE_ZEROES))
 FLAGS_LIE(flags_fast_zero_untold, fast_zero_flag_set, "understands FAST_ZERO, and leaves NBD_FLAG_SEND_FAST_ZERO clear",
-	  *flags &= (uint16_t)~NBD_FLAG_SEND_FAST_ZERO)
+          *flags &= (uint16_t)~NBD_FLAG_SEND_FAST_ZERO)
 FLAGS_LIE(flags_df_untold, df_flag_set, "understands DF, and leaves NBD_FLAG_SEND_DF clear",
-	  *flags &= (uint16_t)~NBD_FLAG_SEND_DF)
+          *flags &= (uint16_t)~NBD_FLAG_SEND_DF)
 FLAGS_LIE(flags_read_only_writes, read_only_errors_writes, "sets NBD_FLAG_READ_ONLY, and carries out WRITEs",
-	  *flags |= NBD_FLAG_READ_ONLY)
+          *flags |= NBD_FLAG_READ_ONLY)
 
 LIE(flags_of_export_name_differ, ON_OUTGOING, BREAKS(R(info_export_same_as_export_name)),
     "advertises NBD_FLAG_ROTATIONAL by NBD_OPT_EXPORT_NAME only")
@@ -76,32 +77,33 @@ LIE(flags_of_info_differ, ON_OUTGOING, BREAKS(R(info_export_same_as_export_name)
 	}
 
 /* SPDK c3f628f1: FLUSH was advertised where nothing below could do it. */
-COMMAND_LIE(flags_flush_unsupported, flush_supported, "advertises FLUSH, and answers it with NBD_EINVAL", m->type == NBD_CMD_FLUSH,
-	    NBD_EINVAL)
-COMMAND_LIE(flags_flush_enotsup, flush_supported, "advertises FLUSH, and answers it with NBD_ENOTSUP", m->type == NBD_CMD_FLUSH,
-	    NBD_ENOTSUP)
+COMMAND_LIE(flags_flush_unsupported, flush_supported, "advertises FLUSH, and answers it with NBD_EINVAL",
+            m->type == NBD_CMD_FLUSH, NBD_EINVAL)
+COMMAND_LIE(flags_flush_enotsup, flush_supported, "advertises FLUSH, and answers it with NBD_ENOTSUP",
+            m->type == NBD_CMD_FLUSH, NBD_ENOTSUP)
 /* nbdkit, oldstyle: the flags were told, but not kept. */
 COMMAND_LIE(flags_fua_unsupported, fua_supported, "advertises FUA, and answers commands that have it with NBD_EINVAL",
-	    (m->flags & NBD_CMD_FLAG_FUA) != 0, NBD_EINVAL)
+            (m->flags & NBD_CMD_FLAG_FUA) != 0, NBD_EINVAL)
 COMMAND_LIE(flags_read_fua_unsupported, fua_supported, "advertises FUA, and answers a READ that has it with NBD_EINVAL",
-	    m->type == NBD_CMD_READ && (m->flags & NBD_CMD_FLAG_FUA) != 0, NBD_EINVAL)
-COMMAND_LIE(flags_trim_unsupported, trim_supported, "advertises TRIM, and answers it with NBD_EINVAL", m->type == NBD_CMD_TRIM,
-	    NBD_EINVAL)
-COMMAND_LIE(flags_write_zeroes_unsupported, write_zeroes_supported, "advertises WRITE_ZEROES, and answers it with NBD_EINVAL",
-	    m->type == NBD_CMD_WRITE_ZEROES, NBD_EINVAL)
-COMMAND_LIE(flags_no_hole_unsupported, write_zeroes_supported, "advertises WRITE_ZEROES, and answers NO_HOLE with NBD_EINVAL",
-	    m->type == NBD_CMD_WRITE_ZEROES && (m->flags & NBD_CMD_FLAG_NO_HOLE) != 0, NBD_EINVAL)
+            m->type == NBD_CMD_READ && (m->flags & NBD_CMD_FLAG_FUA) != 0, NBD_EINVAL)
+COMMAND_LIE(flags_trim_unsupported, trim_supported, "advertises TRIM, and answers it with NBD_EINVAL",
+            m->type == NBD_CMD_TRIM, NBD_EINVAL)
+COMMAND_LIE(flags_write_zeroes_unsupported, write_zeroes_supported,
+            "advertises WRITE_ZEROES, and answers it with NBD_EINVAL", m->type == NBD_CMD_WRITE_ZEROES, NBD_EINVAL)
+COMMAND_LIE(flags_no_hole_unsupported, write_zeroes_supported,
+            "advertises WRITE_ZEROES, and answers NO_HOLE with NBD_EINVAL",
+            m->type == NBD_CMD_WRITE_ZEROES && (m->flags & NBD_CMD_FLAG_NO_HOLE) != 0, NBD_EINVAL)
 
 /* nbdkit 1.32.5: an assertion, where a client sets FAST_ZERO that was not advertised. */
-LIE(flags_fast_zero_untold_dies, ON_OUTGOING, BREAKS(R(handshake_no_hard_disconnect), R(write_zeroes_supported)),
+LIE(flags_fast_zero_untold_dies, ON_OUTGOING, BREAKS(R(transmission_no_disconnect)),
     "leaves NBD_FLAG_SEND_FAST_ZERO clear, and dies of a WRITE_ZEROES with FAST_ZERO")
 {
 	uint16_t *flags = flags_in(m);
 
 	if (flags != NULL && LIE_NOW)
 		*flags &= (uint16_t)~NBD_FLAG_SEND_FAST_ZERO;
-	if (m->request != NULL && m->request->type == NBD_CMD_WRITE_ZEROES && (m->request->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 &&
-	    LIE_NOW)
+	if (m->request != NULL && m->request->type == NBD_CMD_WRITE_ZEROES &&
+	    (m->request->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && LIE_NOW)
 		abort();
 }
 

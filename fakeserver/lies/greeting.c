@@ -216,7 +216,8 @@ CLIENT_FLAGS_LIE(
 LIE(tls_demanded_in_newstyle, ON_OUTGOING, BREAKS(R(notls_without_fixed_newstyle)),
     "options get NBD_REP_ERR_TLS_REQD although NBD_FLAG_C_FIXED_NEWSTYLE is not set")
 {
-	fake_config_of(c->server)->knob[KNOB_fixed_newstyle_unasked] = true;
+	if (m->kind == MSG_GREETING && LIE_NOW)
+		fake_config_of(c->server)->knob[KNOB_fixed_newstyle_unasked] = true;
 	if (m->kind == MSG_OPTION_REPLY && m->final && m->option != NBD_OPT_STARTTLS && LIE_NOW)
 		m->reply.type = NBD_REP_ERR_TLS_REQD;
 }
@@ -224,7 +225,8 @@ LIE(tls_demanded_in_newstyle, ON_OUTGOING, BREAKS(R(notls_without_fixed_newstyle
 LIE(starttls_in_newstyle, ON_OUTGOING, BREAKS(R(notls_without_fixed_newstyle)),
     "NBD_OPT_STARTTLS gets NBD_REP_ACK although NBD_FLAG_C_FIXED_NEWSTYLE is not set")
 {
-	fake_config_of(c->server)->knob[KNOB_fixed_newstyle_unasked] = true;
+	if (m->kind == MSG_GREETING && LIE_NOW)
+		fake_config_of(c->server)->knob[KNOB_fixed_newstyle_unasked] = true;
 	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_STARTTLS && LIE_NOW)
 		m->reply.type = NBD_REP_ACK;
 }

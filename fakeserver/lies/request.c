@@ -26,8 +26,7 @@ REPLY_LIE(reply_magic_ones, BREAKS(R(simple_reply_magic)), "all ones instead of 
           m->simple.magic = UINT32_MAX)
 REPLY_LIE(reply_magic_of_request, BREAKS(R(simple_reply_magic)), "replies begin with the magic of requests",
           m->simple.magic = NBD_REQUEST_MAGIC)
-REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic)),
-          "simple replies in little-endian byte order", m->swap = true)
+REPLY_LIE(reply_swapped, BREAKS(R(simple_reply_magic)), "simple replies in little-endian byte order", m->swap = true)
 REPLY_LIE(reply_magic_of_structured, BREAKS(R(simple_reply_required), R(structured_reply_needs_negotiation)),
           "simple replies begin with the magic of structured ones", m->simple.magic = NBD_STRUCTURED_REPLY_MAGIC)
 
@@ -82,7 +81,7 @@ ERROR_LIE(error_closes, BREAKS(R(unknown_command_einval), R(unknown_command_flag
           "instead of an error the client gets a closed connection", m->drop = true;
           m->after = AFTER_CLOSE)
 ERROR_LIE(error_dropped, BREAKS(R(each_request_one_reply)), "a request that is refused gets no reply", m->drop = true)
-REPLY_LIE(error_for_success, BREAKS(R(baseline_read_write), R(cookie_opaque), R(write_stored), R(read_returns_data)),
+REPLY_LIE(error_for_success, BREAKS(R(baseline_read_write), R(write_stored), R(read_returns_data)),
           "what was done is reported as NBD_EIO", m->simple.error = NBD_EIO;
           m->simple.data.len = 0)
 
@@ -211,7 +210,7 @@ LIE(unknown_command_ignored, ON_INCOMING, BREAKS(R(each_request_one_reply)), "an
 		m->ignore = true;
 }
 
-LIE(unknown_command_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)), "an unknown command aborts the server")
+LIE(unknown_command_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "an unknown command aborts the server")
 {
 	if (m->moment == PROCESS_INCOMING && m->request != NULL && is_unknown(m->request) && LIE_NOW)
 		m->die = true;
@@ -320,14 +319,13 @@ LIE(bad_request_magic_stalls, ON_INCOMING, BREAKS(R(each_request_one_reply)),
 }
 
 /* xapi-nbd ea82add: one client that misbehaves stops the server. */
-LIE(bad_request_magic_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
-    "a wrong request magic aborts the server")
+LIE(bad_request_magic_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "a wrong request magic aborts the server")
 {
 	if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->magic != NBD_REQUEST_MAGIC && LIE_NOW)
 		m->die = true;
 }
 
-LIE(cut_request_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
+LIE(cut_request_dies, ON_PROCESS, BREAKS(R(greeting_magic)),
     "the server aborts when a client leaves in the middle of a request")
 {
 	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->input.len > 0 && LIE_NOW)

@@ -163,8 +163,7 @@ WRITE_INCOMING_LIE(write_past_end_unread, BREAKS(R(request_payload_consumed)),
                    is_past_end(c, m->request.offset, m->request.length), m->consumed = REQUEST_SIZE)
 
 /* CVE-2022-26495's shape, in transmission: what is announced is believed. */
-LIE(huge_write_dies, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
-    "a WRITE that announces 4 GiB aborts the server")
+LIE(huge_write_dies, ON_PROCESS, BREAKS(R(greeting_magic)), "a WRITE that announces 4 GiB aborts the server")
 {
 	if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->type == NBD_CMD_WRITE &&
 	    m->request->length > 1u << 31 && LIE_NOW)
