@@ -1,4 +1,6 @@
 /* nbdspec serve: the fake server by hand. */
+#include "fakeserver/control.h"
+#include "fakeserver/disk.h"
 #include "fakeserver/lie.h"
 #include "fakeserver/listen.h"
 #include "fakeserver/server.h"
@@ -30,6 +32,10 @@ enum option_id {
 	OPT_SEED,
 	OPT_ONCE,
 	OPT_TRACE,
+	OPT_LOG,
+	OPT_CONTROL,
+	OPT_GRACE,
+	OPT_MEMORY_LIMIT,
 	OPT_RUN,
 	OPT_VERBOSE,
 	OPT_LIST_LIES,
@@ -41,7 +47,8 @@ static const struct cli_option options[] = {
 	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one",
 	  OPT_TCP, false },
 	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
-	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,min=,pref=,max=,read-only", OPT_EXPORT, true },
+	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only", OPT_EXPORT,
+	  true },
 	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
 	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
 	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE,
@@ -50,6 +57,12 @@ static const struct cli_option options[] = {
 	{ "seed", 0, "N", "for all that is chosen at random (default: 1)", OPT_SEED, false },
 	{ "once", '1', NULL, "stop when a connection has ended", OPT_ONCE, false },
 	{ "trace", 0, "FILE", "record every message", OPT_TRACE, false },
+	{ "log", 0, "FILE", "write every message as a line of JSON", OPT_LOG, false },
+	{ "control", 'c', "SOCKET", "take requests on a Unix socket: status, flags, disconnect, shutdown …",
+	  OPT_CONTROL, false },
+	{ "grace", 0, "MS", "how long a shutdown waits for the clients (default: 1000)", OPT_GRACE, false },
+	{ "memory-limit", 0, "SIZE", "how much the disks may take (default: 8G); then writes get ENOSPC",
+	  OPT_MEMORY_LIMIT, false },
 	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
 	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
@@ -62,10 +75,13 @@ struct serve {
 	struct cli *cli;
 	struct fake_config config;
 	struct fake_server *server;
-	const char *unix_path, *tcp, *size, *run, *trace_path;
+	const char *unix_path, *tcp, *size, *run, *trace_path, *log_path, *control_path;
 	bool stdio, list_lies, list_knobs;
 	int activated; /* descriptors that systemd, or who plays it, hands over */
 	struct trace trace;
+	unsigned long grace_ms;
+	struct control *control;
+	bool made_control;
 	char *private_dir; /* removed at the end */
 	char *unixsocket;  /* likewise, if we made it */
 	bool made_socket;
@@ -151,6 +167,19 @@ read_option(struct serve *q, int id, const char *value)
 		break;
 	case OPT_TRACE:
 		q->trace_path = value;
+		break;
+	case OPT_LOG:
+		q->log_path = value;
+		break;
+	case OPT_CONTROL:
+		q->control_path = value;
+		break;
+	case OPT_GRACE:
+		return cli_number(q->cli, "--grace", value, 0, INT32_MAX, &q->grace_ms) ? 0 : STATUS_USAGE;
+	case OPT_MEMORY_LIMIT:
+		if (!size_parse(value, &bytes))
+			return cli_usage_error(q->cli, "--memory-limit %s: want bytes, or with k, M, G, T, P", value);
+		disk_limit_memory(bytes);
 		break;
 	case OPT_RUN:
 		q->run = value;
@@ -379,18 +408,32 @@ start_child(struct serve *q)
 	return 0;
 }
 
-/* Waits for one signal; one that is meant for us goes to the command, too. */
-static void
+/* Waits for one signal and returns it, or 0; one that is meant for us goes to the command, too. */
+static int
 take_signal(struct serve *q)
 {
 	struct signalfd_siginfo info;
 
-	if (read(q->signals, &info, sizeof(info)) != (ssize_t)sizeof(info) || q->child <= 0)
-		return;
-	if (info.ssi_signo == SIGCHLD && waitpid(q->child, &q->child_status, WNOHANG) == q->child)
+	if (read(q->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return 0;
+	if (q->child > 0 && info.ssi_signo == SIGCHLD && waitpid(q->child, &q->child_status, WNOHANG) == q->child)
 		q->child = 0;
-	else if (info.ssi_signo != SIGCHLD)
+	else if (q->child > 0 && info.ssi_signo != SIGCHLD)
 		kill(q->child, (int)info.ssi_signo);
+	return (int)info.ssi_signo;
+}
+
+/* The first SIGTERM lets the clients come to an end; another one, a SIGINT, or the command's own end does not. */
+static void
+on_signal(void *arg)
+{
+	struct serve *q = arg;
+	int sig = take_signal(q);
+
+	if (sig == SIGTERM && !fake_count(q->server).shutting_down)
+		fake_shutdown(q->server, (unsigned)q->grace_ms);
+	else if (sig == SIGINT || sig == SIGTERM || (q->run != NULL && q->child == 0))
+		fake_stop(q->server);
 }
 
 static int
@@ -399,7 +442,7 @@ exit_status(int wait_status)
 	return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
 }
 
-/* The server stops at the first signal, or by itself; the command is waited for in either case. */
+/* The server stops after a signal, or by itself; the command is waited for in either case. */
 static int
 serve_until_done(struct serve *q)
 {
@@ -410,8 +453,10 @@ serve_until_done(struct serve *q)
 	else if (q->uri != NULL)
 		printf("%s\n", q->uri);
 	fflush(stdout);
-	if (status == 0 && fake_run(q->server, q->signals) < 0)
+	if (status == 0 && (fake_watch(q->server, q->signals, on_signal, q) < 0 || fake_run(q->server, -1) < 0))
 		status = cli_broken(q->cli, "%s", strerror(errno));
+	control_free(q->control);
+	q->control = NULL;
 	fake_free(q->server);
 	q->server = NULL;
 	while (q->child > 0)
@@ -436,6 +481,34 @@ open_trace(struct serve *q)
 }
 
 static int
+open_log(struct serve *q)
+{
+	if (q->log_path == NULL)
+		return 0;
+	q->config.events = fopen(q->log_path, "we");
+	return q->config.events != NULL ? 0 : cli_broken(q->cli, "--log %s: %s", q->log_path, strerror(errno));
+}
+
+static int
+open_control(struct serve *q)
+{
+	char error[LISTEN_MAX_ERROR];
+	int fd;
+
+	if (q->control_path == NULL)
+		return 0;
+	if (strlen(q->control_path) > LISTEN_MAX_PATH)
+		return cli_usage_error(q->cli, "--control %s: the path of a socket has at most %d bytes",
+		                       q->control_path, LISTEN_MAX_PATH);
+	fd = listen_on_unix(q->control_path, error);
+	if (fd < 0)
+		return cli_broken(q->cli, "--control: %s", error);
+	q->made_control = true;
+	q->control = control_new(q->server, fd, (unsigned)q->grace_ms);
+	return q->control != NULL ? 0 : cli_broken(q->cli, "--control: %s", strerror(errno));
+}
+
+static int
 serve(struct serve *q)
 {
 	int status;
@@ -446,6 +519,8 @@ serve(struct serve *q)
 	if (q->activated > 0 && q->run != NULL)
 		return cli_usage_error(q->cli, "--run does not go with LISTEN_FDS");
 	status = open_trace(q);
+	if (status == 0)
+		status = open_log(q);
 	if (status != 0)
 		return status;
 	if (!block_signals(q))
@@ -453,14 +528,21 @@ serve(struct serve *q)
 	q->server = fake_new(&q->config);
 	if (q->server == NULL)
 		return cli_broken(q->cli, "%s", strerror(errno));
-	status = start_listening(q);
+	status = open_control(q);
+	if (status == 0)
+		status = start_listening(q);
 	return status != 0 ? status : serve_until_done(q);
 }
 
 static void
 clean_up(struct serve *q)
 {
+	control_free(q->control);
 	fake_free(q->server);
+	if (q->config.events != NULL)
+		fclose(q->config.events);
+	if (q->made_control)
+		unlink(q->control_path);
 	if (q->made_socket)
 		unlink(q->unixsocket);
 	if (q->private_dir != NULL)
@@ -483,7 +565,7 @@ clean_up(struct serve *q)
 static int
 run_serve(struct cli *cli)
 {
-	struct serve q = { .cli = cli, .config.seed = 1, .trace.fd = -1, .signals = -1 };
+	struct serve q = { .cli = cli, .config.seed = 1, .trace.fd = -1, .signals = -1, .grace_ms = 1000 };
 	int status = read_command_line(&q);
 
 	if (status == 0)

@@ -104,6 +104,26 @@ parse_flags(char *text, uint16_t *flags)
 	return *flags != 0;
 }
 
+/* "base:allocation+x-nbdspec:dirty", or "none". */
+static bool
+parse_contexts(char *text, unsigned *contexts)
+{
+	char *state, *name;
+	int i;
+
+	*contexts = 0;
+	if (strcmp(text, "none") == 0)
+		return true;
+	for (name = strtok_r(text, "+", &state); name != NULL; name = strtok_r(NULL, "+", &state)) {
+		for (i = 0; i < N_META_CONTEXTS && strcmp(meta_context_name((enum meta_context)i), name) != 0; i++)
+			;
+		if (i == N_META_CONTEXTS)
+			return false;
+		*contexts |= 1u << i;
+	}
+	return *contexts != 0;
+}
+
 struct export_text {
 	struct fake_export *e;
 	bool read_only, has_flags;
@@ -145,6 +165,8 @@ set_export(struct export_text *t, const char *key, char *value)
 		t->has_flags = true;
 		return parse_flags(value, &e->flags) ? NULL
 		                                     : "names joined by '+' (SEND_FLUSH+SEND_FUA), none, or a number";
+	} else if (strcmp(key, "contexts") == 0) {
+		return parse_contexts(value, &e->contexts) ? NULL : "names joined by '+' (base:allocation), or none";
 	} else if (strcmp(key, "min") == 0 || strcmp(key, "pref") == 0 || strcmp(key, "max") == 0) {
 		if (!parse_size(value, UINT32_MAX, &n))
 			return "bytes, below 4G";
@@ -186,6 +208,27 @@ complete_block(struct fake_export *e)
 	if (e->size % b->minimum != 0)
 		return "size is a multiple of min";
 	return NULL;
+}
+
+bool
+export_change_flag(struct fake_export *e, const char *change, char error[256])
+{
+	uint16_t flags = e->flags;
+	uint64_t value;
+
+	if ((change[0] != '+' && change[0] != '-') || !name_value(NAME_TRANSMISSION_FLAG, change + 1, &value) ||
+	    (value & ~(uint64_t)flags_known) != 0) {
+		snprintf(error, 256, "'%.60s': want + or - and a flag (+SEND_FLUSH)", change);
+		return false;
+	}
+	flags = (uint16_t)(change[0] == '+' ? flags | value : flags & ~value);
+	if ((flags & NBD_FLAG_HAS_FLAGS) == 0 ||
+	    ((flags & NBD_FLAG_SEND_FAST_ZERO) != 0 && (flags & NBD_FLAG_SEND_WRITE_ZEROES) == 0)) {
+		snprintf(error, 256, "HAS_FLAGS is always set, and SEND_FAST_ZERO goes with SEND_WRITE_ZEROES only");
+		return false;
+	}
+	e->flags = flags;
+	return true;
 }
 
 static const char *
@@ -232,8 +275,8 @@ parse_items(char *text, struct export_text *t, char error[256])
 		allowed = *key == '\0' && value == NULL ? NULL : set_export(t, key, value);
 		if (allowed != NULL && *allowed == '\0') {
 			snprintf(error, 256,
-			         "unknown '%.60s'; want name=, size=, flags=, description=, min=, pref=, max= or "
-			         "read-only",
+			         "unknown '%.60s'; want name=, size=, flags=, description=, contexts=, min=, pref=, "
+			         "max= or read-only",
 			         key);
 			return false;
 		}
@@ -252,7 +295,7 @@ export_parse(const char *text, struct fake_export *e, char error[256])
 	const char *wrong = NULL;
 	char *copy = strdup(text);
 
-	*e = (struct fake_export){ .size = size_default, .name = strdup("") };
+	*e = (struct fake_export){ .size = size_default, .name = strdup(""), .contexts = META_ALL };
 	if (copy == NULL || e->name == NULL)
 		abort();
 	if (!parse_items(copy, &t, error))

@@ -19,6 +19,9 @@ enum {
 	INPUT_MAX = 64 << 20,		/* what we read meanwhile, lest both sides wait for each other to read */
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
+	OPTIONS_MOST = 1000,		/* of the knob haggling_limited */
+	QUEUE_MOST = 64,		/* requests that are carried out in another order */
+	BUFFERS_MOST = 2048,		/* MiB of buffers for all connections; beyond it who has large ones is cut off */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
 
@@ -37,13 +40,20 @@ struct marks {
 	size_t n, cap;
 };
 
-enum source_kind { SOURCE_LISTENER, SOURCE_IN, SOURCE_OUT, SOURCE_WAKE, SOURCE_STOP };
+enum source_kind { SOURCE_LISTENER, SOURCE_IN, SOURCE_OUT, SOURCE_WAKE, SOURCE_STOP, SOURCE_WATCHED };
 struct source {				/* what an epoll event points to */
 	enum source_kind kind;
 	int fd;
 	bool watched;
 	uint32_t events;		/* as epoll knows them */
-	void *owner;			/* struct listener or struct conn */
+	void *owner;			/* struct listener, struct conn or struct watched */
+};
+
+/* A message in the output that may change its place. */
+struct unit {
+	size_t start, end, mark;	/* .mark: how many marks stood before it */
+	uint64_t answer;		/* those of one answer stay in order */
+	uint64_t key;			/* the order to come */
 };
 
 struct conn_private {
@@ -60,6 +70,7 @@ struct conn_private {
 	struct incoming pending;
 	uint8_t pending_header[REQUEST_SIZE];
 	bool input_ended;
+	unsigned n_options;
 	/* Output. */
 	size_t sent;			/* bytes at the front of .output that are gone */
 	struct marks marks;		/* in .output; the first marks_passed lie behind .sent */
@@ -70,8 +81,15 @@ struct conn_private {
 	bool full;			/* no more requests are taken before all of the output is sent */
 	uint64_t wake_ns;		/* a delay ends; 0: none runs */
 	bool silent;			/* AFTER_SILENCE: neither reads nor writes any more */
-	/* For the knob replies_out_of_order: where in .output the answers of this batch begin. */
-	size_t *answers, n_answers, answers_cap;
+	/* For the knobs that change the order of what is sent: the messages of this batch in .output. */
+	bool collecting;
+	uint64_t n_answers;		/* requests that were carried out */
+	struct unit *units;
+	size_t n_units, units_cap;
+	/* For the knob requests_out_of_order: what waits to be carried out; their data is in .input. */
+	struct incoming *queue;
+	size_t n_queued, queue_cap, queued_bytes;
+	uint64_t counted;		/* of its buffers in fake_server.buffers */
 	bool gone;			/* closed; freed when the batch of events is done */
 };
 
@@ -81,6 +99,14 @@ struct listener {
 	struct listener *next;
 };
 
+/* Of fake_watch(). */
+struct watched {
+	struct source source;
+	void (*ready)(void *arg);
+	void *arg;
+	struct watched *next;
+};
+
 struct fake_server {
 	struct fake_config *config;
 	bool lies[LIE_PLACES];		/* some lie hooks this place */
@@ -88,9 +114,17 @@ struct fake_server {
 	int epoll, wake;
 	struct source wake_source, stop_source;
 	struct listener *listeners, *dead_listeners;	/* events may still lead to the dead */
+	struct watched *watched;
+	bool shutting_down;
+	uint64_t shutdown_ns;		/* when it has taken long enough */
+	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
+	uint64_t buffers;		/* bytes that the buffers of all connections take */
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;
+	uint64_t random;
+	struct extent *extents;		/* room for a status chunk */
+	size_t extents_cap;
 	uint64_t started_ns;
 	bool stop;
 };
@@ -105,6 +139,14 @@ static inline bool
 lies(const struct conn *c, enum lie_place place)
 {
 	return c->server->lies[place];
+}
+
+uint64_t random_bits(struct fake_server *s);		/* by the seed */
+
+static inline uint32_t
+random_below(struct fake_server *s, uint32_t n)
+{
+	return (uint32_t)((random_bits(s) >> 32) * n >> 32);
 }
 
 static inline size_t
@@ -127,14 +169,34 @@ void conn_enter_transmission(struct conn *c, struct fake_export *e);
 uint16_t session_flags(const struct conn *c, const struct fake_export *e);
 uint32_t max_payload(const struct fake_export *e);	/* the longest READ or WRITE that is carried out */
 
-/* ---- option.c and transmission.c ---- */
+/* ---- option.c ---- */
 void handle_option(struct conn *c, const struct option *o);
+struct outgoing option_reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload);
+void option_error(struct conn *c, uint32_t type, const char *why);
+void option_ack(struct conn *c);
+void option_refuse_invalid(struct conn *c, const char *why);	/* the option breaks a MUST */
+struct fake_export *export_named(const struct conn *c, struct bytes name);
+bool is_string(struct bytes s);				/* as proto.md:30-38 wants them, but for its UTF-8 */
+
+/* ---- meta.c ---- */
+void handle_meta_context(struct conn *c, const struct option *o);	/* LIST or SET */
+void answer_block_status(struct conn *c, const struct disk_op *op);
+
+/* ---- transmission.c and reply.c ---- */
 void handle_request(struct conn *c, const struct request *r);
+struct outgoing chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payload, bool final);
+void send_simple(struct conn *c, const struct request *r, uint32_t error, struct bytes data);
+void send_none(struct conn *c, const struct request *r);
+void send_status(struct conn *c, const struct request *r, uint32_t error);
+void answer_read(struct conn *c, const struct disk_op *op);
+void answer_partial_read(struct conn *c, const struct disk_op *op);	/* of which only the first bytes exist */
 
 /* ---- outgoing.c ---- */
 /* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */
 uint8_t *outgoing_room(struct conn *c, size_t header, size_t n);
 void outgoing_send(struct conn *c, struct outgoing *m);
+void outgoing_collect(struct conn *c);			/* from now on messages may be put into another order … */
+void outgoing_reorder(struct conn *c);			/* … which happens now */
 void outgoing_release(struct conn *c);			/* what outgoing.hold has held back */
 void marks_add(struct marks *l, struct mark m);
 

@@ -1,6 +1,7 @@
 /*
- * A radix tree of 4 KiB pages. A slot at any level is NULL (a hole), PROVISIONED (zeroes, but no hole), or the next node
- * or page; a whole subtree that reads as zeroes is therefore one slot, and reading or zeroing it is one step.
+ * A radix tree of 4 KiB pages. A slot at any level is NULL (never touched), TRIMMED (a hole), PROVISIONED (zeroes, but
+ * no hole), or the next node or page; a whole subtree that reads as zeroes is therefore one slot, and reading or zeroing
+ * it is one step.
  */
 #include "fakeserver/disk.h"
 
@@ -29,7 +30,20 @@ _Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
 static struct {
 	void *freed;         /* a list through the first bytes of each block */
 	uint8_t *next, *end; /* what is left of the newest slab */
-} blocks;
+	uint64_t used, most;
+} blocks = { .most = UINT64_C(8) << 30 >> PAGE_BITS };
+
+void
+disk_limit_memory(uint64_t bytes)
+{
+	blocks.most = bytes >> PAGE_BITS;
+}
+
+uint64_t
+disk_memory(void)
+{
+	return blocks.used << PAGE_BITS;
+}
 
 static bool
 new_slab(void)
@@ -54,7 +68,10 @@ block_alloc(bool zeroed)
 {
 	void *block = blocks.freed;
 
+	if (blocks.used >= blocks.most)
+		return NULL;
 	if (block != NULL) {
+		blocks.used++;
 		memcpy(&blocks.freed, block, sizeof(blocks.freed));
 		return zeroed ? memset(block, 0, PAGE_BYTES) : block;
 	}
@@ -62,6 +79,7 @@ block_alloc(bool zeroed)
 		return NULL;
 	block = blocks.next;
 	blocks.next += PAGE_BYTES;
+	blocks.used++;
 	return block;
 }
 
@@ -70,15 +88,26 @@ block_free(void *block)
 {
 	memcpy(block, &blocks.freed, sizeof(blocks.freed));
 	blocks.freed = block;
+	blocks.used--;
 }
 
-static char provisioned;
+static char trimmed, provisioned;
+#define TRIMMED     ((void *)&trimmed)
 #define PROVISIONED ((void *)&provisioned)
+
+static enum disk_state
+state_of(const void *slot)
+{
+	return slot == NULL          ? DISK_UNTOUCHED
+	       : slot == TRIMMED     ? DISK_TRIMMED
+	       : slot == PROVISIONED ? DISK_PROVISIONED
+	                             : DISK_DATA;
+}
 
 static bool
 is_empty(const void *slot)
 {
-	return slot == NULL || slot == PROVISIONED;
+	return state_of(slot) != DISK_DATA;
 }
 
 /* The last byte of a subtree, counted from its first; the top of a large tree is wider than 64 bits. */
@@ -212,9 +241,21 @@ page_at(struct disk *d, uint64_t offset, bool whole)
 	return *slot;
 }
 
-bool
-disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data)
+enum disk_state
+disk_state(const struct disk *d, uint64_t offset, uint64_t *run)
 {
+	unsigned level;
+	enum disk_state state = state_of(find(d, offset, &level));
+	uint64_t to_end = level_mask(level) - (offset & level_mask(level));
+
+	*run = to_end < d->size - offset - 1 ? to_end + 1 : d->size - offset;
+	return state;
+}
+
+bool
+disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, enum disk_state *failed)
+{
+	uint64_t run;
 	size_t n;
 
 	length = clamp(d, offset, length);
@@ -224,8 +265,10 @@ disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data)
 
 		n = PAGE_BYTES - in_page < length ? PAGE_BYTES - in_page : length;
 		page = page_at(d, offset, n == PAGE_BYTES);
-		if (page == NULL)
+		if (page == NULL) {
+			*failed = disk_state(d, offset, &run);
 			return false;
+		}
 		/* memmove, since gcc would make of memcpy a string instruction, slow where the payload is unaligned. */
 		memmove(page + in_page, data, n);
 	}
@@ -249,8 +292,8 @@ zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *f
 	if (level == 0) {
 		if (!is_empty(*slot))
 			memset((uint8_t *)*slot + first, 0, (size_t)(last - first + 1));
-		else if (fill == PROVISIONED)
-			*slot = PROVISIONED;
+		else if (*slot != PROVISIONED) /* a part of what is no hole is not made one */
+			*slot = fill;
 		return;
 	}
 	node = is_empty(*slot) ? split(slot) : *slot;
@@ -263,11 +306,11 @@ zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *f
 }
 
 void
-disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_zero how)
+disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how)
 {
 	if (offset >= d->size || length == 0)
 		return;
 	if (length > d->size - offset)
 		length = d->size - offset;
-	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : NULL);
+	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : TRIMMED);
 }

@@ -16,10 +16,21 @@ struct disk *disk_new(uint64_t size);		/* aborts the process when memory runs ou
 void disk_free(struct disk *d);
 uint64_t disk_size(const struct disk *d);
 void disk_read(const struct disk *d, uint64_t offset, size_t length, uint8_t *data);
-bool disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data);	/* false: no memory left */
 
-/* The range reads as zeroes from now on. DISK_PROVISIONED: it is no hole (NBD_CMD_FLAG_NO_HOLE), though it costs nothing. */
-enum disk_zero { DISK_HOLE, DISK_PROVISIONED };
-void disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_zero how);
+/* What there is of a page. All but DISK_DATA read as zeroes. */
+enum disk_state { DISK_UNTOUCHED, DISK_TRIMMED, DISK_PROVISIONED, DISK_DATA };
+
+/* Without memory nothing behind the first page that has none is written; *failed is that page's state. */
+bool disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, enum disk_state *failed);
+
+/* The range reads as zeroes: DISK_TRIMMED is a hole, DISK_PROVISIONED is none (NBD_CMD_FLAG_NO_HOLE), though it costs nothing. */
+void disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how);
+
+/* The state at an offset on the disk; *run is how many bytes from there have it at the least, to the end of a page or the disk. */
+enum disk_state disk_state(const struct disk *d, uint64_t offset, uint64_t *run);
+
+/* How much memory all disks together may take, bytes; and how much they take. */
+void disk_limit_memory(uint64_t bytes);
+uint64_t disk_memory(void);
 
 #endif

@@ -64,6 +64,7 @@ enum outgoing_payload {
 	PAYLOAD_ERROR,
 	PAYLOAD_ERROR_OFFSET,
 };
+enum { EXTENTS_ROOM = 8 };
 enum outgoing_after { AFTER_GO_ON, AFTER_CLOSE, AFTER_RESET, AFTER_SILENCE };
 struct outgoing {
 	enum message_kind kind;		/* MSG_OLDSTYLE_GREETING … MSG_CHUNK; says which member counts */
@@ -88,6 +89,9 @@ struct outgoing {
 		struct chunk_error_offset error_offset;
 	};
 	struct info_export info_export;
+	/* Behind .block_status.context_id; may be edited in place, and there is room for EXTENTS_ROOM more. */
+	struct extent *extents;
+	size_t n_extents;
 	struct info_block_size block_size;
 
 	uint32_t option;		/* the option that is answered, or 0 */

@@ -6,8 +6,8 @@
 #include <string.h>
 
 /* Why an option is refused; sent only under the knob error_messages (proto.md:1646). */
-static void
-send_error(struct conn *c, uint32_t type, const char *why)
+void
+option_error(struct conn *c, uint32_t type, const char *why)
 {
 	struct outgoing m = OUTGOING(MSG_OPTION_REPLY);
 
@@ -20,8 +20,8 @@ send_error(struct conn *c, uint32_t type, const char *why)
 	outgoing_send(c, &m);
 }
 
-static struct outgoing
-reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload)
+struct outgoing
+option_reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload)
 {
 	struct outgoing m = OUTGOING(MSG_OPTION_REPLY);
 
@@ -31,27 +31,27 @@ reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload)
 	return m;
 }
 
-static void
-send_ack(struct conn *c)
+void
+option_ack(struct conn *c)
 {
-	struct outgoing m = reply_start(c, NBD_REP_ACK, PAYLOAD_RAW);
+	struct outgoing m = option_reply_start(c, NBD_REP_ACK, PAYLOAD_RAW);
 
 	m.final = true;
 	outgoing_send(c, &m);
 }
 
 /* The option breaks a MUST: an error owed by name, or, as freely, a hard disconnect (proto.md:243). */
-static void
-refuse_invalid(struct conn *c, const char *why)
+void
+option_refuse_invalid(struct conn *c, const char *why)
 {
 	if (knob(c, KNOB_bad_option_closes))
 		conn_end(c);
 	else
-		send_error(c, NBD_REP_ERR_INVALID, why);
+		option_error(c, NBD_REP_ERR_INVALID, why);
 }
 
 /* Without a name the default export is meant, which is the first one where none is called so (proto.md:1176). */
-static struct fake_export *
+struct fake_export *
 export_named(const struct conn *c, struct bytes name)
 {
 	struct fake_config *config = c->server->config;
@@ -96,37 +96,37 @@ handle_list(struct conn *c, const struct option *o)
 	const struct fake_config *config = c->server->config;
 
 	if (o->length > 0) {
-		refuse_invalid(c, "NBD_OPT_LIST takes no data");
+		option_refuse_invalid(c, "NBD_OPT_LIST takes no data");
 		return;
 	}
 	if (knob(c, KNOB_list_denied)) {
-		send_error(c, NBD_REP_ERR_POLICY, "this server does not tell its exports");
+		option_error(c, NBD_REP_ERR_POLICY, "this server does not tell its exports");
 		return;
 	}
 	for (size_t i = 0; i < config->n_exports; i++) {
 		const struct fake_export *e = &config->exports[i];
-		struct outgoing m = reply_start(c, NBD_REP_SERVER, PAYLOAD_SERVER);
+		struct outgoing m = option_reply_start(c, NBD_REP_SERVER, PAYLOAD_SERVER);
 
 		m.server.name = bytes_of(e->name);
 		if (knob(c, KNOB_list_descriptions) && e->description != NULL)
 			m.server.details = bytes_of(e->description);
 		outgoing_send(c, &m);
 	}
-	send_ack(c);
+	option_ack(c);
 }
 
 static void
 handle_structured_reply(struct conn *c, const struct option *o)
 {
 	if (o->length > 0)
-		refuse_invalid(c, "NBD_OPT_STRUCTURED_REPLY takes no data");
+		option_refuse_invalid(c, "NBD_OPT_STRUCTURED_REPLY takes no data");
 	else if (knob(c, KNOB_no_structured_replies))
-		send_error(c, NBD_REP_ERR_UNSUP, "this server has simple replies only");
+		option_error(c, NBD_REP_ERR_UNSUP, "this server has simple replies only");
 	else if (c->structured && knob(c, KNOB_second_structured_invalid))
-		send_error(c, NBD_REP_ERR_INVALID, "structured replies were agreed before");
+		option_error(c, NBD_REP_ERR_INVALID, "structured replies were agreed before");
 	else {
 		c->structured = true;
-		send_ack(c);
+		option_ack(c);
 	}
 }
 
@@ -135,9 +135,9 @@ handle_structured_reply(struct conn *c, const struct option *o)
 enum { ALL_INFOS = 1 << NBD_INFO_EXPORT | 1 << NBD_INFO_NAME | 1 << NBD_INFO_DESCRIPTION | 1 << NBD_INFO_BLOCK_SIZE };
 
 static void
-send_info(struct conn *c, const struct fake_export *e, uint16_t type)
+send_info(struct conn *c, const struct fake_export *e, struct bytes asked, uint16_t type)
 {
-	struct outgoing m = reply_start(c, NBD_REP_INFO, PAYLOAD_INFO);
+	struct outgoing m = option_reply_start(c, NBD_REP_INFO, PAYLOAD_INFO);
 
 	m.info.type = type;
 	switch (type) {
@@ -146,6 +146,8 @@ send_info(struct conn *c, const struct fake_export *e, uint16_t type)
 		m.info_export = (struct info_export){ e->size, session_flags(c, e) };
 		break;
 	case NBD_INFO_NAME:
+		if (knob(c, KNOB_info_name_omitted) && bytes_equal(asked, bytes_of(e->name)))
+			return;
 		m.info.payload = bytes_of(e->name);
 		break;
 	case NBD_INFO_DESCRIPTION:
@@ -173,7 +175,7 @@ infos_asked(const struct opt_go *go)
 }
 
 static void
-send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
+send_infos(struct conn *c, const struct fake_export *e, struct bytes name, unsigned asked)
 {
 	unsigned set = asked | 1u << NBD_INFO_EXPORT;
 
@@ -183,30 +185,32 @@ send_infos(struct conn *c, const struct fake_export *e, unsigned asked)
 	if (knob(c, KNOB_few_infos))
 		set = 1u << NBD_INFO_EXPORT | (is_constrained(e) ? asked & 1u << NBD_INFO_BLOCK_SIZE : 0);
 	for (unsigned i = NBD_INFO_EXPORT; i <= NBD_INFO_BLOCK_SIZE; i++) {
-		unsigned type = knob(c, KNOB_infos_reversed) ? NBD_INFO_BLOCK_SIZE - i : i;
+		bool reversed =
+			knob(c, KNOB_infos_reversed) || (knob(c, KNOB_go_infos_reversed) && c->option == NBD_OPT_GO);
+		unsigned type = reversed ? NBD_INFO_BLOCK_SIZE - i : i;
 
 		if ((set & 1u << type) != 0)
-			send_info(c, e, (uint16_t)type);
+			send_info(c, e, name, (uint16_t)type);
 	}
 }
 
-static bool
+bool
 is_string(struct bytes s)
 {
 	return s.len <= NBD_MAX_STRING && (s.len == 0 || memchr(s.at, '\0', s.len) == NULL);
 }
 
 static void
-answer_go(struct conn *c, struct fake_export *e, unsigned asked)
+answer_go(struct conn *c, struct fake_export *e, struct bytes name, unsigned asked)
 {
 	/* The error without the sizes would cost the client a round trip (proto.md:1318). */
 	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
-		send_info(c, e, NBD_INFO_BLOCK_SIZE);
-		send_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
+		send_info(c, e, name, NBD_INFO_BLOCK_SIZE);
+		option_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
 		return;
 	}
-	send_infos(c, e, asked);
-	send_ack(c);
+	send_infos(c, e, name, asked);
+	option_ack(c);
 	if (c->option == NBD_OPT_GO)
 		conn_enter_transmission(c, e);
 }
@@ -217,22 +221,22 @@ handle_go(struct conn *c, const struct option *o)
 	struct opt_go go;
 
 	if (o->length > OPTION_DATA_MAX) {
-		send_error(c, NBD_REP_ERR_TOO_BIG, "more data than any valid request has");
+		option_error(c, NBD_REP_ERR_TOO_BIG, "more data than any valid request has");
 		return;
 	}
 	if (wire_get_opt_go(wire_over(o->data), &go) != WIRE_EXACT) {
-		refuse_invalid(c, "the lengths do not agree");
+		option_refuse_invalid(c, "the lengths do not agree");
 		return;
 	}
 	if (!is_string(go.name)) {
-		refuse_invalid(c, "a name has at most 4096 bytes, and no NUL");
+		option_refuse_invalid(c, "a name has at most 4096 bytes, and no NUL");
 		return;
 	}
 	c->named = export_named(c, go.name);
 	if (c->named == NULL)
-		send_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+		option_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
 	else
-		answer_go(c, c->named, infos_asked(&go));
+		answer_go(c, c->named, go.name, infos_asked(&go));
 }
 
 /* ---- any option ---- */
@@ -246,7 +250,7 @@ handle_fixed(struct conn *c, const struct option *o)
 		break;
 	case NBD_OPT_ABORT:
 		/* Data with it is ignored (proto.md:1198). */
-		send_ack(c);
+		option_ack(c);
 		conn_end(c);
 		break;
 	case NBD_OPT_LIST:
@@ -259,8 +263,12 @@ handle_fixed(struct conn *c, const struct option *o)
 	case NBD_OPT_STRUCTURED_REPLY:
 		handle_structured_reply(c, o);
 		break;
+	case NBD_OPT_LIST_META_CONTEXT:
+	case NBD_OPT_SET_META_CONTEXT:
+		handle_meta_context(c, o);
+		break;
 	default:
-		send_error(c, NBD_REP_ERR_UNSUP, "this server does not know the option");
+		option_error(c, NBD_REP_ERR_UNSUP, "this server does not know the option");
 	}
 }
 
@@ -269,9 +277,13 @@ handle_option(struct conn *c, const struct option *o)
 {
 	if (o->magic != NBD_OPTION_MAGIC) {
 		if (knob(c, KNOB_bad_option_magic_replies) && c->fixed_newstyle && o->option != NBD_OPT_EXPORT_NAME)
-			send_error(c, NBD_REP_ERR_INVALID, "the option's magic is wrong");
+			option_error(c, NBD_REP_ERR_INVALID, "the option's magic is wrong");
 		else
 			conn_end(c);
+		return;
+	}
+	if (++c->private->n_options > OPTIONS_MOST && knob(c, KNOB_haggling_limited)) {
+		conn_end(c);
 		return;
 	}
 	/* The only option of newstyle that is not fixed (proto.md:1180), which knows no replies to others. */
@@ -279,5 +291,10 @@ handle_option(struct conn *c, const struct option *o)
 		conn_end(c);
 		return;
 	}
-	handle_fixed(c, o);
+	if (c->server->shutting_down && o->option == NBD_OPT_EXPORT_NAME)
+		conn_end(c);
+	else if (c->server->shutting_down && o->option != NBD_OPT_ABORT)
+		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
+	else
+		handle_fixed(c, o);
 }

@@ -106,7 +106,8 @@ put_payload(struct buf *b, const struct outgoing *m, struct bytes raw)
 		break;
 	case PAYLOAD_BLOCK_STATUS:
 		put_be32(b, m->block_status.context_id);
-		put_bytes(b, m->block_status.extents);
+		for (size_t i = 0; i < m->n_extents; i++)
+			wire_put_extent(b, m->extents[i]);
 		break;
 	case PAYLOAD_ERROR:
 	case PAYLOAD_ERROR_OFFSET:
@@ -278,23 +279,131 @@ mark_after(struct marks *marks, size_t at, enum outgoing_after after)
 		marks_add(marks, (struct mark){ .at = at, .kind = kinds[after] });
 }
 
+/* ---- knobs that change the order ---- */
+
+void
+outgoing_collect(struct conn *c)
+{
+	c->private->collecting = true;
+}
+
+static void
+note_unit(struct conn *c, size_t start, size_t mark)
+{
+	struct conn_private *p = c->private;
+
+	if (!p->collecting)
+		return;
+	if (p->n_units == p->units_cap) {
+		p->units_cap = p->units_cap > 0 ? 2 * p->units_cap : 64;
+		p->units = reallocarray(p->units, p->units_cap, sizeof(*p->units));
+		if (p->units == NULL)
+			abort();
+	}
+	p->units[p->n_units++] = (struct unit){ start, c->output.len, mark, p->n_answers, 0 };
+}
+
+static int
+by_key(const void *a, const void *b)
+{
+	const struct unit *u = a, *v = b;
+
+	return u->key != v->key ? (u->key > v->key) - (u->key < v->key) : (u->start > v->start) - (u->start < v->start);
+}
+
+/* The chunks of one answer stay in their order; interleaved they may have others' between them (proto.md:300, 409). */
+static void
+choose_order(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	struct unit *u = p->units;
+
+	for (size_t i = 0, j; i < p->n_units; i = j) {
+		uint64_t key = random_bits(c->server);
+
+		if (knob(c, KNOB_replies_out_of_order))
+			key = UINT64_MAX - u[i].answer;
+		else if (!knob(c, KNOB_replies_shuffled) && !knob(c, KNOB_chunks_interleaved))
+			key = u[i].answer;
+		for (j = i; j < p->n_units && u[j].answer == u[i].answer; j++) {
+			u[j].key = key;
+			/* The rest of the keys above is shared out among the chunks to come. */
+			if (knob(c, KNOB_chunks_interleaved) && !knob(c, KNOB_replies_out_of_order))
+				key += random_bits(c->server) % ((UINT64_MAX - key) / 2 + 1);
+		}
+	}
+	qsort(u, p->n_units, sizeof(*u), by_key);
+}
+
+/* Moves the messages, and the trace's marks with them: each has one or none. */
+static void
+move_units(struct conn *c, size_t first, size_t first_mark)
+{
+	struct conn_private *p = c->private;
+	size_t n_marks = p->marks.n;
+	struct marks old = { 0 };
+	struct buf bytes = { 0 };
+
+	buf_put(&bytes, c->output.at + first, c->output.len - first);
+	for (size_t i = first_mark; i < n_marks; i++)
+		marks_add(&old, p->marks.at[i]);
+	c->output.len = first;
+	p->marks.n = first_mark;
+	for (size_t i = 0; i < p->n_units; i++) {
+		const struct unit *u = &p->units[i];
+		size_t to = c->output.len;
+
+		buf_put(&c->output, bytes.at + u->start - first, u->end - u->start);
+		if (u->mark - first_mark < old.n && old.at[u->mark - first_mark].start == u->start) {
+			struct mark m = old.at[u->mark - first_mark];
+
+			m.start = to;
+			m.at = c->output.len;
+			marks_add(&p->marks, m);
+		}
+	}
+	buf_free(&bytes);
+	free(old.at);
+}
+
+void
+outgoing_reorder(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	size_t first, first_mark;
+
+	p->collecting = false;
+	if (p->n_units > 1) {
+		first = p->units[0].start;
+		first_mark = p->units[0].mark;
+		choose_order(c);
+		move_units(c, first, first_mark);
+	}
+	p->n_units = 0;
+}
+
+/* ---- sending ---- */
+
 void
 outgoing_send(struct conn *c, struct outgoing *m)
 {
 	struct conn_private *p = c->private;
 	struct marks *marks = &p->marks;
 	struct buf *b = &c->output;
+	size_t start = b->len, mark = marks->n;
 
 	if (lies(c, ON_OUTGOING))
 		lie_outgoing(c, m);
 	if (p->silent)
 		return;
+	c->server->counters.messages_sent++;
 	if (m->hold) {
 		marks = &p->held_marks;
 		b = &p->held;
 	}
 	if (!m->drop)
 		put_message(c, b, marks, m);
+	note_unit(c, start, mark);
 	mark_after(marks, b->len, m->after);
 	if (!m->hold && p->held.len + p->held_marks.n > 0)
 		outgoing_release(c);

@@ -1,6 +1,7 @@
 /* The event loop: one thread, epoll, no descriptor that ever blocks. */
 #include "fakeserver/core.h"
 
+#include "fakeserver/event_log.h"
 #include "harness/nbd.h"
 
 #include <errno.h>
@@ -32,19 +33,45 @@ now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* splitmix64: any seed will do, 0 as well. */
+uint64_t
+random_bits(struct fake_server *s)
+{
+	uint64_t z = s->random += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return z ^ z >> 31;
+}
+
 /* ---- what is told of it ---- */
+
+static void
+record(struct fake_server *s, struct trace_record r)
+{
+	r.ns = now_ns();
+	if (s->config->trace != NULL)
+		trace_add(s->config->trace, &r);
+	if (s->config->events != NULL)
+		event_log(s->config->events, &r, s->started_ns);
+	if (s->config->log != NULL)
+		describe_record(s->config->log, &r, s->started_ns, 32);
+}
 
 void
 conn_record(struct conn *c, struct trace_record r)
 {
-	struct fake_server *s = c->server;
-
 	r.connection = (uint16_t)c->number;
-	r.ns = now_ns();
-	if (s->config->trace != NULL)
-		trace_add(s->config->trace, &r);
-	if (s->config->log != NULL)
-		describe_record(s->config->log, &r, s->started_ns, 32);
+	record(c->server, r);
+}
+
+void
+fake_mark(struct fake_server *s, const char *text)
+{
+	struct bytes data = bytes_of(text);
+
+	record(s, (struct trace_record){
+			  .kind = TRACE_MARK, .direction = NO_DIRECTION, .data = data, .length = (uint32_t)data.len });
 }
 
 static void
@@ -81,6 +108,7 @@ count_consumed(struct conn *c, size_t n)
 {
 	struct quiet *q = c->server->config->quiet;
 
+	c->server->counters.bytes_received += n;
 	if (q != NULL && c->number <= QUIET_CONNECTIONS)
 		atomic_fetch_add(&q->consumed[c->number - 1], n);
 }
@@ -171,6 +199,8 @@ conn_close(struct conn *c, enum trace_kind why)
 		drain(c);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
+	s->buffers -= p->counted;
+	s->counters.open--;
 	unlink_conn(c);
 	if (e.leak)
 		unwatch(s, &p->in_source);
@@ -205,7 +235,8 @@ free_dead(struct fake_server *s)
 		buf_free(&p->held);
 		free(p->marks.at);
 		free(p->held_marks.at);
-		free(p->answers);
+		free(p->units);
+		free(p->queue);
 		free(c);
 	}
 }
@@ -366,9 +397,10 @@ conn_flush(struct conn *c)
 		ssize_t sent =
 			p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, from, n);
 
-		if (sent >= 0)
+		if (sent >= 0) {
 			p->sent += (size_t)sent;
-		else if (errno == EAGAIN)
+			c->server->counters.bytes_sent += (size_t)sent;
+		} else if (errno == EAGAIN)
 			p->blocked = true;
 		else if (errno != EINTR)
 			conn_close(c, errno == ECONNRESET || errno == EPIPE ? TRACE_CLOSED : TRACE_RESET);
@@ -450,6 +482,19 @@ is_drained(const struct conn *c)
 	return unsent(c) == 0 && p->wake_ns == 0 && p->marks_passed == p->marks.n && !p->silent;
 }
 
+/* Many clients that never read could make us grow as much as they are; large buffers then end their connection. */
+static bool
+has_too_much(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	struct fake_server *s = c->server;
+
+	s->buffers -= p->counted;
+	p->counted = c->input.cap + c->output.cap + p->held.cap;
+	s->buffers += p->counted;
+	return s->buffers >> 20 >= BUFFERS_MOST && p->counted > INPUT_MOST;
+}
+
 static void
 conn_turn(struct conn *c)
 {
@@ -466,7 +511,7 @@ conn_turn(struct conn *c)
 		return;
 	if ((c->phase == PHASE_CLOSING || p->input_ended) && is_drained(c))
 		conn_close(c, TRACE_DISCONNECT);
-	else if (watch_conn(c) < 0)
+	else if (has_too_much(c) || watch_conn(c) < 0)
 		conn_close(c, TRACE_RESET);
 }
 
@@ -507,6 +552,7 @@ conn_new(struct fake_server *s, int in, int out, bool is_socket)
 	c->private = p;
 	c->server = s;
 	c->number = ++s->n_accepted;
+	s->counters.open++;
 	c->in = in;
 	c->out = out;
 	p->is_socket = is_socket;
@@ -611,6 +657,7 @@ fake_add_connection(struct fake_server *s, int in, int out)
 		int saved = errno;
 
 		c->private->gone = true;
+		s->counters.open--;
 		unlink_conn(c);
 		free_dead(s);
 		errno = saved;
@@ -634,6 +681,8 @@ next_timer(const struct fake_server *s)
 {
 	uint64_t now, first = s->accept_again_ns;
 
+	if (s->shutting_down && (first == 0 || s->shutdown_ns < first))
+		first = s->shutdown_ns;
 	if (s->n_delayed == 0 && first == 0)
 		return -1;
 	now = now_ns();
@@ -648,9 +697,11 @@ run_timers(struct fake_server *s)
 {
 	uint64_t now;
 
-	if (s->n_delayed == 0 && s->accept_again_ns == 0)
+	if (s->n_delayed == 0 && s->accept_again_ns == 0 && !s->shutting_down)
 		return;
 	now = now_ns();
+	if (s->shutting_down && s->shutdown_ns <= now)
+		s->stop = true;
 	if (s->accept_again_ns != 0 && s->accept_again_ns <= now)
 		rest_listeners(s, false);
 	for (struct conn *next, *c = s->conns; c != NULL && s->n_delayed > 0; c = next) {
@@ -707,10 +758,92 @@ dispatch(struct fake_server *s, struct source *source, uint32_t events)
 	case SOURCE_OUT:
 		conn_ready(source->owner, source, events);
 		break;
+	case SOURCE_WATCHED:
+		if (source->watched)
+			((struct watched *)source->owner)->ready(((struct watched *)source->owner)->arg);
+		break;
 	case SOURCE_WAKE:
 	case SOURCE_STOP:
 		s->stop = true;
 	}
+}
+
+/* ---- what the owner of the server asks for ---- */
+
+int
+fake_watch(struct fake_server *s, int fd, void (*ready)(void *arg), void *arg)
+{
+	struct watched *w = calloc(1, sizeof(*w));
+
+	if (w == NULL)
+		return -1;
+	*w = (struct watched){ { .kind = SOURCE_WATCHED, .fd = fd, .owner = w }, ready, arg, s->watched };
+	if (watch(s, &w->source, EPOLLIN) < 0) {
+		free(w);
+		return -1;
+	}
+	s->watched = w;
+	return 0;
+}
+
+/* Events may still lead to it: it is freed with the dead. */
+void
+fake_unwatch(struct fake_server *s, int fd)
+{
+	for (struct watched *w = s->watched; w != NULL; w = w->next)
+		if (w->source.fd == fd && w->source.watched) {
+			unwatch(s, &w->source);
+			return;
+		}
+}
+
+static void
+free_unwatched(struct fake_server *s, bool all)
+{
+	for (struct watched **at = &s->watched; *at != NULL;) {
+		struct watched *w = *at;
+
+		if (w->source.watched && !all) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		free(w);
+	}
+}
+
+void
+fake_shutdown(struct fake_server *s, unsigned grace_ms)
+{
+	s->shutting_down = true;
+	s->shutdown_ns = now_ns() + (uint64_t)grace_ms * 1000000;
+	stop_listening(s);
+}
+
+unsigned
+fake_disconnect(struct fake_server *s, unsigned number)
+{
+	struct conn *next;
+	unsigned n = 0;
+
+	for (struct conn *c = s->conns; c != NULL; c = next) {
+		next = c->private->next;
+		if (number != 0 && c->number != number)
+			continue;
+		conn_close(c, TRACE_DISCONNECT);
+		n++;
+	}
+	return n;
+}
+
+struct fake_counters
+fake_count(const struct fake_server *s)
+{
+	struct fake_counters n = s->counters;
+
+	n.shutting_down = s->shutting_down;
+	n.accepted = s->n_accepted;
+	return n;
 }
 
 int
@@ -730,6 +863,7 @@ fake_run(struct fake_server *s, int stop_fd)
 			dispatch(s, events[i].data.ptr, events[i].events);
 		run_timers(s);
 		free_dead(s);
+		free_unwatched(s, false);
 	}
 	unwatch(s, &s->stop_source);
 	return 0;
@@ -749,8 +883,9 @@ fake_new(struct fake_config *config)
 	if (s == NULL)
 		return NULL;
 	s->config = config;
-	s->traced = config->trace != NULL || config->log != NULL;
+	s->traced = config->trace != NULL || config->log != NULL || config->events != NULL;
 	s->started_ns = now_ns();
+	s->random = config->seed;
 	for (size_t i = 0; i < config->n_lies; i++)
 		s->lies[config->lies[i].lie->place] = true;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -781,6 +916,8 @@ fake_free(struct fake_server *s)
 		s->dead_listeners = l->next;
 		free(l);
 	}
+	free_unwatched(s, true);
+	free(s->extents);
 	if (s->epoll >= 0)
 		close(s->epoll);
 	if (s->wake >= 0)

@@ -22,6 +22,15 @@ enum knob {
 	N_KNOBS
 };
 
+/* Metadata contexts (meta.c). An export offers a set of them, as bits. */
+enum meta_context { META_ALLOCATION, META_DIRTY, META_BLOCKS, N_META_CONTEXTS };
+enum { META_ALL = (1 << N_META_CONTEXTS) - 1, META_SELECTED_MAX = 16 };
+struct selected_context {
+	uint32_t id;
+	enum meta_context context;
+};
+const char *meta_context_name(enum meta_context context);
+
 struct disk;
 struct lie_use;
 struct fake_server;
@@ -32,6 +41,7 @@ struct fake_export {
 	uint64_t size;			/* bytes */
 	uint16_t flags;			/* transmission flags; SEND_DF is left out where structured replies were not agreed */
 	struct info_block_size block;	/* bytes; all 0: the defaults (export_block) */
+	unsigned contexts;		/* 1 << META_… */
 	struct disk *disk;		/* owned */
 };
 
@@ -46,6 +56,7 @@ struct fake_config {
 	struct quiet *quiet;		/* NULL unless the harness started us */
 	struct trace *trace;		/* NULL for none */
 	FILE *log;			/* every message in words, NULL for none */
+	FILE *events;			/* every message as a line of JSON (event_log.h), NULL for none */
 	bool once;			/* stop after the first connection has ended */
 };
 
@@ -59,6 +70,10 @@ struct conn {
 	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
 	struct fake_export *export;	/* in transmission; NULL before */
 	uint16_t flags;			/* transmission flags that this session was told */
+	struct fake_export *context_export;	/* whose contexts were selected, or NULL */
+	struct selected_context contexts[META_SELECTED_MAX];	/* as the last NBD_OPT_SET_META_CONTEXT left them */
+	unsigned n_contexts;
+	uint32_t next_context_id;
 	/* ---- */
 	struct fake_server *server;
 	unsigned number;		/* in order of accept, from 1 */
@@ -77,7 +92,25 @@ int fake_add_listener(struct fake_server *s, int fd);		/* takes the descriptor o
 int fake_add_connection(struct fake_server *s, int in, int out);	/* likewise; a session on a pipe pair or socket */
 /* Serves until fake_stop, until `stop_fd` is readable (-1 for none), or until nothing is left to serve. 0, or -1 and errno. */
 int fake_run(struct fake_server *s, int stop_fd);
-void fake_stop(struct fake_server *s);				/* async-signal-safe */
+void fake_stop(struct fake_server *s);				/* at once; async-signal-safe */
+/*
+ * No new clients; what the old ones still ask gets NBD_REP_ERR_SHUTDOWN or NBD_ESHUTDOWN. The server stops when they
+ * are gone, or after so many milliseconds.
+ */
+void fake_shutdown(struct fake_server *s, unsigned grace_ms);
+unsigned fake_disconnect(struct fake_server *s, unsigned number);	/* 0: all; returns how many there were */
+void fake_mark(struct fake_server *s, const char *text);		/* into the trace and the logs */
+/* Calls `ready` in the loop whenever the descriptor, which stays the caller's, can be read. 0, or -1 and errno. */
+int fake_watch(struct fake_server *s, int fd, void (*ready)(void *arg), void *arg);
+void fake_unwatch(struct fake_server *s, int fd);
+
+struct fake_counters {
+	bool shutting_down;
+	unsigned accepted, open;		/* connections */
+	uint64_t options, requests, messages_sent;
+	uint64_t bytes_received, bytes_sent;
+};
+struct fake_counters fake_count(const struct fake_server *s);
 struct fake_config *fake_config_of(struct fake_server *s);
 
 /* "NAME" or "no-NAME"; false and one line of error. */
@@ -92,6 +125,8 @@ enum requirement_id knob_requirement(enum knob k);		/* whose freedom it uses */
  * stands. What an honest server must not advertise is refused. False: *e is empty, and one line of error.
  */
 bool export_parse(const char *text, struct fake_export *e, char error[256]);
+/* "+SEND_FLUSH" or "-SEND_FLUSH", for the sessions to come. False, and one line of error, for what must not be advertised. */
+bool export_change_flag(struct fake_export *e, const char *change, char error[256]);
 void export_free(struct fake_export *e);
 struct info_block_size export_block(const struct fake_export *e);	/* 1, 4096, 32 MiB where nothing else is set */
 

@@ -95,6 +95,67 @@ handle_client_flags(struct conn *c, uint32_t flags)
 /* ---- a message is here ---- */
 
 static void
+carry_out_request(struct conn *c, const struct request *r)
+{
+	c->request = r;
+	c->private->n_answers++;
+	session_moment(c, STATE_BEFORE_REQUEST);
+	handle_request(c, r);
+	session_moment(c, STATE_AFTER_REQUEST);
+	c->request = NULL;
+}
+
+/*
+ * The knob requests_out_of_order: what has come together is carried out in any order (proto.md:316), and so answered. A
+ * FLUSH owes only what was answered before it, and in memory that is done.
+ */
+static void
+run_queue(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	for (size_t left = p->n_queued; left > 0 && !p->gone && c->phase != PHASE_CLOSING; left--) {
+		size_t i = random_below(c->server, (uint32_t)left);
+		struct incoming m = p->queue[i];
+
+		p->queue[i] = p->queue[left - 1];
+		carry_out_request(c, &m.request);
+	}
+	p->n_queued = p->queued_bytes = 0;
+}
+
+static void
+enqueue(struct conn *c, const struct incoming *m)
+{
+	struct conn_private *p = c->private;
+
+	if (p->n_queued == p->queue_cap) {
+		p->queue_cap = p->queue_cap > 0 ? 2 * p->queue_cap : 16;
+		p->queue = reallocarray(p->queue, p->queue_cap, sizeof(*p->queue));
+		if (p->queue == NULL)
+			abort();
+	}
+	p->queue[p->n_queued++] = *m;
+	p->queued_bytes += m->request.length;
+	if (p->n_queued >= QUEUE_MOST || p->queued_bytes >= OUTPUT_BUSY)
+		run_queue(c);
+}
+
+static void
+take_request_up(struct conn *c, const struct incoming *m)
+{
+	const struct request *r = &m->request;
+	bool ends = r->magic != NBD_REQUEST_MAGIC || r->type == NBD_CMD_DISC;
+
+	if (knob(c, KNOB_requests_out_of_order) && !ends) {
+		enqueue(c, m);
+		return;
+	}
+	run_queue(c);
+	carry_out_request(c, r);
+}
+
+static void
 carry_out(struct conn *c, struct incoming *m)
 {
 	switch (m->kind) {
@@ -107,9 +168,7 @@ carry_out(struct conn *c, struct incoming *m)
 		session_moment(c, STATE_AFTER_OPTION);
 		break;
 	default:
-		session_moment(c, STATE_BEFORE_REQUEST);
-		handle_request(c, &m->request);
-		session_moment(c, STATE_AFTER_REQUEST);
+		take_request_up(c, m);
 	}
 }
 
@@ -151,6 +210,8 @@ arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 		                                      .cookie = m->request.cookie,
 		                                      .data = kept,
 		                                      .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
+	if (m->kind != MSG_CLIENT_FLAGS)
+		++*(m->kind == MSG_OPTION ? &c->server->counters.options : &c->server->counters.requests);
 	c->option = m->kind == MSG_OPTION ? m->option.option : 0;
 	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
 	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))
@@ -258,7 +319,7 @@ take_request(struct conn *c, struct wire in)
 		most = NBD_DEFAULT_MAX_PAYLOAD;
 	if (wire_get_request(in, &m.request) != WIRE_SHORT) {
 		m.consumed += m.request.data.len;
-	} else if (m.request.length / 4 > most) {
+	} else if (m.request.length / 4 > most && !knob(c, KNOB_long_payload_awaited)) {
 		/* A payload of this size may be called a denial of service (proto.md:845-849). */
 		m.close = true;
 	} else if (m.request.magic == NBD_REQUEST_MAGIC || knob(c, KNOB_bad_request_magic_replies)) {
@@ -294,57 +355,7 @@ take_one(struct conn *c)
 	return false;
 }
 
-/* ---- the knob replies_out_of_order ---- */
-
-static void
-note_answer(struct conn *c)
-{
-	struct conn_private *p = c->private;
-
-	if (p->n_answers == p->answers_cap) {
-		p->answers_cap = p->answers_cap > 0 ? 2 * p->answers_cap : 64;
-		p->answers = realloc(p->answers, p->answers_cap * sizeof(*p->answers));
-		if (p->answers == NULL)
-			abort();
-	}
-	p->answers[p->n_answers++] = c->output.len;
-}
-
-/* Puts the answers of this batch into the reverse order; the chunks of each stay in theirs. */
-static void
-reverse_answers(struct conn *c)
-{
-	struct conn_private *p = c->private;
-	size_t first = p->n_answers > 0 ? p->answers[0] : 0, end = c->output.len;
-	struct buf old = { 0 };
-	struct marks marks = { 0 };
-
-	if (p->n_answers < 2)
-		goto out;
-	buf_put(&old, c->output.at + first, end - first);
-	for (size_t i = 0; i < p->marks.n && p->marks.at[i].start < first; i++)
-		marks_add(&marks, p->marks.at[i]);
-	c->output.len = first;
-	for (size_t i = p->n_answers; i-- > 0; end = p->answers[i]) {
-		size_t from = p->answers[i], to = c->output.len;
-
-		buf_put(&c->output, old.at + from - first, end - from);
-		for (size_t j = 0; j < p->marks.n; j++) {
-			struct mark m = p->marks.at[j];
-
-			if (m.start < from || m.start >= end)
-				continue;
-			m.at = m.at - from + to;
-			m.start = m.start - from + to;
-			marks_add(&marks, m);
-		}
-	}
-	buf_free(&old);
-	free(p->marks.at);
-	p->marks = marks;
-out:
-	p->n_answers = 0;
-}
+/* ---- a batch of messages ---- */
 
 /* Sending what there is before more is made keeps it in the processor's cache, and the buffer small. */
 static void
@@ -357,21 +368,28 @@ relieve_output(struct conn *c, bool reverse)
 	c->private->full = unsent(c) > 0;
 }
 
+/* Lies may have left marks in the output that would not survive it. */
+static bool
+may_reorder(const struct conn *c)
+{
+	return !lies(c, ON_OUTGOING) && (knob(c, KNOB_replies_out_of_order) || knob(c, KNOB_replies_shuffled) ||
+	                                 knob(c, KNOB_chunks_interleaved) || knob(c, KNOB_requests_out_of_order));
+}
+
 bool
 session_take(struct conn *c)
 {
 	struct conn_private *p = c->private;
-	/* Lies may have left marks in the output that would not survive it. */
-	bool reverse = knob(c, KNOB_replies_out_of_order) && !lies(c, ON_OUTGOING);
-	bool more = true;
+	bool reorder = may_reorder(c), more = true;
 
 	while (more && !p->full && !p->gone && !p->silent && c->phase != PHASE_CLOSING) {
-		if (reverse && c->phase == PHASE_TRANSMISSION)
-			note_answer(c);
+		if (reorder && c->phase == PHASE_TRANSMISSION)
+			outgoing_collect(c);
 		more = take_one(c);
-		relieve_output(c, reverse);
+		relieve_output(c, reorder);
 	}
-	reverse_answers(c);
+	run_queue(c);
+	outgoing_reorder(c);
 	if (p->taken > 0)
 		buf_consume(&c->input, p->taken);
 	p->taken = 0;

@@ -20,6 +20,7 @@ static const struct command_rule {
 	[NBD_CMD_CACHE] = { true, false, true, false, NBD_FLAG_SEND_CACHE, 0, NBD_EINVAL },
 	[NBD_CMD_WRITE_ZEROES] = { true, true, true, true, NBD_FLAG_SEND_WRITE_ZEROES,
 	                           NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, NBD_ENOSPC },
+	[NBD_CMD_BLOCK_STATUS] = { true, false, true, false, 0, NBD_CMD_FLAG_REQ_ONE, NBD_EINVAL },
 };
 
 static const struct command_rule *
@@ -40,6 +41,8 @@ flags_allowed(const struct conn *c, const struct command_rule *rule)
 		flags &= (uint16_t)~NBD_CMD_FLAG_DF;
 	if ((c->flags & NBD_FLAG_SEND_FAST_ZERO) == 0)
 		flags &= (uint16_t)~NBD_CMD_FLAG_FAST_ZERO;
+	if (rule == &rules[NBD_CMD_READ] && knob(c, KNOB_stray_flags_ignored))
+		flags |= NBD_CMD_FLAG_NO_HOLE;
 	if ((c->flags & NBD_FLAG_SEND_FUA) != 0)
 		flags |= NBD_CMD_FLAG_FUA;
 	return flags;
@@ -52,10 +55,16 @@ check_length(const struct conn *c, const struct request *r)
 	bool fragments = c->structured && (c->flags & NBD_FLAG_SEND_DF) != 0;
 	uint32_t most = max_payload(c->export);
 
+	/* Split into chunks it is no payload that is too long (proto.md:1994). */
+	if (r->type == NBD_CMD_READ && c->structured && (r->flags & NBD_CMD_FLAG_DF) == 0 &&
+	    knob(c, KNOB_read_exceeds_max) && most < OUTPUT_MAX)
+		most = OUTPUT_MAX;
 	if (r->type == NBD_CMD_WRITE)
 		return r->length > most ? NBD_EINVAL : NBD_SUCCESS;
 	if (r->type != NBD_CMD_READ)
-		return NBD_SUCCESS;
+		return r->length > most && r->type != NBD_CMD_BLOCK_STATUS && knob(c, KNOB_long_effects_refused)
+		               ? NBD_EINVAL
+		               : NBD_SUCCESS;
 	/* At least 65536 bytes must be readable in one piece (proto.md:2052). */
 	if ((r->flags & NBD_CMD_FLAG_DF) != 0 && r->length > 65536 && knob(c, KNOB_long_df_overflows))
 		return NBD_EOVERFLOW;
@@ -75,11 +84,25 @@ check_range(const struct conn *c, const struct request *r, const struct command_
 		return r->type == NBD_CMD_WRITE && knob(c, KNOB_write_past_end_einval) ? NBD_EINVAL : rule->past_end;
 	if (((r->offset | r->length) & (export_block(c->export).minimum - 1)) != 0)
 		return NBD_EINVAL;
+	/* No extent has no bytes, and none is an answer to no bytes. */
+	if (r->type == NBD_CMD_BLOCK_STATUS && r->length == 0 &&
+	    (!knob(c, KNOB_empty_status_served) || r->offset == size || (r->flags & NBD_CMD_FLAG_REQ_ONE) != 0))
+		return NBD_EINVAL;
 	if (r->type == NBD_CMD_CACHE && knob(c, KNOB_cache_fails))
 		return NBD_EINVAL;
 	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_unsupported))
 		return NBD_ENOTSUP;
+	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_aligned) &&
+	    (r->offset | r->length) % 4096 != 0)
+		return NBD_ENOTSUP;
 	return check_length(c, r);
+}
+
+/* Contexts hold for the export that they were selected for (proto.md:936-939, 2232-2235). */
+static bool
+has_contexts(const struct conn *c)
+{
+	return c->structured && c->n_contexts > 0 && c->context_export == c->export;
 }
 
 static uint32_t
@@ -87,10 +110,14 @@ check_request(const struct conn *c, const struct request *r)
 {
 	const struct command_rule *rule = rule_of(r->type);
 
+	if (c->server->shutting_down)
+		return NBD_ESHUTDOWN;
 	if (r->magic != NBD_REQUEST_MAGIC || !rule->known)
 		return NBD_EINVAL;
 	if (rule->writes && (c->flags & NBD_FLAG_READ_ONLY) != 0)
 		return NBD_EPERM;
+	if (r->type == NBD_CMD_BLOCK_STATUS && !has_contexts(c))
+		return NBD_EINVAL;
 	if (rule->exposed_by != 0 && (c->flags & rule->exposed_by) == 0)
 		return NBD_EINVAL;
 	if ((r->flags & ~flags_allowed(c, rule)) != 0)
@@ -101,162 +128,82 @@ check_request(const struct conn *c, const struct request *r)
 	return knob(c, KNOB_flush_range_einval) && (r->offset | r->length) != 0 ? NBD_EINVAL : NBD_SUCCESS;
 }
 
-/* ---- replies ---- */
-
-static void
-send_simple(struct conn *c, const struct request *r, uint32_t error, struct bytes data)
-{
-	struct outgoing m = OUTGOING(MSG_SIMPLE_REPLY);
-
-	m.simple = (struct simple_reply){ NBD_SIMPLE_REPLY_MAGIC, error, r->cookie, data };
-	m.request = r;
-	m.final = true;
-	outgoing_send(c, &m);
-}
-
-static struct outgoing
-chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payload, bool final)
-{
-	struct outgoing m = OUTGOING(MSG_CHUNK);
-
-	m.chunk = (struct chunk){ .magic = NBD_STRUCTURED_REPLY_MAGIC,
-		                  .flags = final ? NBD_REPLY_FLAG_DONE : 0,
-		                  .type = type,
-		                  .cookie = r->cookie };
-	m.payload = payload;
-	m.request = r;
-	m.final = final;
-	return m;
-}
-
-static void
-send_none(struct conn *c, const struct request *r)
-{
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_NONE, PAYLOAD_RAW, true);
-
-	outgoing_send(c, &m);
-}
-
-static const char *
-error_text(uint32_t error)
-{
-	switch (error) {
-	case NBD_EPERM:
-		return "the export is read-only";
-	case NBD_ENOSPC:
-		return "past the end of the export, or no memory left";
-	case NBD_EOVERFLOW:
-		return "longer than one reply may be";
-	case NBD_ENOTSUP:
-		return "no faster than a write";
-	default:
-		return "the request is not valid here";
-	}
-}
-
-static void
-send_error_chunk(struct conn *c, const struct request *r, uint32_t error)
-{
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_ERROR, PAYLOAD_ERROR, true);
-
-	m.error.error = error;
-	if (knob(c, KNOB_error_messages))
-		m.error.message = bytes_of(error_text(error));
-	outgoing_send(c, &m);
-}
-
-/* Errors are better told in a chunk (proto.md:398), which a READ demands anyway (proto.md:395). */
-static void
-send_status(struct conn *c, const struct request *r, uint32_t error)
-{
-	bool may_be_simple = !c->structured || r->type != NBD_CMD_READ;
-
-	if (!c->structured || (may_be_simple && error == NBD_SUCCESS && !knob(c, KNOB_structured_successes)) ||
-	    (may_be_simple && error != NBD_SUCCESS && knob(c, KNOB_simple_errors)))
-		send_simple(c, r, error, (struct bytes){ NULL, 0 });
-	else if (error != NBD_SUCCESS)
-		send_error_chunk(c, r, error);
-	else
-		send_none(c, r);
-}
-
-/* The data is read to where it will be sent from. */
-static void
-answer_read(struct conn *c, const struct disk_op *op)
-{
-	const struct request *r = op->request;
-	size_t header = c->structured ? CHUNK_HEADER_SIZE + sizeof(uint64_t) : SIMPLE_REPLY_SIZE;
-	bool ends_with_none = knob(c, KNOB_read_ends_with_none);
-	uint8_t *data = outgoing_room(c, header, op->length);
-	struct outgoing m;
-
-	if (op->skip)
-		memset(data, 0, op->length);
-	else
-		disk_read(c->export->disk, op->offset, op->length, data);
-	if (!c->structured) {
-		send_simple(c, r, NBD_SUCCESS, (struct bytes){ data, op->length });
-		return;
-	}
-	/* A chunk of data has at least one byte (proto.md:1806, 1979). */
-	if (op->length == 0) {
-		send_none(c, r);
-		return;
-	}
-	m = chunk_start(r, NBD_REPLY_TYPE_OFFSET_DATA, PAYLOAD_OFFSET_DATA, !ends_with_none);
-	m.offset_data = (struct chunk_offset_data){ r->offset, { data, op->length } };
-	outgoing_send(c, &m);
-	if (ends_with_none)
-		send_none(c, r);
-}
-
 /* ---- commands ---- */
 
 /* The contents are undefined from now on (proto.md:2108); ours become zeroes unless a knob is set. */
-static bool
+static uint32_t
 trim(const struct conn *c, const struct disk_op *op)
 {
-	static const uint8_t junk[4096] = { [0 ... 4095] = 0xdb };
+	static const uint8_t junk[65536] = { [0 ... 65535] = 0xdb };
+	bool keeps = knob(c, KNOB_trim_keeps_allocated);
 	struct disk *d = c->export->disk;
+	uint64_t first = op->offset, end = op->offset + op->length;
+	enum disk_state failed;
 
 	if (knob(c, KNOB_trim_does_nothing))
-		return true;
-	if (!knob(c, KNOB_trim_scrambles)) {
-		disk_zero(d, op->offset, op->length, DISK_HOLE);
-		return true;
+		return NBD_SUCCESS;
+	if (knob(c, KNOB_trim_rounds)) {
+		first = (first + sizeof(junk) - 1) & ~(uint64_t)(sizeof(junk) - 1);
+		end &= ~(uint64_t)(sizeof(junk) - 1);
 	}
-	/* The edges are enough to catch who relies on zeroes, and cost no memory on a long trim. */
-	return disk_write(d, op->offset, op->length < sizeof(junk) ? op->length : sizeof(junk), junk);
+	if (!knob(c, KNOB_trim_scrambles)) {
+		disk_zero(d, first, end > first ? end - first : 0, keeps ? DISK_PROVISIONED : DISK_TRIMMED);
+		return NBD_SUCCESS;
+	}
+	/* The edges are enough to catch who relies on zeroes, and cost no memory on a long trim, nor need it. */
+	disk_write(d, op->offset, op->length < sizeof(junk) ? op->length : sizeof(junk), junk, &failed);
+	return NBD_SUCCESS;
 }
 
 /* A lie may have made the length longer than the data that came. */
-static bool
+static uint32_t
 write_data(struct disk *d, const struct disk_op *op)
 {
 	struct bytes sent = op->request->data;
 	size_t n = op->data == sent.at && sent.len < op->length ? sent.len : op->length;
+	enum disk_state failed;
 
-	return op->data == NULL || disk_write(d, op->offset, n, op->data);
+	if (op->data == NULL || disk_write(d, op->offset, n, op->data, &failed))
+		return NBD_SUCCESS;
+	/* What was not told to be a hole has its space (proto.md:1009-1012), so it is memory that lacks. */
+	return failed == DISK_PROVISIONED ? NBD_ENOMEM : NBD_ENOSPC;
+}
+
+static void
+write_zeroes(const struct conn *c, const struct disk_op *op)
+{
+	bool hole = (op->flags & NBD_CMD_FLAG_NO_HOLE) == 0 && !knob(c, KNOB_zeroes_never_trim);
+
+	disk_zero(c->export->disk, op->offset, op->length, hole ? DISK_TRIMMED : DISK_PROVISIONED);
 }
 
 /* Flushing does nothing: what is in memory is as durable as this disk gets. So is what FUA asks for. */
-static bool
+static uint32_t
 carry_out(const struct conn *c, const struct disk_op *op)
 {
-	struct disk *d = c->export->disk;
-
 	switch (op->type) {
 	case NBD_CMD_WRITE:
-		return write_data(d, op);
+		return write_data(c->export->disk, op);
 	case NBD_CMD_TRIM:
 		return trim(c, op);
 	case NBD_CMD_WRITE_ZEROES:
-		disk_zero(d, op->offset, op->length,
-		          (op->flags & NBD_CMD_FLAG_NO_HOLE) != 0 ? DISK_PROVISIONED : DISK_HOLE);
-		return true;
+		write_zeroes(c, op);
+		return NBD_SUCCESS;
 	default:
-		return true;
+		return NBD_SUCCESS;
 	}
+}
+
+/* It begins on the disk and ends past it, and nothing else is wrong with it. */
+static bool
+is_partial_read(const struct conn *c, const struct disk_op *op)
+{
+	const struct request *r = op->request;
+	uint64_t size = c->export->size;
+
+	return op->type == NBD_CMD_READ && op->error == NBD_EINVAL && op->skip && c->structured &&
+	       r->magic == NBD_REQUEST_MAGIC && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 &&
+	       r->offset < size && r->length > size - r->offset && r->length <= max_payload(c->export);
 }
 
 static void
@@ -264,12 +211,20 @@ answer(struct conn *c, struct disk_op *op)
 {
 	const struct request *r = op->request;
 
-	if (!op->skip && !carry_out(c, op) && op->error == NBD_SUCCESS)
-		op->error = NBD_ENOSPC;
+	uint32_t error = op->skip ? NBD_SUCCESS : carry_out(c, op);
+
+	if (op->error == NBD_SUCCESS)
+		op->error = error;
 	if (!op->skip && op->twice)
 		carry_out(c, op);
 	if (op->type == NBD_CMD_READ && op->error == NBD_SUCCESS)
 		answer_read(c, op);
+	else if (op->type == NBD_CMD_BLOCK_STATUS && op->error == NBD_SUCCESS)
+		answer_block_status(c, op);
+	else if ((knob(c, KNOB_read_errors_last) || knob(c, KNOB_read_errors_first) || knob(c, KNOB_read_errors_many) ||
+	          knob(c, KNOB_read_errors_around) || knob(c, KNOB_read_errors_early)) &&
+	         is_partial_read(c, op))
+		answer_partial_read(c, op);
 	else
 		send_status(c, r, op->error);
 	/* A freedom of simple replies only (proto.md:1966-1968). */
@@ -294,6 +249,10 @@ handle_request(struct conn *c, const struct request *r)
 	}
 	/* All earlier requests are answered: there is nothing to wait for but the output (proto.md:2074). */
 	if (r->type == NBD_CMD_DISC && r->magic == NBD_REQUEST_MAGIC) {
+		conn_end(c);
+		return;
+	}
+	if (r->type == NBD_CMD_FLUSH && (r->offset | r->length) != 0 && knob(c, KNOB_flush_range_closes)) {
 		conn_end(c);
 		return;
 	}

@@ -228,6 +228,120 @@ def test_nbd_client_lists_over_tcp(serve, libnbd):
     h.shutdown()
 
 
+def extents(h, length, offset, flags=0):
+    got = {}
+    h.block_status(length, offset, lambda name, at, e, _: got.update({name: list(zip(e[::2], e[1::2]))}) or 0, flags)
+    return got
+
+
+@pytest.mark.parametrize("knobs", [[], ["set_meta_reversed", "status_chunks_reversed", "status_ends_with_none"]])
+def test_libnbd_block_status(libnbd, serve, knobs):
+    s = serve("--size", "1G", *(a for k in knobs for a in ("--knob", k)))
+    h = libnbd.NBD()
+    for name in ("base:allocation", "x-nbdspec:dirty", "x-nbdspec:blocks", "x-other:foo"):
+        h.add_meta_context(name)
+    h.connect_uri(s.uri)
+    assert h.can_meta_context("x-nbdspec:dirty") and not h.can_meta_context("x-other:foo")
+    h.pwrite(b"x" * 5000, 8192)
+    h.zero(4096, 65536, libnbd.CMD_FLAG_NO_HOLE)
+    h.pwrite(b"y" * 65536, 131072)
+    h.trim(32768, 131072)
+    got = extents(h, 262144, 0)
+    assert got["base:allocation"] == [(8192, 3), (8192, 0), (49152, 3), (4096, 2), (94208, 3), (32768, 0), (65536, 3)]
+    assert got["x-nbdspec:dirty"] == [(8192, 0), (8192, 1), (49152, 0), (4096, 1), (61440, 0), (65536, 1), (65536, 0)]
+    assert got["x-nbdspec:blocks"] == [(65536, 0), (65536, 1), (65536, 2), (65536, 3)]
+    one = extents(h, 100000, 70000, libnbd.CMD_FLAG_REQ_ONE)
+    assert one == {"base:allocation": [(93840, 3)], "x-nbdspec:dirty": [(61072, 0)], "x-nbdspec:blocks": [(61072, 1)]}
+    with pytest.raises(libnbd.Error) as e:
+        h.set_strict_mode(0)
+        extents(h, 1, 1 << 30)
+    assert e.value.errnum == EINVAL
+    h.shutdown()
+
+
+def test_maps(serve, image):
+    need("nbdinfo"), need("qemu-img"), need("qemu-io")
+    s = serve("--size", "16M")
+    run("qemu-io", "-f", "raw", "-c", "write -P 1 1M 1M", "-c", "write -z -u 4M 1M", "-c", "write -z 6M 1M", s.uri)
+    m = json.loads(run("nbdinfo", "--map", "--json", s.uri))
+    assert [(e["offset"], e["length"], e["type"]) for e in m] == [
+        (0, MIB, 3), (MIB, MIB, 0), (2 * MIB, 4 * MIB, 3), (6 * MIB, MIB, 2), (7 * MIB, 9 * MIB, 3)]
+    m = json.loads(run("nbdinfo", "--map=x-nbdspec:dirty", "--json", s.uri))
+    assert [(e["offset"] // MIB, e["type"]) for e in m] == [(0, 0), (1, 1), (2, 0), (4, 1), (5, 0), (6, 1), (7, 0)]
+    m = json.loads(run("qemu-img", "map", "-f", "raw", "--output=json", s.uri))
+    assert [(e["start"] // MIB, e["data"], e["zero"]) for e in m] == [
+        (0, False, True), (1, True, False), (2, False, True), (6, True, True), (7, False, True)]
+    listed = json.loads(run("nbdinfo", "--list", "--json", s.uri))["exports"][0]["contexts"]
+    assert {"base:allocation", "x-nbdspec:dirty", "x-nbdspec:blocks"} == set(listed)
+
+
+def meta(name, *queries):
+    return struct.pack(">I", len(name)) + name + struct.pack(">I", len(queries)) + b"".join(
+        struct.pack(">I", len(q)) + q for q in queries)
+
+
+REP_META_CONTEXT, LIST_META, SET_META = 4, 9, 10
+
+
+def contexts(replies):
+    assert replies[-1] == REP_ACK
+    return {r[1][4:].decode(): struct.unpack(">I", r[1][:4])[0] for r in replies[:-1]}
+
+
+def test_meta_contexts(serve):
+    c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar,size=1M,contexts=base:allocation"))
+    every = {"base:allocation": 0, "x-nbdspec:dirty": 0, "x-nbdspec:blocks": 0}
+    assert c.option(SET_META, meta(b"foo", b"base:allocation")) == [ERR_INVALID]
+    assert contexts(c.option(LIST_META, meta(b"foo"))) == every
+    c.structured_reply()
+    assert contexts(c.option(LIST_META, meta(b"bar"))) == {"base:allocation": 0}
+    assert list(contexts(c.option(LIST_META, meta(b"foo", b"x-nbdspec:", b"base:")))) == list(every)[1:] + ["base:allocation"]
+    for queries in ([], [b"base:"], [b"x-nbdspec:"], [b"base:foo"], [b"none"], [b"qemu:allocation-depth"], [b""]):
+        assert contexts(c.option(SET_META, meta(b"foo", *queries))) == {}
+    assert len(set(contexts(c.option(SET_META, meta(b"foo", b"x-nbdspec:*", b"x-nbdspec:dirty"))).values())) == 2
+    assert c.option(LIST_META, meta(b"nope")) == [ERR_UNKNOWN] == c.option(SET_META, meta(b"nope"))
+    good = meta(b"foo", b"base:allocation")
+    for option in (LIST_META, SET_META):
+        for n in range(len(good)):
+            assert c.option(option, good[:n]) == [ERR_INVALID]
+        for bad in (good + b"x", meta(b"f\0o"), meta(b"foo", b"x" * 4097), meta(b"foo")[:-4] + b"\xff" * 4):
+            assert c.option(option, bad) == [ERR_INVALID]
+        assert c.option(option, meta(b"foo", b"x" * 4097 * 80)) == [ERR_TOO_BIG]
+
+
+@pytest.mark.parametrize("options, served", [
+    ([], False),
+    ([meta(b"foo", b"base:allocation")], True),
+    ([meta(b"", b"base:allocation")], True),
+    ([meta(b"bar", b"base:allocation")], False),
+    ([meta(b"foo", b"base:allocation"), b"junk"], False),
+    ([meta(b"foo", b"base:allocation"), meta(b"nope", b"base:allocation")], False),
+    ([meta(b"foo", b"base:allocation"), meta(b"foo")], False),
+    ([meta(b"bar", b"base:allocation"), meta(b"foo", b"x-nbdspec:*")], True)])
+def test_which_contexts_hold(serve, options, served):
+    c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar,size=1M")).structured_reply()
+    for o in options:
+        c.option(SET_META, o)
+    c.go(b"foo")
+    c.send_request(CMD_BLOCK_STATUS, 0, 4096)
+    chunk = c.recv_chunk()
+    assert chunk[1] == (5 if served else 0x8001)
+    while not chunk[0] & 1:
+        chunk = c.recv_chunk()
+    assert c.alive()
+
+
+def test_block_status_far_away(serve):
+    c = Client(serve("--size", str((1 << 63) - 1))).structured_reply()
+    (allocation, ) = contexts(c.option(SET_META, meta(b"", b"base:allocation"))).values()
+    c.go()
+    assert c.command(CMD_WRITE, 1 << 62, 1, b"x") == 0
+    for offset, length, got in ((0, 0xffffffff, [(0xffffffff, 3)]), ((1 << 62) - 512, 8192, [(512, 3), (4096, 0), (3584, 3)]),
+                                ((1 << 63) - 2, 1, [(1, 3)])):
+        c.send_request(CMD_BLOCK_STATUS, offset, length)
+        assert c.recv_chunk() == (1, 5, 7, struct.pack(">I", allocation) + b"".join(struct.pack(">II", *e) for e in got))
+
+
 # ---- the command ----
 
 def nbdspec(*args, **kwargs):
@@ -290,6 +404,11 @@ def test_once(serve):
     (["--lie", "cookie_changed:command=FROB"], 2, "READ"),
     (["--trace", "/nonexistent/t", "--run", "true"], 3, "/nonexistent/t"),
     (["--stdio", "--run", "true"], 2, "--run"),
+    (["--control", "/nonexistent/c", "--run", "true"], 3, "/nonexistent/c"),
+    (["--log", "/nonexistent/l", "--run", "true"], 3, "/nonexistent/l"),
+    (["--grace", "x"], 2, "--grace"),
+    (["--memory-limit", "x"], 2, "k, M"),
+    (["--export", "contexts=foo:bar"], 2, "base:allocation"),
     (["frob"], 2, "frob"),
 ])
 def test_bad_arguments(args, status, says):
@@ -472,7 +591,7 @@ def test_without_fixed_newstyle(serve):
 def test_options(serve):
     c = Client(serve("--export", "name=foo,size=1M", "--export", "name=bar"))
     assert c.option(OPT_LIST) == [(REP_SERVER, b"\0\0\0\3foo"), (REP_SERVER, b"\0\0\0\3bar"), REP_ACK]
-    for option in (0, 4, OPT_STARTTLS, 9, 10, 11, 12, 0xffffffff):
+    for option in (0, 4, OPT_STARTTLS, 11, 12, 0xffffffff):
         assert c.option(option) == [ERR_UNSUP] and c.option(option, b"some data") == [ERR_UNSUP]
     assert c.option(OPT_LIST, b"x") == [ERR_INVALID]
     assert c.option(OPT_STRUCTURED_REPLY, b"x") == [ERR_INVALID]
@@ -638,6 +757,116 @@ def test_out_of_order(serve):
     assert got == list(range(8, 0, -1))
 
 
+def read_structured(c, n):
+    """The chunks of n replies as they come, each (cookie, type, flags, payload)."""
+    chunks = []
+    while n:
+        flags, kind, cookie, data = c.recv_chunk()
+        chunks.append((cookie, kind, flags, data))
+        n -= flags & 1
+    return chunks
+
+
+@pytest.mark.parametrize("knobs", [["read_fragments"], ["read_holes"], ["read_chunks_reversed"], ["read_chunks_shuffled", "read_holes"],
+                                   ["chunks_interleaved", "read_holes", "read_ends_with_none"], ["requests_out_of_order"],
+                                   ["read_exceeds_max"], ["replies_shuffled", "read_fragments"]])
+def test_chunks(serve, tmp_path, knobs):
+    s = serve("--size", "40M", "--trace", str(tmp_path / "t"), *(a for k in knobs for a in ("--knob", k)))
+    c = Client(s).structured_reply()
+    c.go()
+    disk = bytearray(MIB)
+    for at in (5, 70000, 200001):
+        disk[at:at + 3000] = random.Random(at).randbytes(3000)
+        assert c.command(CMD_WRITE, at, 3000, disk[at:at + 3000]) == 0
+    ranges = [(0, 262144), (1, 5000), (69999, 200000), (511, 3)] * 3
+    c.send(b"".join(struct.pack(">IHHQQI", 0x25609513, DF * (i % 4 == 2), CMD_READ, i, *r) for i, r in enumerate(ranges)))
+    chunks = read_structured(c, len(ranges))
+    for i, (offset, length) in enumerate(ranges):
+        mine = [ch for ch in chunks if ch[0] == i]
+        got, seen = bytearray(b"?" * length), 0
+        assert [f & 1 for _, _, f, _ in mine] == [0] * (len(mine) - 1) + [1]
+        for _, kind, _, data in mine:
+            at = struct.unpack(">Q", data[:8])[0] - offset if data else 0
+            piece = data[8:] if kind == 1 else bytes(struct.unpack(">I", data[8:])[0]) if kind == 2 else b""
+            got[at:at + len(piece)] = piece
+            seen += len(piece)
+        assert got == disk[offset:offset + length] and seen == length
+        assert i % 4 != 2 or len(mine) == 1 + ("read_ends_with_none" in knobs)
+    cookies = [ch[0] for ch in chunks]
+    assert (cookies != sorted(cookies)) == any(k in knobs for k in ("chunks_interleaved", "requests_out_of_order", "replies_shuffled"))
+    assert (2 in [ch[1] for ch in chunks]) == ("read_holes" in knobs)
+    c.send_request(CMD_READ, 0, 33 * MIB)
+    chunks = read_structured(c, 1)
+    assert ("read_exceeds_max" in knobs) == (chunks[0][1] == 1) and all(len(ch[3]) <= 32 * MIB + 8 for ch in chunks)
+
+
+@pytest.mark.parametrize("knobs, kinds", [
+    ([], [(0x8001, None)]), (["error_offsets"], [(0x8002, MIB)]), (["read_errors_last"], [(1, MIB - 512), (0x8002, MIB)]),
+    (["read_errors_first"], [(0x8002, MIB), (1, MIB - 512)]),
+    (["read_errors_many"], [(1, MIB - 512), (0x8002, MIB), (0x8002, MIB + 512)])])
+def test_errors_of_reads(serve, knobs, kinds):
+    c = Client(serve("--size", "1M", *(a for k in knobs for a in ("--knob", k)))).structured_reply()
+    c.go()
+    c.send_request(CMD_READ, MIB - 512, 2048)
+    where = {1: slice(0, 8), 0x8002: slice(6, 14)}
+    assert [(k, struct.unpack(">Q", d[where[k]])[0] if k in where else None) for _, k, _, d in read_structured(c, 1)] == kinds
+    assert c.alive()
+
+
+def served(serve, *knobs, size="1G"):
+    c = Client(serve("--size", size, *(a for k in knobs for a in ("--knob", k)))).structured_reply()
+    c.option(SET_META, meta(b"", b"base:allocation"))
+    c.go()
+    return c
+
+
+def test_more_knobs(serve):
+    c = served(serve, "long_effects_refused")
+    assert c.command(CMD_TRIM, 0, 33 * MIB) == EINVAL and c.command(CMD_WRITE_ZEROES, 0, 32 * MIB) == 0
+    c = served(serve, "fast_zero_aligned")
+    assert c.command(CMD_WRITE_ZEROES, 0, 512, flags=FAST_ZERO) == ENOTSUP
+    assert c.command(CMD_WRITE_ZEROES, 0, 4096, flags=FAST_ZERO) == 0
+    c = served(serve, "flush_range_closes")
+    assert c.command(CMD_FLUSH) == 0
+    c.send_request(CMD_FLUSH, 1)
+    assert c.ended()
+    c = served(serve, "trim_rounds")
+    assert c.command(CMD_WRITE, 0, 262144, b"x" * 262144) == 0 and c.command(CMD_TRIM, 5, 200000) == 0
+    c.send_request(CMD_READ, 0, 262144, flags=DF)
+    assert c.recv_chunk()[3][8:] == b"x" * 65536 + bytes(131072) + b"x" * 65536
+    c = served(serve, "empty_status_served")
+    c.send_request(CMD_BLOCK_STATUS, 4096, 0)
+    assert c.recv_chunk()[3][4:] == struct.pack(">II", 65536, 3)
+    c.send_request(CMD_BLOCK_STATUS, 4096, 0, flags=REQ_ONE)
+    assert c.recv_chunk()[1] == 0x8001 and c.alive()
+    c = served(serve, "long_payload_awaited")
+    c.send_request(CMD_WRITE, 0, 256 * MIB)
+    for _ in range(256):
+        c.send(bytes(MIB))
+    c.recv_chunk()
+    assert c.alive()
+
+
+@pytest.mark.parametrize("knob, expected", [
+    ("extents_run_past", [(8192, 3), (4096, 0), (MIB - 12288, 3)]), ("extents_fall_short", [(8192, 3), (4096, 0), (53248, 3)]),
+    ("single_extents", [(8192, 3)]), ("status_always_zero", [(131072, 0)]), ("untouched_is_allocated", [(8192, 2), (4096, 0), (118784, 2)]),
+    ("untouched_is_unknown", [(8192, 1), (4096, 0), (118784, 1)])])
+def test_knobs_of_extents(serve, knob, expected):
+    c = served(serve, knob, size="1M")
+    assert c.command(CMD_WRITE, 8192, 1, b"x") == 0
+    c.send_request(CMD_BLOCK_STATUS, 0, 131072)
+    data = c.recv_chunk()[3][4:]
+    assert list(struct.iter_unpack(">II", data)) == expected
+
+
+def test_haggling_limited(serve):
+    c = Client(serve("--knob", "haggling_limited"))
+    for _ in range(1000):
+        c.in_step()
+    c.send_option(OPT_LIST)
+    assert c.ended()
+
+
 def test_dribbled_bytes_and_other_clients(serve):
     s = serve("--size", "1M")
     a, b = Client(s, None), Client(s)
@@ -674,7 +903,140 @@ def test_half_closed_client_gets_its_replies(serve):
     assert [c.recv_simple(MIB)[1] for _ in range(16)] == list(range(16)) and c.ended()
 
 
+# ---- control, shutdown, log ----
+
+ERR_SHUTDOWN, ESHUTDOWN = (1 << 31) + 7, 108
+
+
+class Control:
+    def __init__(self, path):
+        self.s = socket.socket(socket.AF_UNIX)
+        self.s.settimeout(PATIENCE)
+        self.s.connect(str(path))
+        self.f = self.s.makefile("rw")
+
+    def __call__(self, line):
+        self.f.write(line + "\n")
+        self.f.flush()
+        answer = self.f.readline()
+        assert answer.endswith("\n")
+        return answer[:-1]
+
+
+def test_control(serve, tmp_path):
+    s = serve("--control", str(tmp_path / "c"), "--export", "name=a b,size=1M", "--export", "name=", "--log", str(tmp_path / "l"))
+    control = Control(tmp_path / "c")
+    assert control("status") == "ok state=serving connections=0 exports=2 memory=0"
+    a, b = Client(s), Client(s)
+    a.go(b"a b")
+    assert a.command(CMD_WRITE, 0, 1, b"x") == 0
+    assert control("status").startswith("ok state=serving connections=2 exports=2 memory=")
+    assert control("counters").startswith("ok accepted=2 options=1 requests=1 sent=")
+    assert "SEND_TRIM" in control("flags a b") and "SEND_TRIM" not in control("flags a b -SEND_TRIM +READ_ONLY")
+    assert b.go(b"a b", option=OPT_INFO)[0] == info_export(MIB, (DEFAULT_FLAGS | 2) & ~0x20)
+    assert "READ_ONLY" in control("flags  +READ_ONLY") and "READ_ONLY" in control("flags +READ_ONLY")
+    for bad in ("", "frob", "flags c", "flags a b +FROB", "flags a b -HAS_FLAGS", "flags a b -SEND_WRITE_ZEROES", "disconnect",
+                "disconnect 0", "disconnect 9", "disconnect x"):
+        assert control(bad).startswith("error ")
+    assert "SEND_WRITE_ZEROES" in control("flags a b") and control("help").startswith("ok status; ")
+    assert control("mark transaction \N{SNOWMAN} 42") == "ok"
+    assert control("disconnect 1") == "ok 1" and a.ended() and b.in_step()
+    assert control("disconnect all") == "ok 1" and b.ended() and Client(s).in_step()
+    two = Control(tmp_path / "c")
+    two.s.sendall(b"x" * 10000)
+    assert control("status").startswith("ok")
+    events = [json.loads(line) for line in open(tmp_path / "l")]
+    assert {"event": "mark", "text": "transaction \N{SNOWMAN} 42"} == {k: v for e in events for k, v in e.items()
+                                                                     if e["event"] == "mark" and k != "ms"}
+    assert s.stop() == 0 and not os.path.exists(tmp_path / "c")
+
+
+def test_log(serve, tmp_path):
+    s = serve("--size", "1M", "--log", str(tmp_path / "l"), "--knob", "read_holes")
+    c = Client(s).structured_reply()
+    c.option(SET_META, meta(b"", b"base:allocation"))
+    c.go(infos=[3])
+    c.send_request(CMD_BLOCK_STATUS, 0, 4096, cookie=5)
+    c.send_request(CMD_READ, 0, 512, cookie=6)
+    c.send_request(CMD_READ, 1 << 63, 512, cookie=1 << 63)
+    for _ in range(3):
+        c.recv_chunk()
+    c.send_request(CMD_DISC, cookie=7)
+    assert c.ended() and s.stop() == 0
+    events = [json.loads(line) for line in open(tmp_path / "l")]
+    assert [e["event"] for e in events][0] == "connect" and all(e["connection"] == 1 and e["ms"] >= 0 for e in events)
+    got = [{k: v for k, v in e.items() if k not in ("ms", "connection", "event", "bytes")} for e in events]
+    for want in (
+            {"from": "server", "message": "greeting", "flags": "FIXED_NEWSTYLE|NO_ZEROES"},
+            {"from": "client", "message": "option", "option": "NBD_OPT_SET_META_CONTEXT", "length": 27, "name": "",
+             "queries": ["base:allocation"]},
+            {"from": "server", "message": "option-reply", "option": "NBD_OPT_SET_META_CONTEXT", "type": "NBD_REP_META_CONTEXT",
+             "length": 19, "id": 1, "context": "base:allocation"},
+            {"from": "client", "message": "request", "cookie": "0x5", "command": "NBD_CMD_BLOCK_STATUS", "flags": "none",
+             "offset": 0, "length": 4096},
+            {"from": "server", "message": "chunk", "cookie": "0x5", "type": "NBD_REPLY_TYPE_BLOCK_STATUS", "flags": "DONE",
+             "length": 12, "context": 1, "extents": [[4096, 3]]},
+            {"from": "server", "message": "chunk", "cookie": "0x6", "type": "NBD_REPLY_TYPE_OFFSET_HOLE", "flags": "DONE",
+             "length": 12, "offset": 0, "size": 512},
+            {"from": "client", "message": "request", "cookie": "0x8000000000000000", "command": "NBD_CMD_READ", "flags": "none",
+             "offset": "0x8000000000000000", "length": 512},
+            {"from": "server", "message": "chunk", "cookie": "0x8000000000000000", "type": "NBD_REPLY_TYPE_ERROR",
+             "flags": "DONE", "length": 6, "error": "NBD_EINVAL"}):
+        assert want in got
+
+
+@pytest.mark.parametrize("how", ["shutdown", "SIGTERM"])
+def test_graceful_shutdown(serve, tmp_path, how):
+    s = serve("--size", "64M", "--control", str(tmp_path / "c"), "--grace", "60000")
+    control = Control(tmp_path / "c")
+    a, b, late, idle = Client(s), Client(s), Client(s), Client(s)
+    a.go()
+    for cookie in range(4):
+        a.send_request(CMD_READ, 0, 32 * MIB, cookie=cookie)
+    late.go()
+    if how == "SIGTERM":
+        s.process.terminate()
+        while "shutting-down" not in control("status"):
+            pass
+    else:
+        assert control("shutdown") == "ok"
+    with pytest.raises(OSError):
+        Client(s)
+    errors = []
+    for _ in range(4):
+        error, cookie, _ = a.recv_simple()
+        errors.append(error)
+        assert error == ESHUTDOWN or a.recv(32 * MIB)
+    assert set(errors) <= {0, ESHUTDOWN}
+    assert a.command(CMD_FLUSH) == ESHUTDOWN and late.command(CMD_WRITE, 0, 3, b"abc") == ESHUTDOWN
+    assert b.option(OPT_LIST) == [ERR_SHUTDOWN] and b.option(77) == [ERR_SHUTDOWN] and b.option(OPT_ABORT) == [REP_ACK]
+    assert b.ended()
+    idle.send_option(OPT_EXPORT_NAME)
+    assert idle.ended()
+    a.send_request(CMD_DISC)
+    late.s.close()
+    assert s.process.wait(PATIENCE) == 0
+
+
+def test_shutdown_does_not_wait_for_ever(serve):
+    s = serve("--grace", "50")
+    c = Client(s)
+    s.process.terminate()
+    assert s.process.wait(PATIENCE) == 0 and c.ended()
+
+
 # ---- a hostile client ----
+
+def test_memory_limit(serve):
+    s = serve("--size", "1T", "--memory-limit", "16M")
+    c = Client(s)
+    c.go()
+    assert c.command(CMD_WRITE_ZEROES, 1 << 38, 1 << 20, flags=NO_HOLE) == 0
+    errors = [c.command(CMD_WRITE, i * MIB, MIB, bytes(MIB)) for i in range(32)]
+    assert errors[:14] == [0] * 14 and errors[16:] == [ENOSPC] * 16
+    assert c.command(CMD_WRITE, 1 << 38, 512, bytes(512)) == 12  # it is no hole
+    assert c.command(CMD_TRIM, 0, 8 * MIB) == 0 and c.command(CMD_WRITE, 30 * MIB, MIB, bytes(MIB)) == 0
+
 
 def test_endless_option_data_is_not_kept(serve):
     s = serve()

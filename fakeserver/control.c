@@ -1,0 +1,285 @@
+#include "fakeserver/control.h"
+
+#include "fakeserver/disk.h"
+#include "harness/names.h"
+#include "harness/wire.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LINE_MOST = 8192, CLIENTS_MOST = 64 };
+
+struct control_client {
+	struct control *control;
+	int fd;
+	char line[LINE_MOST];
+	size_t len;
+	struct control_client *next;
+};
+
+struct control {
+	struct fake_server *server;
+	int fd;
+	unsigned grace_ms, n_clients;
+	struct control_client *clients;
+};
+
+/* ---- commands: each writes one line without its end ---- */
+
+static void
+do_status(struct control *k, char *rest, FILE *out)
+{
+	struct fake_counters n = fake_count(k->server);
+
+	(void)rest;
+	fprintf(out, "ok state=%s connections=%u exports=%zu memory=%" PRIu64,
+	        n.shutting_down ? "shutting-down" : "serving", n.open, fake_config_of(k->server)->n_exports,
+	        disk_memory());
+}
+
+static void
+do_counters(struct control *k, char *rest, FILE *out)
+{
+	struct fake_counters n = fake_count(k->server);
+
+	(void)rest;
+	fprintf(out,
+	        "ok accepted=%u options=%" PRIu64 " requests=%" PRIu64 " sent=%" PRIu64 " bytes-received=%" PRIu64
+	        " bytes-sent=%" PRIu64,
+	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent);
+}
+
+static struct fake_export *
+find_export(struct control *k, const char *name)
+{
+	struct fake_config *config = fake_config_of(k->server);
+
+	for (size_t i = 0; i < config->n_exports; i++)
+		if (strcmp(config->exports[i].name, name) == 0)
+			return &config->exports[i];
+	return NULL;
+}
+
+/* Takes the last word off a line if it is a change; a name may contain blanks. The caller frees it. */
+static char *
+take_change(char *line)
+{
+	char *blank = strrchr(line, ' '), *word = blank != NULL ? blank + 1 : line;
+
+	if (*word != '+' && *word != '-')
+		return NULL;
+	word = strdup(word);
+	if (word == NULL)
+		abort();
+	*(blank != NULL ? blank : line) = '\0';
+	return word;
+}
+
+static void
+do_flags(struct control *k, char *rest, FILE *out)
+{
+	char *changes[16], error[256] = "there is no export of this name", text[NAME_MAX_TEXT];
+	struct fake_export *e, changed;
+	size_t n = 0;
+	bool ok;
+
+	while (n < 16 && (changes[n] = take_change(rest)) != NULL)
+		n++;
+	e = find_export(k, rest);
+	ok = e != NULL;
+	if (ok)
+		changed = *e;
+	for (; n > 0; free(changes[n]))
+		ok = (--n, ok) && export_change_flag(&changed, changes[n], error);
+	if (ok)
+		e->flags = changed.flags;
+	if (ok)
+		fprintf(out, "ok %s", name_flags(NAME_TRANSMISSION_FLAG, e->flags, text));
+	else
+		fprintf(out, "error %s", error);
+}
+
+static void
+do_disconnect(struct control *k, char *rest, FILE *out)
+{
+	char *end;
+	unsigned long n = strtoul(rest, &end, 10);
+	unsigned closed;
+
+	if (strcmp(rest, "all") != 0 && (end == rest || *end != '\0' || !isdigit((unsigned char)*rest) || n == 0)) {
+		fprintf(out, "error want a connection's number or all");
+		return;
+	}
+	closed = n <= UINT32_MAX ? fake_disconnect(k->server, (unsigned)n) : 0;
+	if (closed == 0 && n != 0)
+		fprintf(out, "error there is no such connection");
+	else
+		fprintf(out, "ok %u", closed);
+}
+
+static void
+do_shutdown(struct control *k, char *rest, FILE *out)
+{
+	(void)rest;
+	fake_shutdown(k->server, k->grace_ms);
+	fputs("ok", out);
+}
+
+static void
+do_mark(struct control *k, char *rest, FILE *out)
+{
+	fake_mark(k->server, rest);
+	fputs("ok", out);
+}
+
+static void do_help(struct control *k, char *rest, FILE *out);
+
+static const struct control_command {
+	const char *name, *help;
+	void (*run)(struct control *k, char *rest, FILE *out);
+} commands[] = {
+	{ "status", "status", do_status },
+	{ "counters", "counters", do_counters },
+	{ "flags", "flags EXPORT [+FLAG|-FLAG]...", do_flags },
+	{ "disconnect", "disconnect N|all", do_disconnect },
+	{ "shutdown", "shutdown", do_shutdown },
+	{ "mark", "mark TEXT", do_mark },
+	{ "help", "help", do_help },
+};
+enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
+
+static void
+do_help(struct control *k, char *rest, FILE *out)
+{
+	(void)k;
+	(void)rest;
+	fputs("ok", out);
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		fprintf(out, "%s%s", i == 0 ? " " : "; ", commands[i].help);
+}
+
+static void
+carry_out(struct control *k, char *line, FILE *out)
+{
+	size_t len = strcspn(line, " ");
+	char *rest = line[len] == '\0' ? line + len : line + len + 1;
+
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		if (strlen(commands[i].name) == len && memcmp(commands[i].name, line, len) == 0) {
+			commands[i].run(k, rest, out);
+			return;
+		}
+	fputs("error unknown request; help tells what there is", out);
+}
+
+/* ---- lines ---- */
+
+static void
+client_free(struct control_client *client)
+{
+	struct control *k = client->control;
+	struct control_client **at = &k->clients;
+
+	while (*at != client)
+		at = &(*at)->next;
+	*at = client->next;
+	fake_unwatch(k->server, client->fd);
+	close(client->fd);
+	free(client);
+	k->n_clients--;
+}
+
+/* False: the client does not take its reply. */
+static bool
+answer(struct control_client *client, char *line)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+	bool sent;
+
+	if (out == NULL)
+		abort();
+	carry_out(client->control, line, out);
+	fputc('\n', out);
+	fclose(out);
+	sent = send(client->fd, text, len, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
+	free(text);
+	return sent;
+}
+
+static void
+client_ready(void *arg)
+{
+	struct control_client *client = arg;
+	ssize_t n = recv(client->fd, client->line + client->len, sizeof(client->line) - 1 - client->len, MSG_DONTWAIT);
+	char *end;
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	client->len += n > 0 ? (size_t)n : 0;
+	while (n > 0 && (end = memchr(client->line, '\n', client->len)) != NULL) {
+		*end = '\0';
+		if (!answer(client, client->line))
+			n = 0;
+		client->len -= (size_t)(end + 1 - client->line);
+		memmove(client->line, end + 1, client->len);
+	}
+	if (n <= 0 || client->len == sizeof(client->line) - 1)
+		client_free(client);
+}
+
+static void
+control_ready(void *arg)
+{
+	struct control *k = arg;
+	int fd = accept4(k->fd, NULL, NULL, SOCK_CLOEXEC);
+	struct control_client *client;
+
+	if (fd < 0)
+		return;
+	client = calloc(1, sizeof(*client));
+	if (client == NULL)
+		abort();
+	client->control = k;
+	client->fd = fd;
+	client->next = k->clients;
+	if (k->n_clients == CLIENTS_MOST || fake_watch(k->server, fd, client_ready, client) < 0) {
+		close(fd);
+		free(client);
+		return;
+	}
+	k->clients = client;
+	k->n_clients++;
+}
+
+struct control *
+control_new(struct fake_server *s, int listen_fd, unsigned grace_ms)
+{
+	struct control *k = calloc(1, sizeof(*k));
+
+	if (k == NULL)
+		abort();
+	*k = (struct control){ .server = s, .fd = listen_fd, .grace_ms = grace_ms };
+	if (fake_watch(s, listen_fd, control_ready, k) == 0)
+		return k;
+	free(k);
+	return NULL;
+}
+
+void
+control_free(struct control *k)
+{
+	if (k == NULL)
+		return;
+	while (k->clients != NULL)
+		client_free(k->clients);
+	fake_unwatch(k->server, k->fd);
+	close(k->fd);
+	free(k);
+}
