@@ -25,7 +25,8 @@ pkg_cflags := $(shell pkg-config --cflags $(packages) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(packages) 2>/dev/null)
 flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. $(warnings) $(CFLAGS) $(EXTRA_CFLAGS) \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer) $(pkg_cflags)
-libs = $(if $(SAN),-fsanitize=$(SAN)) $(pkg_libs) -lm
+# Bound at once: every case is a fork, and would look the same symbols up again.
+libs = -Wl,-z,now $(if $(SAN),-fsanitize=$(SAN)) $(pkg_libs) -lm
 
 ifeq ($(V),)
 quiet = @printf '  %-7s %s\n' $(1) $@;

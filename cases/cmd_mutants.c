@@ -210,9 +210,8 @@ print_counts(const struct matrix *m, double seconds)
 	}
 	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s\n", m->n_cases, lies,
 	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
-	printf("(%u pairs decided without a run: the lie has no occasion in the case; %u left out: bulk cases, and the "
-	       "lie declares "
-	       "nothing that they cite)\n",
+	printf("(%u pairs decided without a run: the lie or knob has no occasion in the case; %u left out: bulk cases, "
+	       "and the lie declares nothing that they cite)\n",
 	       decided, left_out);
 }
 

@@ -34,16 +34,17 @@ static const struct profile profiles[] = {
 
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
-/* In the server's process. */
+/* In the server's process; config holds what is not the mutant's own. */
 static void
-serve_with(const struct mutant *m, struct lie_use *lies, size_t n_lies, int listen_fd, struct quiet *q)
+serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
 {
 	const struct profile *p = m->profile;
 	struct fake_export exports[3];
-	struct fake_config config = {
-		.exports = exports, .oldstyle = p->oldstyle, .quiet = q, .seed = 1, .lies = lies, .n_lies = n_lies
-	};
 	char error[256];
+
+	config.exports = exports;
+	config.oldstyle = p->oldstyle;
+	config.seed = 1;
 
 	memset(exports, 0, sizeof(exports));
 	for (; p->exports[config.n_exports] != NULL; config.n_exports++)
@@ -62,7 +63,7 @@ serve_mutant(void *arg, int listen_fd, struct quiet *q)
 	const struct mutant *m = arg;
 	struct lie_use use = { .lie = m->lie, .nth = 1 };
 
-	serve_with(m, &use, m->lie != NULL, listen_fd, q);
+	serve_with(m, (struct fake_config){ .quiet = q, .lies = &use, .n_lies = m->lie != NULL }, listen_fd);
 }
 
 static struct target
@@ -123,7 +124,7 @@ on_result(void *arg, const struct job *job, const struct result *r)
 		c->verdict = r->verdict;
 	if (r->verdict < VERDICT_WARN)
 		return;
-	if (c->message == NULL &&
+	if (c->message == NULL && (!c->of_lie || r->verdict == VERDICT_ERROR) &&
 	    asprintf(&c->message, "%s%s%s%s%s%s%s%s%s", r->point ? "[" : "", r->point ? r->point : "",
 	             r->point ? "] " : "", r->message, *r->expected ? "expected " : "", r->expected,
 	             *r->got ? "; got " : "", r->got, r->server) < 0)
@@ -141,13 +142,19 @@ on_result(void *arg, const struct job *job, const struct result *r)
 /*
  * A lie that never gets its turn in a case is the honest server there, and the two need not be run against each other.
  * So each case is run once with every lie looking on: LIE_NOW, which stands last in a lie's condition, notes that it was
- * asked and refuses.
+ * asked and refuses. A knob that nobody asks for in a case changes nothing there either.
  */
 struct onlooker {
 	const struct matrix *m;
-	bool *occasions; /* shared memory; one for each mutant */
+	bool *occasions; /* shared memory: for each mutant, and behind them for each knob */
 	struct target target;
 };
+
+static size_t
+row_size(const struct matrix *m)
+{
+	return m->n_mutants + N_KNOBS;
+}
 
 static void
 serve_onlookers(void *arg, int listen_fd, struct quiet *q)
@@ -163,7 +170,18 @@ serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 		if (o->m->mutants[i].lie != NULL)
 			uses[n++] =
 				(struct lie_use){ .lie = o->m->mutants[i].lie, .nth = 1, .occasion = &o->occasions[i] };
-	serve_with(&plain, uses, n, listen_fd, q);
+	serve_with(&plain,
+	           (struct fake_config){
+			   .quiet = q, .lies = uses, .n_lies = n, .knob_asked = o->occasions + o->m->n_mutants },
+	           listen_fd);
+}
+
+static bool
+has_occasion(const struct matrix *m, const bool *row, size_t mutant)
+{
+	const struct mutant *x = &m->mutants[mutant];
+
+	return x->lie != NULL ? row[mutant] : x->knob < 0 || row[m->n_mutants + (size_t)x->knob];
 }
 
 static struct run_end
@@ -177,7 +195,7 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 	if (lookers == NULL || jobs == NULL || m->watched == NULL)
 		abort();
 	for (size_t c = 0; c < m->n_cases; c++) {
-		lookers[c] = (struct onlooker){ m, occasions + c * m->n_mutants, plain_target(serve_onlookers) };
+		lookers[c] = (struct onlooker){ m, occasions + c * row_size(m), plain_target(serve_onlookers) };
 		lookers[c].target.arg = &lookers[c];
 		jobs[c] = (struct job){ m->cases[c], &lookers[c].target, &m->watched[c] };
 	}
@@ -196,6 +214,17 @@ any_listed(const enum requirement_id *some, const enum requirement_id *list)
 	return false;
 }
 
+/* Zeroed; a fork need not copy its page tables, and there are two of them for each pair. */
+static void *
+shared_memory(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		abort();
+	return p;
+}
+
 static size_t
 list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 {
@@ -205,10 +234,10 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 		m->mutants[i].target.arg = &m->mutants[i];
 		for (size_t c = 0; c < m->n_cases; c++) {
 			struct cell *cell = matrix_cell(m, i, c);
-
 			const struct lie *lie = m->mutants[i].lie;
 
-			cell->decided = lie != NULL && !occasions[c * m->n_mutants + i];
+			cell->of_lie = lie != NULL;
+			cell->decided = !has_occasion(m, occasions + c * row_size(m), i);
 			cell->left_out = lie != NULL && !cell->decided && m->cases[c]->bulk &&
 			                 !any_listed(lie->breaks, m->cases[c]->cites);
 			if (!cell->decided && !cell->left_out)
@@ -223,7 +252,7 @@ matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, uns
 {
 	struct runner runner = { .slots = slots, .trace_fd = -1, .result = on_result };
 	char *globs[] = { (char *)case_glob };
-	size_t size;
+	size_t size, occasions_size;
 	struct job *jobs;
 	struct run_end end;
 	bool *occasions;
@@ -231,16 +260,15 @@ matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, uns
 	m->cases = select_cases(SUITE_SERVER, globs, case_glob != NULL, &m->n_cases);
 	list_mutants(m, mutant_glob);
 	size = m->n_mutants * m->n_cases + 1;
-	m->cells = calloc(size, sizeof(*m->cells));
-	jobs = calloc(size, sizeof(*jobs));
-	occasions = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (m->cells == NULL || jobs == NULL || occasions == MAP_FAILED)
-		abort();
+	occasions_size = row_size(m) * m->n_cases + 1;
+	m->cells = shared_memory(size * sizeof(*m->cells));
+	jobs = shared_memory(size * sizeof(*jobs));
+	occasions = shared_memory(occasions_size);
 	end = find_occasions(m, &runner, occasions);
 	if (!end.interrupted && end.broken == NULL)
 		end = run_jobs(&runner, jobs, list_jobs(m, occasions, jobs));
-	munmap(occasions, size);
-	free(jobs);
+	munmap(occasions, occasions_size);
+	munmap(jobs, size * sizeof(*jobs));
 	*why = end.broken;
 	return !end.interrupted && end.broken == NULL;
 }
@@ -259,7 +287,7 @@ matrix_free(struct matrix *m)
 		free(m->watched[c].message);
 	}
 	free(m->watched);
-	free(m->cells);
+	munmap(m->cells, (m->n_mutants * m->n_cases + 1) * sizeof(*m->cells));
 	free(m->mutants);
 	free(m->cases);
 }

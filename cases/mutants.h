@@ -22,9 +22,10 @@ struct cell {
 	enum verdict verdict;		/* the worst */
 	enum requirement_id *red;	/* requirements whose fail or warn was seen, each once */
 	size_t n_red;
-	char *message;			/* of the first red or erroneous result; NULL */
+	char *message;			/* of an honest server's first red result, or the first erroneous one; NULL */
+	bool of_lie;
 	bool left_out;			/* not run: a bulk case, and the lie declares nothing that it cites */
-	bool decided;			/* not run: the lie has no occasion in this case, so it is the honest server's */
+	bool decided;			/* not run: the lie or knob has no occasion in this case, so it is the honest server's */
 };
 
 struct matrix {

@@ -132,7 +132,11 @@ struct fake_server {
 static inline bool
 knob(const struct conn *c, enum knob k)
 {
-	return c->server->config->knob[k];
+	const struct fake_config *config = c->server->config;
+
+	if (config->knob_asked != NULL)
+		config->knob_asked[k] = true;
+	return config->knob[k];
 }
 
 static inline bool

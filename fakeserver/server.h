@@ -58,6 +58,7 @@ struct fake_config {
 	FILE *log;			/* every message in words, NULL for none */
 	FILE *events;			/* every message as a line of JSON (event_log.h), NULL for none */
 	bool once;			/* stop after the first connection has ended */
+	bool *knob_asked;		/* [N_KNOBS] or NULL: notes which knobs the sessions have asked for */
 };
 
 enum phase { PHASE_CLIENT_FLAGS, PHASE_HAGGLING, PHASE_TRANSMISSION, PHASE_CLOSING };
