@@ -1,6 +1,7 @@
 /* nbdspec mutants: runs the proof and says what is not proven. */
 #include "cases/mutants.h"
 #include "harness/cli.h"
+#include "harness/clock.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -218,7 +219,7 @@ print_counts(const struct matrix *m, double seconds)
 static int
 run_mutants(struct cli *cli)
 {
-	struct timespec from, to;
+	uint64_t from;
 	struct request_line q;
 	struct matrix m = { 0 };
 	unsigned wrong;
@@ -227,14 +228,13 @@ run_mutants(struct cli *cli)
 
 	if (status != 0)
 		return status;
-	clock_gettime(CLOCK_MONOTONIC, &from);
+	from = now_us();
 	if (!matrix_run(&m, q.case_glob, q.mutant_glob, (unsigned)q.jobs, &why)) {
 		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
 		free(why);
 		matrix_free(&m);
 		return status;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &to);
 	if (m.n_cases == 0 || m.n_mutants == 0) {
 		matrix_free(&m);
 		return cli_usage_error(cli, "nothing matches");
@@ -242,7 +242,7 @@ run_mutants(struct cli *cli)
 	wrong = check_names() + check_honest(&m) + check_watched(&m) + check_lies(&m);
 	if (q.mutant_glob == NULL)
 		wrong += check_cases(&m);
-	print_counts(&m, (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9);
+	print_counts(&m, (double)(now_us() - from) / 1e6);
 	if (q.matrix_path != NULL && !write_matrix(&m, q.matrix_path)) {
 		status = cli_broken(cli, "%s: %s", q.matrix_path, strerror(errno));
 		wrong = 1;

@@ -2,6 +2,7 @@
 #include "fakeserver/core.h"
 
 #include "fakeserver/event_log.h"
+#include "harness/clock.h"
 #include "harness/nbd.h"
 
 #include <errno.h>
@@ -23,15 +24,6 @@ enum {
 	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
 	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
 };
-
-static uint64_t
-now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 /* splitmix64: any seed will do, 0 as well. */
 uint64_t
@@ -206,6 +198,8 @@ conn_close(struct conn *c, enum trace_kind why)
 		unwatch(s, &p->in_source);
 	else
 		close_descriptors(c);
+	if (s->config->quiet != NULL)
+		quiet_end(s->config->quiet, c->number - 1);
 	s->accept_again_ns = s->accept_again_ns != 0 ? 1 : 0;
 	if (s->config->once)
 		s->stop = true;

@@ -1,5 +1,6 @@
 /* nbdspec handshakes: how many sessions a server can open and close in a second; for `make bench`. */
 #include "harness/cli.h"
+#include "harness/clock.h"
 #include "harness/nbd.h"
 #include "harness/target.h"
 #include "harness/wire.h"
@@ -69,21 +70,12 @@ one_session(const struct server *s, struct bytes hello)
 	return ok;
 }
 
-static double
-now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
 static int
 measure(struct cli *cli, const struct server *s, double seconds)
 {
 	struct opt_go go = { 0 };
 	struct buf data = { 0 }, hello = { 0 };
-	double from = now(), took;
+	double from = (double)now_us() / 1e6, took;
 	unsigned n = 0;
 	bool ok = true;
 
@@ -91,7 +83,7 @@ measure(struct cli *cli, const struct server *s, double seconds)
 	wire_put_client_flags(&hello, &(struct client_flags){ NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES });
 	wire_put_option(&hello,
 	                &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
-	while (ok && (took = now() - from) < seconds)
+	while (ok && (took = (double)now_us() / 1e6 - from) < seconds)
 		n += ok = one_session(s, (struct bytes){ hello.at, hello.len });
 	buf_free(&data);
 	buf_free(&hello);

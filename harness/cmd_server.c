@@ -1,4 +1,5 @@
 /* nbdspec server: the cases of the server suite against a URI or a server that it starts. */
+#include "harness/clock.h"
 #include "harness/cli.h"
 #include "harness/expect.h"
 #include "harness/process.h"
@@ -562,17 +563,16 @@ static void
 run_all(struct server_run *run)
 {
 	struct job *jobs = calloc(run->n_cases, sizeof(*jobs));
-	struct timespec from, to;
+	uint64_t from;
 	struct run_end end;
 
 	if (jobs == NULL)
 		abort();
 	for (size_t i = 0; i < run->n_cases; i++)
 		jobs[i] = (struct job){ .def = run->cases[i], .target = &run->target };
-	clock_gettime(CLOCK_MONOTONIC, &from);
+	from = now_us();
 	end = run_jobs(&run->runner, jobs, run->n_cases);
-	clock_gettime(CLOCK_MONOTONIC, &to);
-	run->summary.duration_us = (uint64_t)((to.tv_sec - from.tv_sec) * 1000000 + (to.tv_nsec - from.tv_nsec) / 1000);
+	run->summary.duration_us = now_us() - from;
 	run->summary.interrupted = end.interrupted;
 	run->summary.broken = end.broken;
 	run->trace_failed = end.trace_failed;

@@ -1,5 +1,8 @@
 #include "harness/quiet.h"
 
+#include "harness/clock.h"
+
+#include <poll.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -40,6 +43,7 @@ quiet_reset(struct quiet *q)
 	for (int i = 0; i < QUIET_CONNECTIONS; i++) {
 		atomic_store(&q->consumed[i], 0);
 		atomic_store(&q->silent[i], false);
+		atomic_store(&q->ended[i], false);
 	}
 	(void)!read(q->event, &n, sizeof(n));
 }
@@ -55,6 +59,31 @@ void
 quiet_wake(struct quiet *q)
 {
 	atomic_store(&q->idle, false);
+}
+
+void
+quiet_end(struct quiet *q, unsigned n)
+{
+	if (n >= QUIET_CONNECTIONS)
+		return;
+	atomic_store(&q->ended[n], true);
+	(void)!write(q->event, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+void
+quiet_await_end(const struct quiet *q, unsigned n, int pidfd)
+{
+	struct pollfd p[2] = { { .fd = q->event, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+	int64_t until = now_ms() + 50, left;
+	uint64_t count;
+
+	while (n < QUIET_CONNECTIONS && !atomic_load(&q->ended[n]) && !atomic_load(&q->silent[n])) {
+		left = until - now_ms();
+		if (left <= 0 || poll(p, 2, (int)left) < 0 || p[1].revents != 0)
+			return;
+		if (p[0].revents != 0)
+			(void)!read(q->event, &count, sizeof(count));
+	}
 }
 
 bool

@@ -22,6 +22,7 @@ struct quiet {
 	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */
 	_Atomic uint64_t consumed[QUIET_CONNECTIONS];	/* bytes read from each connection, in order of accept */
 	_Atomic bool silent[QUIET_CONNECTIONS];	/* a lie: it reads no more although bytes may be waiting */
+	_Atomic bool ended[QUIET_CONNECTIONS];	/* the server has carried out all that this connection's end brings */
 };
 
 /* Maps shared memory and makes the eventfd; NULL and errno when the system refuses. */
@@ -32,6 +33,14 @@ void quiet_reset(struct quiet *q);		/* for a new server process; nobody may be u
 /* Server: about to block (publishes and wakes the clients), and awake again. */
 void quiet_fall_idle(struct quiet *q);
 void quiet_wake(struct quiet *q);
+
+/* Server: connection n has ended. */
+void quiet_end(struct quiet *q, unsigned n);
+/*
+ * Client: connection n is closed on our side. Waits until the server has seen it, so that what its end does to the
+ * server comes before the next connection and not beside it; at most 50 ms, as some lies never look. pidfd: the server.
+ */
+void quiet_await_end(const struct quiet *q, unsigned n, int pidfd);
 
 /* Client: the server has read all `sent` bytes of connection n and will say nothing more. Check the socket after it. */
 bool quiet_is_over(const struct quiet *q, unsigned n, uint64_t sent);

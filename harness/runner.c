@@ -1,5 +1,6 @@
 #include "harness/runner.h"
 
+#include "harness/clock.h"
 #include "harness/process.h"
 #include "harness/test_private.h"
 
@@ -61,15 +62,6 @@ struct state {
 	bool stopping;
 	bool served; /* a server has greeted at least once */
 };
-
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 const struct case_def **
 select_cases(enum suite suite, char *const *globs, size_t n_globs, size_t *n)

@@ -1,4 +1,5 @@
 /* Connections of a case: bytes in and out, with deadlines; every message goes into the trace. */
+#include "harness/clock.h"
 #include "harness/test_private.h"
 
 #include <errno.h>
@@ -13,15 +14,6 @@
 
 /* A server that says nothing for so long has hung; --time-factor scales it. */
 enum { WAIT_MS = 10000 };
-
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 const char *
 wait_text(enum outcome_of_wait w)
@@ -227,6 +219,8 @@ close_session(struct test *t, struct session *s)
 	trace_text(&t->private->trace, TRACE_DISCONNECT, s->number, "");
 	close(s->fd);
 	s->fd = -1;
+	if (t->private->server->quiet != NULL)
+		quiet_await_end(t->private->server->quiet, s->slot, t->private->server->pidfd);
 	if (t->private->server->stdio >= 0)
 		shutdown(t->private->server->stdio, SHUT_RDWR);
 }

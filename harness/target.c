@@ -1,5 +1,6 @@
 #include "harness/target.h"
 
+#include "harness/clock.h"
 #include "harness/cli.h"
 #include "harness/file.h"
 #include "harness/process.h"
@@ -22,15 +23,6 @@
 #include <unistd.h>
 
 enum { START_MS = 20000, STOP_MS = 3000, GREETING_MS = 10000 };
-
-static int64_t
-now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static bool
 program_has(char *const *program, const char *what)

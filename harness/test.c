@@ -1,6 +1,7 @@
 /* The verdicts of a case, its points, and the process that it runs in. */
 #include "harness/test.h"
 
+#include "harness/clock.h"
 #include "harness/section.h"
 #include "harness/test_private.h"
 
@@ -21,15 +22,6 @@ const struct case_def *
 case_at(size_t i)
 {
 	return section_sorted(case_section(), i);
-}
-
-static uint64_t
-now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
 }
 
 /* ---- telling the runner ---- */

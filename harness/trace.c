@@ -1,5 +1,7 @@
 #include "harness/trace.h"
 
+#include "harness/clock.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -25,15 +27,6 @@ trace_start(struct trace *t, int fd, uint32_t snap)
 	n = write(fd, b.at, b.len);
 	buf_free(&b);
 	return n == 16 ? 0 : -1;
-}
-
-static uint64_t
-now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 void
