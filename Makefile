@@ -87,7 +87,8 @@ lint:
 # The proof that the suite can fail; the matrix is reviewed as a diff of the golden file.
 mutants: all
 	$(BUILD)/nbdspec mutants --matrix $(BUILD)/mutants.txt
-	@diff -U0 tests/golden/mutants.txt $(BUILD)/mutants.txt || echo 'the lie × case matrix has changed: look at it, then make mutants-accept (cells of lies that kill the server vary)'
+	@diff -U0 tests/golden/mutants.txt $(BUILD)/mutants.txt || \
+		{ echo 'the lie × case matrix has changed: look at it, then make mutants-accept'; exit 1; }
 
 bench: all
 	@ci/install bench
@@ -99,7 +100,8 @@ mutants-accept:
 sanitized:
 	@$(MAKE) --no-print-directory SAN=address,undefined all units
 	@for u in build-san/tests/unit_*; do case $$u in *.d) ;; *) echo "  UNIT    $$u"; $$u >$$u.log 2>&1 || { cat $$u.log; exit 1; };; esac; done
-	build-san/nbdspec server -q --time-factor 3 -- build-san/nbdspec serve --unix {socket} --export name=disk,size=64M,description=d {file}
+	build-san/nbdspec server -q --destructive --time-factor 3 -- \
+		build-san/nbdspec serve --unix {socket} --export name=disk,size=64M,description=d
 
 FUZZ_SECONDS := 5
 fuzz:
