@@ -72,7 +72,7 @@ check:
 	@ci/install build targets check
 	@$(MAKE) --no-print-directory check-installed
 
-check-installed: all units mutants
+check-installed: all units lint mutants
 	$(PYTEST) -q tests
 
 # Slower: sanitizers and fuzzers.
