@@ -13,10 +13,14 @@ struct line {
 	unsigned number;
 	char *pattern, *reason;
 	enum verdict verdict;
-	enum requirement_id requirement;
+	enum requirement_id requirement; /* or NONE: the server died, and .crash is in what it printed */
+	char *crash;
 	bool flaky;
 	bool matched;
 };
+
+/* In place of a requirement: what a server that dies breaks is a matter of chance. */
+#define CRASH "crash:"
 
 struct expectations {
 	char *path;
@@ -47,8 +51,12 @@ parse_line(char *text, struct line *l, const char **word)
 		return "the verdict must be fail, warn, flaky-fail or flaky-warn";
 	*word = req;
 	l->requirement = requirement_named(req);
+	if (l->requirement == REQUIREMENT_NONE &&
+	    (strncmp(req, CRASH, sizeof(CRASH) - 1) != 0 || req[sizeof(CRASH) - 1] == '\0'))
+		return "no such requirement; 'nbdspec requirements' lists them, and " CRASH
+		       "TEXT is a server that died";
 	if (l->requirement == REQUIREMENT_NONE)
-		return "no such requirement; 'nbdspec requirements' lists them";
+		l->crash = strdup(req + sizeof(CRASH) - 1);
 	l->pattern = strdup(pattern);
 	l->reason = strdup(reason != NULL ? reason + strspn(reason, " \t") : "");
 	return NULL;
@@ -149,6 +157,7 @@ expect_free(struct expectations *e)
 		return;
 	for (size_t i = 0; i < e->n; i++) {
 		free(e->lines[i].pattern);
+		free(e->lines[i].crash);
 		free(e->lines[i].reason);
 	}
 	free(e->lines);
@@ -172,7 +181,14 @@ matches(const char *pattern, const char *id)
 	return fnmatch(quoted, id, 0) == 0;
 }
 
-/* The line that says just this, else the first that speaks of the case. */
+static bool
+says(const struct line *l, const struct result *r)
+{
+	return l->verdict == r->verdict && (l->crash != NULL ? r->server_died && strstr(r->server, l->crash) != NULL
+	                                                     : l->requirement == r->requirement);
+}
+
+/* The line that says just this, else the first that speaks of the case; a crash that may be speaks only of crashes. */
 static struct line *
 line_for(struct expectations *e, const struct result *r)
 {
@@ -185,9 +201,11 @@ line_for(struct expectations *e, const struct result *r)
 	for (size_t i = 0; e != NULL && i < e->n; i++) {
 		if (!matches(e->lines[i].pattern, id))
 			continue;
-		if (e->lines[i].verdict == r->verdict && e->lines[i].requirement == r->requirement)
+		if (says(&e->lines[i], r))
 			return &e->lines[i];
-		if (found == NULL)
+		if (e->lines[i].flaky && e->lines[i].crash != NULL)
+			e->lines[i].matched = true;
+		else if (found == NULL)
 			found = &e->lines[i];
 	}
 	return found;
@@ -207,7 +225,7 @@ expect_judge(struct expectations *e, struct result *r, bool strict)
 	if (r->verdict == VERDICT_SKIP || r->verdict == VERDICT_ERROR)
 		return; /* it did not run: neither better nor worse, nor stale */
 	r->expectation = l->flaky ? EXPECT_FLAKY : EXPECT_KNOWN;
-	if (r->verdict == l->verdict && r->requirement == l->requirement) {
+	if (says(l, r)) {
 		r->red = false;
 		return;
 	}

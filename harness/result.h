@@ -47,6 +47,7 @@ struct result {
 	const char *feature;		/* for skip: the feature that is missing (--require takes it); else "" */
 	const char *transcript;		/* the last messages, decoded, with hex; many lines; "" when none */
 	const char *server;		/* what happened to the server process, and the end of its stderr; "" */
+	bool server_died;		/* by a signal or with a status that is not 0, and .server says how */
 	enum expectation expectation;
 	const char *reason;		/* of the expectation line; "" */
 	uint64_t duration_us;

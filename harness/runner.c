@@ -250,6 +250,7 @@ emit(struct state *st, struct slot *s, const struct report_header *h, char *cons
 		.feature = strings[REPORT_FEATURE],
 		.transcript = "",
 		.server = server,
+		.server_died = *server != '\0' && s->end_by_fault,
 		.reason = "",
 		.duration_us = h->duration_us,
 	};

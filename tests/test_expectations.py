@@ -118,6 +118,17 @@ def test_flaky(expect, requirement):
     assert expect(lines, BAD, ("-c", FIRST), status=1)[0] == {FIRST: ("fail", "changed", True)}
 
 
+def test_crash(expect):
+    """Whatever it breaks; but only a crash, and only one with these words."""
+    crash = server("{socket}", "last words@read", "crash@read")
+    lines = "*  flaky-fail  crash:words  they are its last\n"
+    assert set(expect(lines, crash, status=0)[0].values()) == {("fail", "flaky", False)}
+    assert set(expect(lines, GOOD, status=0)[0].values()) == {("pass", None, False)}
+    assert set(expect(lines, BAD, status=1)[0].values()) == {("fail", None, True)}
+    assert set(expect("*  flaky-fail  crash:other  why\n", crash, status=1)[0].values()) == {("fail", None, True)}
+    assert set(expect("*  fail  crash:words  why\n", GOOD, status=1)[0].values()) == {("pass", "unexpected_pass", True)}
+
+
 def test_stale(expect):
     """A line that nothing matched, such as a misspelt one."""
     _, report = expect(f"read/frist_block fail {MUST} why\n", [NBDSPEC, "serve", "--unix", "{socket}"], cases=())
