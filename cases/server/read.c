@@ -125,6 +125,27 @@ CASE(read, contents,
 			read_area(t, areas[i].place, areas[i].from_end);
 }
 
+/* A server that reads ahead, or maps from the last offset on, is led backwards. */
+CASE(read, backwards, "Blocks that are read from the last to the first hold what was written there", R(read_returns_data))
+{
+	enum { BLOCKS = 16 };
+	uint8_t *pattern, *data;
+	uint32_t block;
+
+	enter_transmission(t);
+	block = blocks(t, 512);
+	need_writable(t);
+	need_range(t, 0, BLOCKS * block);
+	pattern = room(BLOCKS * block);
+	data = room(block);
+	fill_pattern(pattern, BLOCKS * block, 0, 5);
+	store(t, 0, pattern, BLOCKS * block, R(write_stored));
+	for (uint32_t i = BLOCKS; i-- > 0;) {
+		must_read(t, i * block, block, data, R(read_returns_data));
+		expect_data(t, R(read_returns_data), data, pattern + i * block, block, i * block);
+	}
+}
+
 CASE(read, last_byte, "A READ of the last byte, or the last block, of the export is served", R(read_returns_data),
      R(simple_reply_read_payload), R(default_min_block))
 {
