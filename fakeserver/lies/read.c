@@ -57,6 +57,19 @@ DATA_LIE(read_eio, BREAKS(R(read_returns_data), R(baseline_read_write)), "READ a
 
 /* ---- what is read ---- */
 
+LIE(read_never_goes_back, ON_DISK, BREAKS(R(read_returns_data)),
+    "a READ before the last one gets the data from there: the file is only ever read onwards")
+{
+	static uint64_t last;
+
+	if (m->type != NBD_CMD_READ || m->skip)
+		return;
+	if (m->offset < last && last + m->length <= c->export->size && LIE_NOW)
+		m->offset = last;
+	else
+		last = m->offset;
+}
+
 READ_LIE(read_offset_off_by_one, BREAKS(R(read_returns_data)), "READ begins one byte late", true, m->offset++)
 READ_LIE(read_offset_zero, BREAKS(R(read_returns_data)), "READ always begins at offset 0", true, m->offset = 0)
 READ_LIE(read_offset_swapped, BREAKS(R(read_returns_data)), "READ's offset is taken in the other byte order", true,
