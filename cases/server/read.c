@@ -126,7 +126,8 @@ CASE(read, contents,
 }
 
 /* A server that reads ahead, or maps from the last offset on, is led backwards. */
-CASE(read, backwards, "Blocks that are read from the last to the first hold what was written there", R(read_returns_data))
+CASE(read, backwards, "Blocks that are read from the last to the first hold what was written there",
+     R(read_returns_data))
 {
 	enum { BLOCKS = 16 };
 	uint8_t *pattern, *data;
