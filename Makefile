@@ -84,6 +84,9 @@ lint:
 	@clang-format-14 --dry-run --Werror $(sources)
 	@../shared/tools/check-catalogue 2>/dev/null || [ ! -x ../shared/tools/check-catalogue ]
 
+format:
+	@clang-format-14 -i $(sources)
+
 # The proof that the suite can fail; the matrix is reviewed as a diff of the golden file.
 mutants: all
 	$(BUILD)/nbdspec mutants --matrix $(BUILD)/mutants.txt
@@ -111,5 +114,5 @@ clean:
 	rm -rf build build-san
 
 FORCE:
-.PHONY: all units fuzzers clean conformance check check-installed check-more lint mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d)

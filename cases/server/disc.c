@@ -110,8 +110,8 @@ take_replies(struct test *t, uint64_t first)
 		f.failed |= r.error != NBD_SUCCESS ? bit : 0;
 	}
 	/* "Handle" may be read as "carry out, or report as failed": what happened is told, and lost data is a fault. */
-	observe(t, R(disc_handles_outstanding), "of %d writes before NBD_CMD_DISC %d were answered, %d with an error", WRITES,
-	        __builtin_popcount(f.answered), __builtin_popcount(f.failed));
+	observe(t, R(disc_handles_outstanding), "of %d writes before NBD_CMD_DISC %d were answered, %d with an error",
+	        WRITES, __builtin_popcount(f.answered), __builtin_popcount(f.failed));
 	return f;
 }
 
