@@ -122,6 +122,7 @@ answer(struct test *t, const struct sent *q, void *data, enum requirement_id owe
 		if (reply.error == 0 && payload > 0 && data != NULL)
 			memcpy(data, reply.data, payload);
 		free(reply.data);
+		free(reply.covered);
 		return reply.error;
 	}
 	r = recv_simple_reply(t, q->cookie, payload, owed);
