@@ -219,6 +219,8 @@ struct simple_reply recv_simple_reply(struct test *t, uint64_t cookie, uint32_t 
 /* The header alone, whatever its cookie is: for cases that have many requests in flight. */
 struct simple_reply recv_simple_header(struct test *t, enum requirement_id owed);
 struct bytes recv_payload(struct test *t, uint32_t length, enum requirement_id owed);
+/* At most so many bytes: fewer where the connection ends, or where (then *silent is set) no more come. */
+struct bytes recv_what_comes(struct test *t, uint32_t length, bool *silent);
 /* One request and its reply; returns the error. */
 uint32_t do_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id owed);
 uint32_t do_write(struct test *t, uint16_t flags, uint64_t offset, uint32_t length, const void *data,
