@@ -476,9 +476,9 @@ check_coverage(struct judge *j, const struct ended *e)
 		return;
 	look_behind(j, e);
 	broken(j->t,
-	       reads_past_end(j)                                    ? R(read_error_chunk_sent)
+	       reads_past_end(j)                                   ? R(read_error_chunk_sent)
 	       : r->n_none > 0 && r->n_data == 0 && r->n_hole == 0 ? R(none_chunk_means_success)
-	                                                            : R(read_covers_range),
+	                                                           : R(read_covers_range),
 	       "no chunk describes byte %" PRIu64 " of the export, and no error was reported",
 	       q->offset + (uint64_t)(gap - r->covered));
 }
@@ -649,10 +649,10 @@ no_reply(const struct judge *j, size_t n, uint32_t magic)
 
 	trace_received(t, MSG_RAW, 0, (struct bytes){ t->s->in.at, t->s->in.len });
 	broken(t,
-	       magic == NBD_EXTENDED_REPLY_MAGIC            ? R(extended_reply_magic_negotiated)
+	       magic == NBD_EXTENDED_REPLY_MAGIC           ? R(extended_reply_magic_negotiated)
 	       : n == 1 && j->started && reads_past_end(j) ? R(read_error_pads_chunk)
-	       : t->s->structured && (is_read || n > 1)     ? R(structured_reply_magic)
-	                                                    : R(simple_reply_magic),
+	       : t->s->structured && (is_read || n > 1)    ? R(structured_reply_magic)
+	                                                   : R(simple_reply_magic),
 	       "a reply begins with 0x%08" PRIx32, magic);
 }
 
@@ -666,9 +666,9 @@ recv_message(struct judge *judges, size_t n, enum requirement_id owed)
 	for (size_t i = 0; i < n; i++)
 		rest &= judges[i].started;
 	buf_clear(&t->s->in);
-	recv_or_broken(t, SIMPLE_REPLY_SIZE, rest ? R(done_set_on_last) : owed,
-	               rest ? "the rest of the reply, which ends in a chunk with NBD_REPLY_FLAG_DONE"
-	                    : "a reply to the request");
+	recv_or_broken_by(t, SIMPLE_REPLY_SIZE, owed, rest ? R(done_set_on_last) : owed,
+	                  rest ? "the rest of the reply, which ends in a chunk with NBD_REPLY_FLAG_DONE"
+	                       : "a reply to the request");
 	magic = wire_be32(&(struct wire){ t->s->in.at, 4, false });
 	if (magic == NBD_STRUCTURED_REPLY_MAGIC)
 		recv_one_chunk(judges, n);

@@ -20,10 +20,9 @@ expect_content(struct test *t, const struct reply *r, const uint8_t *want, uint3
 {
 	for (uint32_t i = 0; i < length; i++)
 		if (r->covered[i] != COVERED_NOT && r->data[i] != want[i])
-			expect_data(t,
-			            r->covered[i] == COVERED_BY_HOLE ? R(hole_chunk_reads_zero)
-			                                             : R(data_chunk_contents),
-			            r->data + i, want + i, 1, offset + i);
+			expect_data(
+				t, r->covered[i] == COVERED_BY_HOLE ? R(hole_chunk_reads_zero) : R(data_chunk_contents),
+				r->data + i, want + i, 1, offset + i);
 }
 
 struct reply
@@ -66,23 +65,37 @@ read_back(struct test *t, uint64_t offset, uint32_t length)
 }
 
 /* Each message's form, its cookie, its flags, its type and its length are judged as it comes (harness/structured.c). */
-CASE(structured, contents, "A READ returns what was written, of any length, at any offset, in chunks that cover it once",
+CASE(structured, contents,
+     "A READ returns what was written, of any length, at any offset, in chunks that cover it once",
      R(data_chunk_contents), R(data_chunk_length), R(data_chunk_in_bounds), R(data_chunk_no_overlap),
      R(read_covers_range), R(read_chunks_in_bounds), R(read_chunk_not_empty), R(read_chunks_multiple_of_512),
      R(structured_reply_magic), R(structured_chunk_length), R(structured_reply_for_payload), R(done_set_on_last),
      R(done_clear_before_last), R(done_chunk_last), R(read_final_content_certain), R(structured_chunks_same_cookie),
-     R(cookie_echoed), R(reply_flags_need_negotiation), R(chunk_types_defined), R(none_chunk_empty),
-     R(none_chunk_done), R(none_chunk_means_success), R(status_chunk_only_for_block_status),
-     R(extended_reply_magic_negotiated), R(read_returns_data))
+     R(cookie_echoed), R(reply_flags_need_negotiation), R(chunk_types_defined), R(none_chunk_empty), R(none_chunk_done),
+     R(none_chunk_means_success), R(status_chunk_only_for_block_status), R(extended_reply_magic_negotiated),
+     R(read_returns_data))
 {
 	static const struct {
 		int64_t offset; /* from the end where it is negative */
 		uint32_t length;
 	} reads[] = {
-		{ 0, 1 },          { 0, 511 },           { 0, 512 },      { 1, 512 },       { 511, 2 },
-		{ 4095, 4098 },    { 4096, 4096 },       { 8191, 1 },     { 12345, 6789 },  { 0, 65536 },
-		{ 65535, 65538 },  { 131072, 262144 },   { 1 << 20, 1 },  { -1, 1 },        { -512, 512 },
-		{ -70000, 70000 }, { (5 << 20) + 1, 3000 },
+		{ 0, 1 },
+		{ 0, 511 },
+		{ 0, 512 },
+		{ 1, 512 },
+		{ 511, 2 },
+		{ 4095, 4098 },
+		{ 4096, 4096 },
+		{ 8191, 1 },
+		{ 12345, 6789 },
+		{ 0, 65536 },
+		{ 65535, 65538 },
+		{ 131072, 262144 },
+		{ 1 << 20, 1 },
+		{ -1, 1 },
+		{ -512, 512 },
+		{ -70000, 70000 },
+		{ (5 << 20) + 1, 3000 },
 	};
 
 	for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++)
@@ -98,7 +111,8 @@ CASE(structured, contents, "A READ returns what was written, of any length, at a
 		}
 }
 
-CASE(structured, far_offsets, "A READ far into the export returns what was written there, whatever bits of its offset are set",
+CASE(structured, far_offsets,
+     "A READ far into the export returns what was written there, whatever bits of its offset are set",
      R(data_chunk_contents), R(data_chunk_in_bounds), R(read_chunks_in_bounds))
 {
 	static const uint64_t offsets[] = {
@@ -249,7 +263,8 @@ read_across(struct test *t, unsigned i, uint16_t flags, uint32_t each)
 	expect_in_step(t, R(structured_chunk_length));
 }
 
-CASE(structured, data_and_zeroes, "READs across data, zeroes and trimmed blocks return what is there, in chunks of data or holes",
+CASE(structured, data_and_zeroes,
+     "READs across data, zeroes and trimmed blocks return what is there, in chunks of data or holes",
      R(data_chunk_contents), R(hole_chunk_reads_zero), R(hole_chunk_length), R(hole_chunk_nonzero),
      R(hole_chunk_in_bounds), R(hole_chunk_no_overlap), R(read_covers_range), R(read_chunks_multiple_of_512),
      R(data_chunk_no_overlap), R(done_clear_before_last))
@@ -299,14 +314,15 @@ read_unfragmented(struct test *t, uint64_t offset, uint32_t length)
 	expect_in_step(t, R(structured_chunk_length));
 }
 
-CASE(structured, df_lengths, "A READ of up to 64 KiB with DF is served in one chunk, a longer one that way or not at all",
-     R(df_64k_supported), R(df_one_content_chunk), R(df_overflow_no_content), R(df_may_overflow),
-     R(df_may_send_other_chunks), R(read_returns_data))
+CASE(structured, df_lengths,
+     "A READ of up to 64 KiB with DF is served in one chunk, a longer one that way or not at all", R(df_64k_supported),
+     R(df_one_content_chunk), R(df_overflow_no_content), R(df_may_overflow), R(df_may_send_other_chunks),
+     R(read_returns_data))
 {
 	static const struct {
 		uint32_t offset, length;
-	} reads[] = { { 0, 1 },     { 0, 512 },       { 4096, 4096 },  { 0, 65535 },       { 0, 65536 },
-		      { 1, 65535 }, { 12345, 65536 }, { 0, 65537 },    { 4096, 131072 },   { 0, 1 << 20 } };
+	} reads[] = { { 0, 1 },     { 0, 512 },       { 4096, 4096 }, { 0, 65535 },     { 0, 65536 },
+		      { 1, 65535 }, { 12345, 65536 }, { 0, 65537 },   { 4096, 131072 }, { 0, 1 << 20 } };
 
 	for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++)
 		POINT(t, "offset=%" PRIu32 ",length=%" PRIu32, reads[i].offset, reads[i].length) {
@@ -361,7 +377,8 @@ read_maximum(struct test *t, uint16_t flags)
 }
 
 /* proto.md:857-866, 1791-1794 */
-CASE_BULK(structured, maximum_payload, "A READ of the maximum payload size is served, with DF in one chunk or not at all",
+CASE_BULK(structured, maximum_payload,
+          "A READ of the maximum payload size is served, with DF in one chunk or not at all",
           R(reply_overhead_above_maximum), R(command_payload_constraints), R(read_returns_data))
 {
 	POINT(t, "plain") {
@@ -405,8 +422,8 @@ CASE_BULK(structured, above_maximum_payload,
  * proto.md:1995-1998: with the chunk's own 8 bytes the length no longer fits its field. Only the first header is looked
  * at: nobody wants the four gigabytes.
  */
-CASE(structured, four_gigabytes, "A READ of more than 2^32 - 8 bytes is refused, or split",
-     R(read_huge_is_split), R(no_simple_reply_to_read))
+CASE(structured, four_gigabytes, "A READ of more than 2^32 - 8 bytes is refused, or split", R(read_huge_is_split),
+     R(no_simple_reply_to_read))
 {
 	uint32_t length;
 	struct chunk c;
@@ -444,11 +461,11 @@ static const struct {
 	uint16_t type;
 	uint32_t block, length; /* blocks, 4096 bytes each */
 } flight[] = {
-	{ NBD_CMD_READ, 0, 1 },   { NBD_CMD_READ, 3, 16 },   { NBD_CMD_WRITE, 40, 2 }, { NBD_CMD_READ, 1, 7 },
-	{ NBD_CMD_READ, 15, 16 }, { NBD_CMD_FLUSH, 0, 0 },   { NBD_CMD_READ, 0, 32 },  { NBD_CMD_READ, 31, 1 },
-	{ NBD_CMD_WRITE, 44, 1 }, { NBD_CMD_READ, 8, 8 },    { NBD_CMD_READ, 2, 30 },  { NBD_CMD_READ, 5, 1 },
-	{ NBD_CMD_CACHE, 0, 32 }, { NBD_CMD_READ, 12, 13 },  { NBD_CMD_READ, 0, 5 },   { NBD_CMD_READ, 30, 2 },
-	{ NBD_CMD_WRITE, 50, 4 }, { NBD_CMD_READ, 17, 15 },  { NBD_CMD_READ, 9, 3 },   { NBD_CMD_READ, 4, 28 },
+	{ NBD_CMD_READ, 0, 1 },   { NBD_CMD_READ, 3, 16 },  { NBD_CMD_WRITE, 40, 2 }, { NBD_CMD_READ, 1, 7 },
+	{ NBD_CMD_READ, 15, 16 }, { NBD_CMD_FLUSH, 0, 0 },  { NBD_CMD_READ, 0, 32 },  { NBD_CMD_READ, 31, 1 },
+	{ NBD_CMD_WRITE, 44, 1 }, { NBD_CMD_READ, 8, 8 },   { NBD_CMD_READ, 2, 30 },  { NBD_CMD_READ, 5, 1 },
+	{ NBD_CMD_CACHE, 0, 32 }, { NBD_CMD_READ, 12, 13 }, { NBD_CMD_READ, 0, 5 },   { NBD_CMD_READ, 30, 2 },
+	{ NBD_CMD_WRITE, 50, 4 }, { NBD_CMD_READ, 17, 15 }, { NBD_CMD_READ, 9, 3 },   { NBD_CMD_READ, 4, 28 },
 };
 enum { FLIGHT = sizeof(flight) / sizeof(flight[0]), READ_BLOCKS = 32, FLIGHT_BLOCKS = 56 };
 
@@ -500,8 +517,9 @@ CASE(structured, in_flight, "Of many requests in flight each gets its own chunks
 CASE(structured, cookies, "Every chunk carries its request's cookie, whatever its bits are", R(cookie_echoed),
      R(structured_chunks_same_cookie))
 {
-	static const uint64_t cookies[] = { 0, 1, UINT64_MAX, UINT64_C(1) << 63, UINT64_C(0x0123456789abcdef),
-		                            UINT64_C(0x67446698668e33ef) };
+	static const uint64_t cookies[] = {
+		0, 1, UINT64_MAX, UINT64_C(1) << 63, UINT64_C(0x0123456789abcdef), UINT64_C(0x67446698668e33ef)
+	};
 
 	for (size_t i = 0; i < sizeof(cookies) / sizeof(cookies[0]); i++)
 		POINT(t, "cookie=0x%" PRIx64, cookies[i]) {
@@ -554,10 +572,10 @@ other_command(struct test *t, unsigned i)
 /* proto.md:363-365, 395-398, 1925 */
 CASE(structured, other_commands,
      "What is no READ gets a simple reply without payload, or a structured one without content, and one of them",
-     R(simple_reply_when_structured), R(simple_reply_error_zero), R(simple_reply_payload_only_read),
-     R(content_chunks_only_for_read), R(status_chunk_only_for_block_status), R(none_chunk_empty), R(none_chunk_done),
-     R(done_set_on_last), R(done_chunk_cannot_fail), R(error_offset_commands), R(each_request_one_reply),
-     R(done_clear_before_last), R(chunk_types_defined))
+     R(simple_reply_when_structured), R(simple_reply_error_zero), R(content_chunks_only_for_read),
+     R(status_chunk_only_for_block_status), R(none_chunk_empty), R(none_chunk_done), R(done_set_on_last),
+     R(done_chunk_cannot_fail), R(error_offset_commands), R(each_request_one_reply), R(done_clear_before_last),
+     R(chunk_types_defined))
 {
 	char text[NAME_MAX_TEXT];
 

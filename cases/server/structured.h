@@ -20,7 +20,7 @@ void free_reply(struct reply *r);
  * known; .known tells. Zeroes are written where there is no WRITE_ZEROES, and data where there is no TRIM.
  */
 struct stripes {
-	uint32_t each, length;		/* bytes */
+	uint32_t each, length; /* bytes */
 	uint8_t *data, *known;
 };
 struct stripes paint_stripes(struct test *t, uint32_t each);

@@ -105,9 +105,9 @@ refused(struct test *t, uint16_t flags, uint16_t type, struct range range, const
 CASE(structured, flags_on_read, "A READ with a flag that is unknown, or does not apply, gets a structured reply",
      R(no_simple_reply_to_read), R(structured_chunk_length), R(error_chunk_layout), R(error_chunk_nonzero))
 {
-	static const uint16_t flags[] = { NBD_CMD_FLAG_NO_HOLE, NBD_CMD_FLAG_REQ_ONE, NBD_CMD_FLAG_FAST_ZERO,
-		                          1 << 5,               1 << 8,               1 << 15,
-		                          0xffe0 };
+	static const uint16_t flags[] = {
+		NBD_CMD_FLAG_NO_HOLE, NBD_CMD_FLAG_REQ_ONE, NBD_CMD_FLAG_FAST_ZERO, 1 << 5, 1 << 8, 1 << 15, 0xffe0
+	};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
 		POINT(t, "flags=0x%04x", flags[i]) {
@@ -222,8 +222,7 @@ CASE(structured, late_error_in_simple_reply,
 			enter_transmission(t);
 			need_range(t, 0, blocks(t, lengths[i]));
 			if (2 * (uint64_t)blocks(t, lengths[i]) > t->s->block.maximum)
-				skip(t, "large payloads", "the maximum payload size is %" PRIu32,
-				     t->s->block.maximum);
+				skip(t, "large payloads", "the maximum payload size is %" PRIu32, t->s->block.maximum);
 			late_error(t, blocks(t, lengths[i]));
 		}
 }

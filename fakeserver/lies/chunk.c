@@ -4,11 +4,11 @@
 static const uint8_t zeroes[65536];
 
 #define DATA_LIE(ident, breaks, text, ...) CHUNK_LIE(ident, breaks, text, is_data(m), __VA_ARGS__)
-#define READ_LIE(ident, breaks, text, condition, ...)                                                                 \
+#define READ_LIE(ident, breaks, text, condition, ...)                                                                  \
 	LIE(ident, ON_DISK, breaks, text)                                                                              \
 	{                                                                                                              \
 		if (c->structured && m->type == NBD_CMD_READ && m->error == NBD_SUCCESS && (condition) && LIE_NOW) {   \
-			__VA_ARGS__;                                                                                          \
+			__VA_ARGS__;                                                                                   \
 		}                                                                                                      \
 	}
 
@@ -18,8 +18,8 @@ DATA_LIE(data_offset_off_by_one, BREAKS(R(data_chunk_in_bounds)), "chunks of dat
          m->offset_data.offset++)
 DATA_LIE(data_offset_early, BREAKS(R(data_chunk_in_bounds), R(read_chunks_in_bounds)),
          "chunks of data tell their offset one byte early", m->offset_data.offset--)
-DATA_LIE(data_offset_zero, BREAKS(R(data_chunk_in_bounds), R(read_chunks_in_bounds)),
-         "chunks of data tell offset 0", m->offset_data.offset = 0)
+DATA_LIE(data_offset_zero, BREAKS(R(data_chunk_in_bounds), R(read_chunks_in_bounds)), "chunks of data tell offset 0",
+         m->offset_data.offset = 0)
 DATA_LIE(data_offset_ones, BREAKS(R(data_chunk_in_bounds), R(read_chunks_in_bounds)),
          "chunks of data tell an offset of all ones", m->offset_data.offset = UINT64_MAX)
 DATA_LIE(data_offset_swapped, BREAKS(R(read_chunks_in_bounds)),
@@ -212,10 +212,10 @@ text_of(size_t len)
 	return (struct bytes){ (const uint8_t *)text, len };
 }
 
-#define ERROR_LIE(ident, breaks, text_, ...)  CHUNK_LIE(ident, breaks, text_, is_error(m), __VA_ARGS__)
-#define READ_ERROR_LIE(ident, breaks, text_, ...)                                                                     \
+#define ERROR_LIE(ident, breaks, text_, ...) CHUNK_LIE(ident, breaks, text_, is_error(m), __VA_ARGS__)
+#define READ_ERROR_LIE(ident, breaks, text_, ...)                                                                      \
 	CHUNK_LIE(ident, breaks, text_, is_error(m) && m->request->type == NBD_CMD_READ, __VA_ARGS__)
-#define OTHER_ERROR_LIE(ident, breaks, text_, ...)                                                                    \
+#define OTHER_ERROR_LIE(ident, breaks, text_, ...)                                                                     \
 	CHUNK_LIE(ident, breaks, text_, is_error(m) && m->request->type != NBD_CMD_READ, __VA_ARGS__)
 
 ERROR_LIE(error_chunk_error_zero, BREAKS(R(error_chunk_nonzero)), "error chunks have error 0", m->error.error = 0)
@@ -275,13 +275,13 @@ READ_ERROR_LIE(error_chunk_with_payload, BREAKS(R(structured_reply_magic)),
 OTHER_ERROR_LIE(error_of_others_with_data, BREAKS(R(content_chunks_only_for_read)),
                 "a command that fails and is no READ gets data too", m->chunk.flags = 0;
                 add_chunk(m, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_OFFSET_DATA, (struct bytes){ zeroes, 9 }))
-CHUNK_LIE(error_chunk_closes, BREAKS(R(structured_chunk_length)),
-          "the connection ends within an error chunk", is_error(m), m->cut = CHUNK_HEADER_SIZE + 4;
+CHUNK_LIE(error_chunk_closes, BREAKS(R(structured_chunk_length)), "the connection ends within an error chunk",
+          is_error(m), m->cut = CHUNK_HEADER_SIZE + 4;
           m->after = AFTER_CLOSE)
 
 /* ---- NBD_REPLY_TYPE_ERROR_OFFSET ---- */
 
-#define ERROR_OFFSET_LIE(ident, breaks, text_, ...)                                                                   \
+#define ERROR_OFFSET_LIE(ident, breaks, text_, ...)                                                                    \
 	KNOB_CHUNK_LIE(ident, KNOB_error_offsets, breaks, text_, is_error_offset(m), __VA_ARGS__)
 
 ERROR_OFFSET_LIE(error_offset_error_zero, BREAKS(R(error_offset_nonzero)), "error chunks with an offset have error 0",
@@ -307,8 +307,8 @@ ERROR_OFFSET_LIE(error_offset_before_message, BREAKS(R(error_offset_in_bounds), 
                  buf_clear(&b); put_be32(&b, m->error_offset.error); put_be16(&b, 5);
                  put_be64(&b, m->error_offset.offset); put_bytes(&b, BYTES_OF("wrong")); m->payload = PAYLOAD_RAW;
                  m->chunk.data = ((struct bytes){ b.at, b.len }))
-ERROR_OFFSET_LIE(error_offset_missing, BREAKS(R(error_offset_length)),
-                 "error chunks with an offset have none", m->payload = PAYLOAD_RAW;
+ERROR_OFFSET_LIE(error_offset_missing, BREAKS(R(error_offset_length)), "error chunks with an offset have none",
+                 m->payload = PAYLOAD_RAW;
                  m->chunk.data = error_payload(NBD_EINVAL, NULL))
 ERROR_OFFSET_LIE(error_offset_of_32_bits, BREAKS(R(error_offset_length)), "error offsets have 32 bits",
                  struct bytes whole = error_payload(NBD_EINVAL, &m->request->offset);
@@ -333,7 +333,7 @@ OTHER_ERROR_LIE(error_offset_to_unknown, BREAKS(R(error_offset_commands)),
 
 /* ---- an error in the middle of a READ: one that goes past the end, of which there is a part ---- */
 
-#define PART_LIE(ident, knob_, breaks, text_, condition, ...)                                                         \
+#define PART_LIE(ident, knob_, breaks, text_, condition, ...)                                                          \
 	KNOB_CHUNK_LIE(ident, knob_, breaks, text_, asks_past_end(c, m->request) && (condition), __VA_ARGS__)
 
 PART_LIE(error_offset_twice, KNOB_read_errors_many, BREAKS(R(error_offset_distinct)),
@@ -375,14 +375,14 @@ PART_LIE(partial_content_final, KNOB_read_errors_last, BREAKS(R(read_final_conte
 
 /* ---- the same with a simple reply, which cannot tell ---- */
 
-#define LATE_LIE(ident, breaks, text_, ...)                                                                           \
+#define LATE_LIE(ident, breaks, text_, ...)                                                                            \
 	LIE(ident, ON_OUTGOING, breaks, text_)                                                                         \
 	{                                                                                                              \
 		if (replies_to(m, NBD_CMD_READ) && m->simple.error != NBD_SUCCESS && !c->structured &&                 \
 		    asks_past_end(c, m->request) && m->request->length <= 2 * sizeof(zeroes) && LIE_NOW) {             \
 			m->simple.error = NBD_SUCCESS;                                                                 \
 			m->simple.data = (struct bytes){ zeroes, m->request->length / 2 };                             \
-			__VA_ARGS__;                                                                                          \
+			__VA_ARGS__;                                                                                   \
 		}                                                                                                      \
 	}
 

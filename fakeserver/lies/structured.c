@@ -92,8 +92,8 @@ CHUNK_LIE(error_without_bit_15, BREAKS(R(chunk_types_defined), R(data_chunk_leng
           "error chunks lack bit 15 in their type", is_error(m), m->chunk.type &= 0x7fff)
 
 /* libnbd bac8e8c is what a client made of it. */
-CHUNK_LIE(status_answers_read, BREAKS(R(status_chunk_only_for_block_status)),
-          "a READ is answered with a status chunk", is_data(m), static const uint8_t status[12] = { [6] = 2 };
+CHUNK_LIE(status_answers_read, BREAKS(R(status_chunk_only_for_block_status)), "a READ is answered with a status chunk",
+          is_data(m), static const uint8_t status[12] = { [6] = 2 };
           become_chunk(m, NBD_REPLY_TYPE_BLOCK_STATUS, (struct bytes){ status, sizeof(status) }))
 OTHER_LIE(status_answers_others, BREAKS(R(status_chunk_only_for_block_status)),
           "commands that succeed are answered with a status chunk", m->request->type != NBD_CMD_BLOCK_STATUS,
@@ -125,8 +125,8 @@ CHUNK_LIE(done_not_on_errors, BREAKS(R(done_set_on_last)), "error chunks lack NB
 CHUNK_LIE(done_not_on_none, BREAKS(R(done_set_on_last), R(none_chunk_done)),
           "NBD_REPLY_TYPE_NONE lacks NBD_REPLY_FLAG_DONE", is_chunk(m, NBD_REPLY_TYPE_NONE), m->chunk.flags = 0)
 KNOB_CHUNK_LIE(none_without_done, KNOB_read_ends_with_none, BREAKS(R(none_chunk_done)),
-               "the NBD_REPLY_TYPE_NONE that ends a READ lacks NBD_REPLY_FLAG_DONE",
-               is_chunk(m, NBD_REPLY_TYPE_NONE), m->chunk.flags = 0)
+               "the NBD_REPLY_TYPE_NONE that ends a READ lacks NBD_REPLY_FLAG_DONE", is_chunk(m, NBD_REPLY_TYPE_NONE),
+               m->chunk.flags = 0)
 KNOB_CHUNK_LIE(none_with_payload, KNOB_read_ends_with_none, BREAKS(R(none_chunk_empty)),
                "NBD_REPLY_TYPE_NONE has four bytes of payload", is_chunk(m, NBD_REPLY_TYPE_NONE),
                m->chunk.data = BYTES_OF("none"))
@@ -136,11 +136,10 @@ KNOB_CHUNK_LIE(none_of_others_with_payload, KNOB_structured_successes, BREAKS(R(
 KNOB_CHUNK_LIE(none_of_others_without_done, KNOB_structured_successes, BREAKS(R(none_chunk_done)),
                "NBD_REPLY_TYPE_NONE to a command that is no READ lacks NBD_REPLY_FLAG_DONE",
                is_chunk(m, NBD_REPLY_TYPE_NONE) && m->request->type != NBD_CMD_READ, m->chunk.flags = 0)
-KNOB_CHUNK_LIE(done_on_all, KNOB_read_halves, BREAKS(R(done_clear_before_last)),
-               "every chunk has NBD_REPLY_FLAG_DONE", !m->final, m->chunk.flags = NBD_REPLY_FLAG_DONE)
+KNOB_CHUNK_LIE(done_on_all, KNOB_read_halves, BREAKS(R(done_clear_before_last)), "every chunk has NBD_REPLY_FLAG_DONE",
+               !m->final, m->chunk.flags = NBD_REPLY_FLAG_DONE)
 KNOB_CHUNK_LIE(done_on_first, KNOB_read_halves, BREAKS(R(done_chunk_last)),
-               "the first chunk has NBD_REPLY_FLAG_DONE, the last has not", true,
-               m->chunk.flags ^= NBD_REPLY_FLAG_DONE)
+               "the first chunk has NBD_REPLY_FLAG_DONE, the last has not", true, m->chunk.flags ^= NBD_REPLY_FLAG_DONE)
 CHUNK_LIE(none_behind_the_end, BREAKS(R(done_clear_before_last)),
           "an NBD_REPLY_TYPE_NONE follows the chunk with NBD_REPLY_FLAG_DONE", is_data(m) && m->final,
           add_chunk(m, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, (struct bytes){ NULL, 0 }))

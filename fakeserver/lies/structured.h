@@ -114,29 +114,29 @@ split_data(struct outgoing *m, size_t first, size_t overlap)
 	m->chunk.flags = 0;
 }
 
-#define CHUNK_LIE(ident, breaks, text, condition, ...)                                                                \
+#define CHUNK_LIE(ident, breaks, text, condition, ...)                                                                 \
 	LIE(ident, ON_OUTGOING, breaks, text)                                                                          \
 	{                                                                                                              \
 		if (m->kind == MSG_CHUNK && m->request != NULL && (condition) && LIE_NOW) {                            \
-			__VA_ARGS__;                                                                                          \
+			__VA_ARGS__;                                                                                   \
 		}                                                                                                      \
 	}
 /* The same on top of a legal freedom, which the server takes once structured replies are agreed. */
-#define KNOB_CHUNK_LIE(ident, knob_, breaks, text, condition, ...)                                                    \
+#define KNOB_CHUNK_LIE(ident, knob_, breaks, text, condition, ...)                                                     \
 	LIE(ident, ON_OUTGOING, breaks, text)                                                                          \
 	{                                                                                                              \
 		if (agrees_on_structured(m) && LIE_NOW)                                                                \
 			fake_config_of(c->server)->knob[knob_] = true;                                                 \
 		else if (m->kind == MSG_CHUNK && m->request != NULL && (condition) && LIE_NOW) {                       \
-			__VA_ARGS__;                                                                                          \
+			__VA_ARGS__;                                                                                   \
 		}                                                                                                      \
 	}
 /* What would be the simple reply to a command that is no READ. */
-#define OTHER_LIE(ident, breaks, text, condition, ...)                                                                \
+#define OTHER_LIE(ident, breaks, text, condition, ...)                                                                 \
 	LIE(ident, ON_OUTGOING, breaks, text)                                                                          \
 	{                                                                                                              \
 		if (is_success_of_other(c, m) && (condition) && LIE_NOW) {                                             \
-			__VA_ARGS__;                                                                                          \
+			__VA_ARGS__;                                                                                   \
 		}                                                                                                      \
 	}
 
