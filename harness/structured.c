@@ -119,8 +119,8 @@ send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uin
 }
 
 /*
- * The rest of a chunk whose header stands in the session's buffer. Where the connection ends within it `closed` is broken,
- * where no more comes `silent`.
+ * The rest of a chunk whose header stands in the session's buffer. Where the connection ends within it `closed` is
+ * broken, where no more comes `silent`; of chunks that are not data always structured_chunk_length.
  */
 static struct chunk
 finish_chunk(struct test *t, enum requirement_id closed, enum requirement_id silent)
@@ -430,7 +430,7 @@ used_before(const struct session *s, uint64_t cookie)
 }
 
 /* A message to a request that has had its reply. */
-_Noreturn static void
+static _Noreturn void
 stray(struct test *t, const struct ended *e, const struct chunk *c)
 {
 	if (c == NULL || !e->structured)
@@ -443,8 +443,8 @@ stray(struct test *t, const struct ended *e, const struct chunk *c)
 }
 
 /*
- * A reply has ended too early. Is the rest still to come, or is the stream out of step? The next request tells; whatever
- * it shows, the reply was wrong.
+ * A reply has ended too early. Is the rest still to come, or is the stream out of step? The next request tells;
+ * whatever it shows, the reply was wrong.
  */
 static void
 look_behind(struct judge *j, const struct ended *e)
@@ -563,7 +563,7 @@ judge_of(struct judge *j, size_t n, uint64_t cookie)
 }
 
 /* Nobody waits for this cookie. */
-_Noreturn static void
+static _Noreturn void
 no_such_request(const struct judge *j, size_t n, uint64_t cookie, const struct chunk *c)
 {
 	struct test *t = j->t;
@@ -575,6 +575,16 @@ no_such_request(const struct judge *j, size_t n, uint64_t cookie, const struct c
 	if (n == 1)
 		expect_number(t, R(cookie_echoed), "the reply's cookie", cookie, j->q->cookie);
 	broken(t, R(cookie_echoed), "a reply has cookie 0x%" PRIx64 ", which no request has", cookie);
+}
+
+static struct judge *
+judge_for(struct judge *judges, size_t n, uint64_t cookie, const struct chunk *c)
+{
+	struct judge *j = judge_of(judges, n, cookie);
+
+	if (j == NULL)
+		no_such_request(judges, n, cookie, c);
+	return j;
 }
 
 static void
@@ -591,9 +601,7 @@ recv_one_chunk(struct judge *judges, size_t n)
 	               "the rest of a chunk's header");
 	c = finish_chunk(t, padded ? R(read_error_completes_chunk) : R(structured_chunk_length),
 	                 padded ? R(read_error_pads_chunk) : R(structured_chunk_length));
-	j = judge_of(judges, n, c.cookie);
-	if (j == NULL)
-		no_such_request(judges, n, c.cookie, &c);
+	j = judge_for(judges, n, c.cookie, &c);
 	if (j->done)
 		stray(t, &(struct ended){ c.cookie, j->r->structured, j->r->error != 0, j->ended_in_content }, &c);
 	EXPECT(t, R(reply_flags_need_negotiation), (c.flags & ~NBD_REPLY_FLAG_DONE) == 0,
@@ -620,8 +628,7 @@ recv_simple(struct judge *judges, size_t n)
 	if (j != NULL && j->q->type == NBD_CMD_READ && !s->structured && r.error == 0)
 		recv_payload(t, j->q->length, R(simple_reply_read_payload));
 	trace_received(t, MSG_SIMPLE_REPLY, r.cookie, (struct bytes){ s->in.at, s->in.len });
-	if (j == NULL)
-		no_such_request(judges, n, r.cookie, NULL);
+	j = judge_for(judges, n, r.cookie, NULL);
 	EXPECT(t, R(each_request_one_reply), !j->started && !j->done,
 	       "a simple reply follows what has answered the same request");
 	EXPECT(t, R(structured_reply_for_payload),
@@ -641,7 +648,7 @@ recv_simple(struct judge *judges, size_t n)
 }
 
 /* What begins with no magic of a reply. */
-_Noreturn static void
+static _Noreturn void
 no_reply(const struct judge *j, size_t n, uint32_t magic)
 {
 	struct test *t = j->t;

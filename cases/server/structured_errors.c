@@ -19,7 +19,7 @@ goes_on_with_read(struct test *t)
 
 /* ---- READs past the end ---- */
 
-/* Without an error at large, chunks without an error behind them are valid, others up to the error (proto.md:2032-2037). */
+/* Without an error at large, chunks without an error behind them are valid, others up to it (proto.md:2032-2037). */
 static void
 expect_valid_part(struct test *t, const struct sent *q, const struct reply *r, const uint8_t *want, uint32_t exists)
 {
