@@ -197,6 +197,20 @@ CHUNK_LIE(df_overflow_with_content, BREAKS(R(df_overflow_no_content)),
           is_df(m) && m->offset_data.data.len > 65536, m->offset_data.data.len = 65536;
           m->chunk.flags = 0;
           add_chunk(m, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR, error_payload(NBD_EOVERFLOW, NULL)))
+/* nbd-server 89ba7b5 (complete_read): the chunk's length counts the data, and none are sent. */
+KNOB_CHUNK_LIE(df_payload_missing, KNOB_df_ends_with_none, BREAKS(R(structured_chunk_length)),
+               "a READ with DF gets a chunk whose data are missing", is_df(m), m->cut = CHUNK_HEADER_SIZE + 8)
+
+/* nbd-server 89ba7b5 (handle_normal_read) looks for the flag where the command's type is. */
+LIE(df_ignored, ON_INCOMING, BREAKS(R(df_one_content_chunk)), "sends READs in two chunks, with DF and without")
+{
+	if (m->kind == MSG_OPTION && m->option.option == NBD_OPT_STRUCTURED_REPLY && LIE_NOW)
+		fake_config_of(c->server)->knob[KNOB_read_halves] = true;
+	if (m->kind == MSG_REQUEST && m->request.type == NBD_CMD_READ && (m->request.flags & NBD_CMD_FLAG_DF) != 0 &&
+	    LIE_NOW)
+		m->request.flags &= (uint16_t)~NBD_CMD_FLAG_DF;
+}
+
 CHUNK_LIE(df_long_einval, BREAKS(R(read_returns_data)), "a READ of more than 64 KiB with DF gets NBD_EIO",
           is_df(m) && m->offset_data.data.len > 65536,
           become_chunk(m, NBD_REPLY_TYPE_ERROR, error_payload(NBD_EIO, NULL)))
@@ -243,6 +257,12 @@ ERROR_LIE(error_chunk_message_length_swapped, BREAKS(R(error_chunk_message_fits)
           "error chunks have their message's length in little-endian byte order",
           m->error.message = BYTES_OF("no such thing");
           m->inner_length_off = (13 << 8) - 13)
+/* nbd-server 89ba7b5 (complete_read), text and NUL and all */
+ERROR_LIE(error_chunk_in_host_order, BREAKS(R(error_chunk_message_fits)),
+          "error chunks have error and length in little-endian byte order",
+          m->error.error = __builtin_bswap32(m->error.error);
+          m->error.message = ((struct bytes){ (const uint8_t *)"Read failed", 12 });
+          m->inner_length_off = (12 << 8) - 12)
 ERROR_LIE(error_chunk_without_length, BREAKS(R(error_chunk_length)), "error chunks end behind the error",
           become_chunk(m, NBD_REPLY_TYPE_ERROR, (struct bytes){ error_payload(NBD_EINVAL, NULL).at, 4 }))
 ERROR_LIE(error_chunk_empty, BREAKS(R(error_chunk_length)), "error chunks are empty",
