@@ -157,6 +157,31 @@ CASE(structured, pieces_agree, "READs of pieces, with DF or without, agree with 
 	expect_in_step(t, R(structured_chunk_length));
 }
 
+enum { LONG_AREA = 3 << 20 };
+
+CASE_BULK(structured, long_reads, "READs of megabytes return what was written, from end to end", R(data_chunk_contents),
+          R(read_covers_range), R(read_returns_data))
+{
+	static const struct {
+		uint32_t offset, length;
+	} reads[] = { { 12345, 1 << 20 }, { 1, LONG_AREA - 1 } };
+
+	for (size_t i = 0; i < sizeof(reads) / sizeof(reads[0]); i++)
+		POINT(t, "offset=%" PRIu32 ",length=%" PRIu32, reads[i].offset, reads[i].length) {
+			uint8_t *data = room(LONG_AREA);
+			struct reply r;
+
+			enter_structured(t);
+			need_writable(t);
+			need_size(t, LONG_AREA);
+			need_range(t, reads[i].offset, reads[i].length);
+			fill_pattern(data, LONG_AREA, 0, 24);
+			store(t, 0, data, LONG_AREA, R(write_stored));
+			r = read_chunks(t, 0, reads[i].offset, reads[i].length);
+			expect_content(t, &r, data + reads[i].offset, reads[i].length, reads[i].offset);
+		}
+}
+
 /* ---- data and zeroes ---- */
 
 static void

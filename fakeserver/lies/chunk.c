@@ -60,6 +60,8 @@ READ_LIE(data_from_next_byte, BREAKS(R(data_chunk_contents)), "chunks of data ho
          m->offset++)
 READ_LIE(data_from_next_block, BREAKS(R(data_chunk_contents)), "chunks of data hold what stands one block later",
          m->offset >= 4096, m->offset += 4096)
+READ_LIE(data_of_long_read_shifted, BREAKS(R(data_chunk_contents)), "a READ of more than 1 MiB begins 4096 bytes late",
+         m->length > 1 << 20, m->offset += 4096)
 READ_LIE(data_from_first_16m, BREAKS(R(data_chunk_contents)), "a READ loses the high bits of its offset", true,
          m->offset &= 0xffffff)
 
@@ -392,6 +394,26 @@ PART_LIE(partial_content_wrong, KNOB_read_errors_last, BREAKS(R(data_chunk_conte
 PART_LIE(partial_content_final, KNOB_read_errors_last, BREAKS(R(read_final_content_certain), R(read_error_chunk_sent)),
          "what there is comes with NBD_REPLY_FLAG_DONE, and then the error", is_data(m),
          m->chunk.flags = NBD_REPLY_FLAG_DONE)
+
+/* qemu-nbd 7.2 (nbd_co_send_sparse_read): an error of the storage ends the connection, before a chunk or behind some. */
+#define BAD_SECTOR UINT64_C(66560)
+static bool
+meets_bad_sector(const struct outgoing *m)
+{
+	return is_data(m) && m->offset_data.offset <= BAD_SECTOR &&
+	       BAD_SECTOR - m->offset_data.offset < m->offset_data.data.len;
+}
+
+CHUNK_LIE(storage_error_closes, BREAKS(R(read_error_chunk_sent)), "a READ of a bad sector ends the connection",
+          meets_bad_sector(m), m->drop = true;
+          m->after = AFTER_CLOSE)
+CHUNK_LIE(storage_error_closes_behind_data, BREAKS(R(read_error_chunk_sent)),
+          "a READ of a bad sector gets what stands before it, and the connection ends", meets_bad_sector(m),
+          m->offset_data.data.len = BAD_SECTOR - m->offset_data.offset;
+          m->chunk.flags = 0; m->after = AFTER_CLOSE)
+CHUNK_LIE(storage_error_ends_reply, BREAKS(R(read_covers_range)),
+          "a READ of a bad sector gets what stands before it, and no error", meets_bad_sector(m),
+          m->offset_data.data.len = BAD_SECTOR - m->offset_data.offset)
 
 /* ---- the same with a simple reply, which cannot tell ---- */
 
