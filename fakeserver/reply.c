@@ -137,11 +137,18 @@ fragments(const struct conn *c)
 	       knob(c, KNOB_read_chunks_shuffled) || knob(c, KNOB_chunks_interleaved);
 }
 
+/* The text allows some bytes of overhead more (proto.md:857-861). */
+static uint32_t
+longest_chunk(const struct conn *c)
+{
+	return max_payload(c->export) - (knob(c, KNOB_read_overhead_counts) ? 512 : 0);
+}
+
 /* How far one chunk goes from an offset; it ends at a multiple of 512 (proto.md:1980). */
 static uint32_t
 piece_length(struct conn *c, uint64_t offset, uint32_t left, uint32_t whole)
 {
-	uint32_t most = max_payload(c->export), steps = whole / 4096 + 1;
+	uint32_t most = longest_chunk(c), steps = whole / 4096 + 1;
 	uint32_t length;
 
 	if (left > most)
@@ -256,7 +263,7 @@ send_pieces(struct conn *c, const struct disk_op *op, bool final)
 static bool
 in_pieces(const struct conn *c, const struct disk_op *op)
 {
-	return fragments(c) || knob(c, KNOB_read_holes) || op->length > max_payload(c->export);
+	return fragments(c) || knob(c, KNOB_read_holes) || op->length > longest_chunk(c);
 }
 
 void

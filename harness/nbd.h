@@ -11,6 +11,7 @@
 #define NBD_REQUEST_MAGIC		UINT32_C(0x25609513)		/* proto.md:351 */
 #define NBD_SIMPLE_REPLY_MAGIC		UINT32_C(0x67446698)		/* proto.md:368 */
 #define NBD_STRUCTURED_REPLY_MAGIC	UINT32_C(0x668e33ef)		/* proto.md:420 */
+#define NBD_EXTENDED_REPLY_MAGIC	UINT32_C(0x6e8a278c)		/* of an experimental extension: proto.md:480 */
 
 #define NBD_MAX_STRING			4096u		/* bytes; proto.md:38 */
 #define NBD_EXPORT_NAME_PADDING		124u		/* bytes; proto.md:162 */

@@ -141,7 +141,7 @@ trace_wait(struct test *t, enum outcome_of_wait w)
 }
 
 uint8_t *
-recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what)
+recv_or_broken_by(struct test *t, size_t len, enum requirement_id closed, enum requirement_id silent, const char *what)
 {
 	struct buf *in = &t->s->in;
 	enum outcome_of_wait w;
@@ -160,7 +160,13 @@ recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char 
 		snprintf(got_text, sizeof(got_text), "%s after %zu of %zu bytes", wait_text(w), got, len);
 	else
 		snprintf(got_text, sizeof(got_text), "%s", wait_text(w));
-	broken_values(t, owed, what, got_text);
+	broken_values(t, w == WAIT_TIMED_OUT ? silent : closed, what, got_text);
+}
+
+uint8_t *
+recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what)
+{
+	return recv_or_broken_by(t, len, owed, owed, what);
 }
 
 /* ---- opening and closing ---- */
@@ -190,7 +196,7 @@ open_connection(struct test *t)
 		               .test = t,
 		               .fd = fd,
 		               .number = (uint16_t)++p->n_connections,
-		               .next_cookie = 0x4e42440000000001,
+		               .next_cookie = FIRST_COOKIE,
 		               .block = { 1, 4096, NBD_DEFAULT_MAX_PAYLOAD } };
 	if (server->quiet != NULL)
 		s->slot = atomic_fetch_add(&server->quiet->connects, 1);

@@ -118,19 +118,24 @@ send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uin
 	return q;
 }
 
-/* The rest of a chunk whose header stands in the session's buffer. */
+/*
+ * The rest of a chunk whose header stands in the session's buffer. Where the connection ends within it `closed` is
+ * broken, where no more comes `silent`; of chunks that are not data always structured_chunk_length.
+ */
 static struct chunk
-finish_chunk(struct test *t)
+finish_chunk(struct test *t, enum requirement_id closed, enum requirement_id silent)
 {
 	struct session *s = t->s;
 	struct chunk c;
 
 	wire_get_chunk(wire(s->in.at, s->in.len), &c);
+	if (c.type != NBD_REPLY_TYPE_OFFSET_DATA)
+		closed = silent = R(structured_chunk_length);
 	if (c.length > MOST_CHUNK) {
 		trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
 		broken(t, R(structured_chunk_length), "the chunk claims %" PRIu32 " bytes of payload", c.length);
 	}
-	recv_or_broken(t, c.length, R(structured_chunk_length), "the payload that the chunk's length announces");
+	recv_or_broken_by(t, c.length, closed, silent, "the payload that the chunk's length announces");
 	trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
 	wire_get_chunk(wire(s->in.at, s->in.len), &c);
 	return c;
@@ -149,51 +154,109 @@ recv_chunk(struct test *t, enum requirement_id owed)
 		trace_received(t, MSG_RAW, 0, (struct bytes){ s->in.at, s->in.len });
 	EXPECT_EQ(t, R(structured_reply_magic), magic, NBD_STRUCTURED_REPLY_MAGIC);
 	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, owed, "the rest of a chunk's header");
-	return finish_chunk(t);
+	return finish_chunk(t, R(structured_chunk_length), R(structured_chunk_length));
 }
 
 /* ---- a whole reply ---- */
+
+struct piece {
+	uint64_t offset, length;
+};
 
 struct judge {
 	struct test *t;
 	const struct sent *q;
 	struct reply *r;
-	uint8_t *covered; /* of a READ: 1 for each byte that a content chunk described */
-	uint64_t last_offset;
+	bool started, done;
+	bool ended_in_content;
+	struct piece *pieces; /* content chunks so far */
+	size_t n_pieces, pieces_cap;
+	struct piece unaligned; /* the first content chunk that is not in multiples of 512 bytes */
+	uint64_t *error_offsets;
+	size_t n_error_offsets;
 };
 
-/* Marks a content chunk's range; each kind of chunk has its own statements about bounds and overlap. */
+/* Our violation (proto.md:881): whatever is wrong with the reply, an error has come up in the middle of it. */
+static bool
+reads_past_end(const struct judge *j)
+{
+	uint64_t size = j->t->s->size;
+
+	return j->q->type == NBD_CMD_READ && (j->q->offset > size || j->q->length > size - j->q->offset);
+}
+
+static bool
+lies_in(uint64_t at, struct piece p)
+{
+	return at >= p.offset && at - p.offset < p.length;
+}
+
 static void
-cover(struct judge *j, uint64_t offset, uint64_t length, enum requirement_id bounds, enum requirement_id overlap)
+note_piece(struct judge *j, struct piece p)
+{
+	uint64_t end = j->q->offset + j->q->length;
+
+	if (j->n_pieces == j->pieces_cap) {
+		j->pieces_cap = 2 * j->pieces_cap + 16;
+		j->pieces = reallocarray(j->pieces, j->pieces_cap, sizeof(*j->pieces));
+		if (j->pieces == NULL)
+			abort();
+	}
+	if (j->n_pieces > 0 && p.offset < j->pieces[j->n_pieces - 1].offset)
+		j->r->ascending = false;
+	j->pieces[j->n_pieces++] = p;
+	if (j->unaligned.length == 0 && ((p.offset % 512 != 0 && p.offset != j->q->offset) ||
+	                                 ((p.offset + p.length) % 512 != 0 && p.offset + p.length != end)))
+		j->unaligned = p;
+}
+
+/* proto.md:1810-1813, 1826-1829, 1988-1991; each kind of chunk has its own statements about bounds and overlap. */
+static void
+cover(struct judge *j, struct piece p, enum covered kind, enum requirement_id bounds, enum requirement_id overlap)
 {
 	const struct sent *q = j->q;
-	bool within = offset >= q->offset && length <= q->length && offset - q->offset <= q->length - length;
+	bool within = p.offset >= q->offset && p.length <= q->length && p.offset - q->offset <= q->length - p.length;
+	bool apart = p.offset + p.length <= q->offset || p.offset >= q->offset + q->length;
+	uint8_t *at;
 
-	EXPECT(j->t, R(content_chunks_only_for_read), q->type == NBD_CMD_READ,
+	EXPECT(j->t, apart && q->length > 0 ? R(read_chunks_in_bounds) : bounds, within,
+	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, p.length,
+	       p.offset, q->length, q->offset);
+	at = j->r->covered + (p.offset - q->offset);
+	for (uint64_t i = 0; i < p.length; i++)
+		EXPECT(j->t, overlap, at[i] == COVERED_NOT, "byte %" PRIu64 " of the export is described by two chunks",
+		       p.offset + i);
+	memset(at, kind, p.length);
+	for (size_t i = 0; i < j->n_error_offsets; i++)
+		EXPECT(j->t, R(read_content_before_its_error), !lies_in(j->error_offsets[i], p),
+		       "a chunk describes byte %" PRIu64 " after an error was reported for it", j->error_offsets[i]);
+	note_piece(j, p);
+}
+
+static void
+expect_read_chunk(struct judge *j)
+{
+	EXPECT(j->t, R(content_chunks_only_for_read), j->q->type == NBD_CMD_READ,
 	       "a content chunk answers a command that reads nothing");
-	EXPECT(j->t, bounds, within,
-	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, length,
-	       offset, q->length, q->offset);
-	for (uint64_t i = 0; i < length; i++) {
-		EXPECT(j->t, overlap, j->covered[offset - q->offset + i] == 0,
-		       "byte %" PRIu64 " of the export is described by two chunks", offset + i);
-		j->covered[offset - q->offset + i] = 1;
-	}
-	if (j->r->n_data + j->r->n_hole > 1 && offset < j->last_offset)
-		j->r->ascending = false;
-	j->last_offset = offset;
 }
 
 static void
 take_data(struct judge *j, const struct chunk *c)
 {
+	const struct info_block_size *block = &j->t->s->block;
 	struct chunk_offset_data d;
 
 	j->r->n_data++;
-	EXPECT(j->t, R(data_chunk_length),
-	       wire_get_chunk_offset_data(wire_over(c->data), &d) == WIRE_EXACT && d.data.len > 0,
+	expect_read_chunk(j);
+	EXPECT(j->t, R(data_chunk_length), wire_get_chunk_offset_data(wire_over(c->data), &d) == WIRE_EXACT,
 	       "NBD_REPLY_TYPE_OFFSET_DATA has length %" PRIu32 "; it must be at least 9", c->length);
-	cover(j, d.offset, d.data.len, R(data_chunk_in_bounds), R(data_chunk_no_overlap));
+	/* What a READ of length 0 gets is left open (proto.md:1954). */
+	EXPECT(j->t, R(read_chunk_not_empty), d.data.len > 0 || j->q->length == 0,
+	       "NBD_REPLY_TYPE_OFFSET_DATA has length 8, and no data");
+	EXPECT(j->t, R(chunk_within_max_payload), !j->t->s->block_advertised || d.data.len <= block->maximum,
+	       "a chunk has %zu bytes of data; the maximum payload size is %" PRIu32, d.data.len, block->maximum);
+	cover(j, (struct piece){ d.offset, d.data.len }, COVERED_BY_DATA, R(data_chunk_in_bounds),
+	      R(data_chunk_no_overlap));
 	memcpy(j->r->data + (d.offset - j->q->offset), d.data.at, d.data.len);
 }
 
@@ -203,10 +266,12 @@ take_hole(struct judge *j, const struct chunk *c)
 	struct chunk_offset_hole h;
 
 	j->r->n_hole++;
+	expect_read_chunk(j);
 	EXPECT(j->t, R(hole_chunk_length), wire_get_chunk_offset_hole(wire_over(c->data), &h) == WIRE_EXACT,
 	       "NBD_REPLY_TYPE_OFFSET_HOLE has length %" PRIu32 "; it must be 12", c->length);
 	EXPECT(j->t, R(hole_chunk_nonzero), h.size > 0, "the hole has size 0");
-	cover(j, h.offset, h.size, R(hole_chunk_in_bounds), R(hole_chunk_no_overlap));
+	cover(j, (struct piece){ h.offset, h.size }, COVERED_BY_HOLE, R(hole_chunk_in_bounds),
+	      R(hole_chunk_no_overlap));
 }
 
 static void
@@ -231,15 +296,33 @@ take_status(struct judge *j, const struct chunk *c)
 		out->extents[i] = chunk_extent(&s, i);
 }
 
+/* Shown to a person (proto.md:1892-1895): a line break may be, other control characters not. */
+static void
+check_error_text(struct judge *j, struct bytes message)
+{
+	char text[80];
+
+	EXPECT(j->t, R(error_chunk_message_limit), message.len <= NBD_MAX_STRING,
+	       "the error's text has %zu bytes; a string has at most %u", message.len, NBD_MAX_STRING);
+	for (size_t i = 0; i < message.len; i++) {
+		uint8_t c = message.at[i];
+
+		EXPECT(j->t, R(server_strings_no_nul), c != 0, "the error's text contains a NUL at byte %zu", i);
+		EXPECT(j->t, R(error_chunk_message_text),
+		       (c >= 0x20 && c != 0x7f) || c == '\n' || c == '\r' || c == '\t',
+		       "the error's text has the control character 0x%02x at byte %zu", c, i);
+	}
+	snprintf(text, sizeof(text), "%zu bytes of text", message.len);
+	if (message.len > 256)
+		deviates(j->t, R(server_strings_short), "at most 256 bytes of text", text);
+}
+
 /* proto.md:1890-1912: what all error chunks begin with. */
 static void
 check_error(struct judge *j, uint32_t error, struct bytes message, enum requirement_id nonzero)
 {
 	EXPECT(j->t, nonzero, error != 0, "an error chunk has error 0");
-	EXPECT(j->t, R(error_chunk_message_limit), message.len <= NBD_MAX_STRING,
-	       "the error's text has %zu bytes; a string has at most %u", message.len, NBD_MAX_STRING);
-	EXPECT(j->t, R(server_strings_no_nul), message.len == 0 || memchr(message.at, 0, message.len) == NULL,
-	       "the error's text contains a NUL");
+	check_error_text(j, message);
 	check_error_value(j->t, error);
 	if (j->r->error == 0)
 		j->r->error = error;
@@ -260,6 +343,31 @@ take_error(struct judge *j, const struct chunk *c)
 	check_error(j, e.error, e.message, R(error_chunk_nonzero));
 }
 
+/* proto.md:1921-1925 */
+static void
+note_error_offset(struct judge *j, uint64_t offset)
+{
+	for (size_t i = 0; i < j->n_error_offsets; i++) {
+		EXPECT(j->t, R(error_offset_distinct), j->error_offsets[i] != offset,
+		       "two errors are reported for offset %" PRIu64, offset);
+		for (size_t k = 0; k < j->n_pieces && j->error_offsets[i] != offset; k++)
+			EXPECT(j->t, R(error_offset_once_per_chunk),
+			       !lies_in(offset, j->pieces[k]) || !lies_in(j->error_offsets[i], j->pieces[k]),
+			       "errors are reported for %" PRIu64 " and %" PRIu64 ", both in the chunk at %" PRIu64,
+			       j->error_offsets[i], offset, j->pieces[k].offset);
+	}
+	j->error_offsets = reallocarray(j->error_offsets, j->n_error_offsets + 1, sizeof(*j->error_offsets));
+	if (j->error_offsets == NULL)
+		abort();
+	j->error_offsets[j->n_error_offsets++] = offset;
+}
+
+static bool
+may_have_error_offset(uint16_t command)
+{
+	return command <= NBD_CMD_BLOCK_STATUS && command != NBD_CMD_FLUSH && command != NBD_CMD_DISC;
+}
+
 static void
 take_error_offset(struct judge *j, const struct chunk *c)
 {
@@ -269,7 +377,7 @@ take_error_offset(struct judge *j, const struct chunk *c)
 	       "NBD_REPLY_TYPE_ERROR_OFFSET has length %" PRIu32 "; it must be at least 14", c->length);
 	EXPECT(j->t, R(error_chunk_message_fits), wire_get_chunk_error_offset(wire_over(c->data), &e) != WIRE_SHORT,
 	       "message length %u does not fit into a chunk of %" PRIu32, e.message_length, c->length);
-	EXPECT(j->t, R(error_offset_commands), j->q->type != NBD_CMD_FLUSH && j->q->type <= NBD_CMD_BLOCK_STATUS,
+	EXPECT(j->t, R(error_offset_commands), may_have_error_offset(j->q->type),
 	       "NBD_REPLY_TYPE_ERROR_OFFSET answers a command that has no range");
 	EXPECT(j->t, R(error_offset_in_bounds), e.offset >= j->q->offset && e.offset - j->q->offset < j->q->length,
 	       "error offset %" PRIu64 " lies outside the %" PRIu32 " bytes at %" PRIu64, e.offset, j->q->length,
@@ -277,6 +385,7 @@ take_error_offset(struct judge *j, const struct chunk *c)
 	if (j->r->n_error_offset++ == 0)
 		j->r->error_offset = e.offset;
 	check_error(j, e.error, e.message, R(error_offset_nonzero));
+	note_error_offset(j, e.offset);
 }
 
 static void
@@ -312,100 +421,308 @@ take_chunk(struct judge *j, const struct chunk *c)
 	}
 }
 
-/* What only the end of the reply can tell. */
+/* ---- what only the end of a reply can tell ---- */
+
+static bool
+used_before(const struct session *s, uint64_t cookie)
+{
+	return s->next_cookie - cookie - 1 < s->next_cookie - FIRST_COOKIE;
+}
+
+/* A message to a request that has had its reply. */
+static _Noreturn void
+stray(struct test *t, const struct ended *e, const struct chunk *c)
+{
+	if (c == NULL || !e->structured)
+		broken(t, R(each_request_one_reply), "a request that was answered gets another reply");
+	if ((c->type & 0x8000) != 0 && !e->error)
+		broken(t, e->in_content ? R(read_final_content_certain) : R(done_chunk_cannot_fail),
+		       "an error chunk follows the chunk with NBD_REPLY_FLAG_DONE");
+	broken(t, (c->flags & NBD_REPLY_FLAG_DONE) != 0 ? R(done_clear_before_last) : R(done_chunk_last),
+	       "a chunk of type 0x%04x follows the chunk with NBD_REPLY_FLAG_DONE", c->type);
+}
+
+/*
+ * A reply has ended too early. Is the rest still to come, or is the stream out of step? The next request tells;
+ * whatever it shows, the reply was wrong.
+ */
 static void
-check_whole(struct judge *j)
+look_behind(struct judge *j, const struct ended *e)
+{
+	struct test *t = j->t;
+	uint8_t header[CHUNK_HEADER_SIZE] = { 0 };
+	struct chunk c;
+	size_t got;
+
+	send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, blocks(t, 512), NULL);
+	session_recv(t, header, sizeof(header), &got);
+	wire_get_chunk(wire(header, sizeof(header)), &c);
+	if (got > 0)
+		trace_received(t, MSG_RAW, c.cookie, (struct bytes){ header, got });
+	if (got >= sizeof(header) && c.magic == NBD_STRUCTURED_REPLY_MAGIC && c.cookie == j->q->cookie)
+		stray(t, e, &c);
+	EXPECT(t, R(structured_chunk_length), got < 4 || c.magic == NBD_STRUCTURED_REPLY_MAGIC,
+	       "behind the chunk comes what begins with 0x%08" PRIx32, c.magic);
+}
+
+static void
+check_coverage(struct judge *j, const struct ended *e)
 {
 	const struct sent *q = j->q;
-	struct reply *r = j->r;
+	const struct reply *r = j->r;
+	const uint8_t *gap = q->length > 0 ? memchr(r->covered, COVERED_NOT, q->length) : NULL;
 
-	if (q->type == NBD_CMD_READ && r->error == 0)
-		for (uint32_t i = 0; i < q->length; i++)
-			EXPECT(j->t, R(read_covers_range), j->covered[i] != 0,
-			       "no chunk describes byte %" PRIu64 " of the export, and no error was reported",
-			       q->offset + i);
-	if (q->type == NBD_CMD_READ && (q->flags & NBD_CMD_FLAG_DF) != 0)
-		EXPECT(j->t, R(df_one_content_chunk), r->n_data + r->n_hole <= 1,
-		       "%u content chunks answer a read with DF", r->n_data + r->n_hole);
-	EXPECT(j->t, R(error_chunk_once), r->n_error <= 1, "%u chunks of type NBD_REPLY_TYPE_ERROR in one reply",
+	if (gap == NULL)
+		return;
+	look_behind(j, e);
+	broken(j->t,
+	       reads_past_end(j)                                   ? R(read_error_chunk_sent)
+	       : r->n_none > 0 && r->n_data == 0 && r->n_hole == 0 ? R(none_chunk_means_success)
+	                                                           : R(read_covers_range),
+	       "no chunk describes byte %" PRIu64 " of the export, and no error was reported",
+	       q->offset + (uint64_t)(gap - r->covered));
+}
+
+/* proto.md:2043-2054 */
+static void
+check_df(struct judge *j)
+{
+	const struct reply *r = j->r;
+	bool fits = !j->t->s->block_advertised || j->q->length < j->t->s->block.maximum;
+	unsigned n = r->n_data + r->n_hole;
+
+	if ((j->q->flags & NBD_CMD_FLAG_DF) == 0 || (j->t->s->flags & NBD_FLAG_SEND_DF) == 0)
+		return;
+	EXPECT(j->t, R(df_overflow_no_content), r->error != NBD_EOVERFLOW || n == 0,
+	       "%u content chunks come beside NBD_EOVERFLOW", n);
+	/* As long as the maximum payload size: what would otherwise be split must not be (proto.md:864). */
+	EXPECT(j->t, fits ? R(df_one_content_chunk) : R(command_payload_constraints), n <= 1,
+	       "%u content chunks answer a read with DF", n);
+}
+
+/* proto.md:2014-2017: behind the end there can be nothing but padding. */
+static void
+check_padding(struct judge *j)
+{
+	uint64_t size = j->t->s->size, from = size > j->q->offset ? size - j->q->offset : 0;
+	const struct reply *r = j->r;
+
+	if (!reads_past_end(j) || r->error == 0)
+		return;
+	if (r->n_error_offset > 0 && r->error_offset - j->q->offset > from)
+		from = r->error_offset - j->q->offset;
+	for (uint64_t i = from; i < j->q->length; i++)
+		EXPECT(j->t, R(read_error_padding_zero), r->covered[i] != COVERED_BY_DATA || r->data[i] == 0,
+		       "byte %" PRIu64 ", behind the end of the export, comes as 0x%02x", j->q->offset + i, r->data[i]);
+}
+
+static void
+check_read(struct judge *j, const struct ended *e)
+{
+	const struct reply *r = j->r;
+
+	if (r->error == 0)
+		check_coverage(j, e);
+	check_df(j);
+	check_padding(j);
+	if (r->error == 0 && j->unaligned.length > 0)
+		EXPECT(j->t, R(read_chunks_multiple_of_512), false,
+		       "a chunk in the middle of the read describes %" PRIu64 " bytes at %" PRIu64, j->unaligned.length,
+		       j->unaligned.offset);
+	EXPECT(j->t, R(read_errors_not_mixed), r->n_error == 0 || r->n_error_offset == 0,
+	       "errors with and without an offset come in one reply");
+	EXPECT(j->t, R(read_error_only_one), r->n_error <= 1, "%u chunks of type NBD_REPLY_TYPE_ERROR in one reply",
 	       r->n_error);
 }
 
 static void
-recv_chunks(struct judge *j, enum requirement_id owed)
+finish(struct judge *j)
+{
+	struct ended e = { j->q->cookie, j->r->structured, j->r->error != 0, j->ended_in_content };
+
+	j->done = true;
+	j->t->s->ended = e;
+	if (j->r->structured && j->q->type == NBD_CMD_READ)
+		check_read(j, &e);
+	else if (j->r->structured)
+		EXPECT(j->t, R(error_chunk_once), j->r->n_error <= 1,
+		       "%u chunks of type NBD_REPLY_TYPE_ERROR in one reply", j->r->n_error);
+	free(j->pieces);
+	free(j->error_offsets);
+}
+
+/* ---- replies to several requests, whose messages come in any order ---- */
+
+static struct judge *
+judge_of(struct judge *j, size_t n, uint64_t cookie)
+{
+	for (size_t i = 0; i < n; i++)
+		if (j[i].q->cookie == cookie)
+			return &j[i];
+	return NULL;
+}
+
+/* Nobody waits for this cookie. */
+static _Noreturn void
+no_such_request(const struct judge *j, size_t n, uint64_t cookie, const struct chunk *c)
 {
 	struct test *t = j->t;
-	struct chunk c;
 
-	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, R(structured_chunk_length),
-	               "the rest of a chunk's header");
-	c = finish_chunk(t);
-	for (;;) {
-		EXPECT_EQ(t, R(structured_chunks_same_cookie), c.cookie, j->q->cookie);
-		EXPECT(t, R(reply_flags_need_negotiation), (c.flags & ~NBD_REPLY_FLAG_DONE) == 0,
-		       "structured reply flags 0x%04x: only NBD_REPLY_FLAG_DONE is defined", c.flags);
-		take_chunk(j, &c);
-		if ((c.flags & NBD_REPLY_FLAG_DONE) != 0)
-			return;
-		EXPECT(t, R(done_chunk_last), j->r->n_chunks < MOST_CHUNKS, "no end after %d chunks", MOST_CHUNKS);
-		c = recv_chunk(t, j->r->n_chunks > 0 ? R(done_chunk_last) : owed);
-	}
+	if (n == 1 && j->started)
+		expect_number(t, R(structured_chunks_same_cookie), "the chunk's cookie", cookie, j->q->cookie);
+	if (t->s->ended.cookie == cookie && used_before(t->s, cookie))
+		stray(t, &t->s->ended, c);
+	if (n == 1)
+		expect_number(t, R(cookie_echoed), "the reply's cookie", cookie, j->q->cookie);
+	broken(t, R(cookie_echoed), "a reply has cookie 0x%" PRIx64 ", which no request has", cookie);
+}
+
+static struct judge *
+judge_for(struct judge *judges, size_t n, uint64_t cookie, const struct chunk *c)
+{
+	struct judge *j = judge_of(judges, n, cookie);
+
+	if (j == NULL)
+		no_such_request(judges, n, cookie, c);
+	return j;
 }
 
 static void
-recv_simple(struct judge *j)
+recv_one_chunk(struct judge *judges, size_t n)
 {
-	struct session *s = j->t->s;
+	struct test *t = judges->t;
+	bool padded = n == 1 && reads_past_end(judges);
+	struct judge *j;
+	struct chunk c;
+
+	EXPECT(t, R(structured_reply_needs_negotiation), t->s->structured,
+	       "a structured reply comes although structured replies were not negotiated");
+	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, R(structured_chunk_length),
+	               "the rest of a chunk's header");
+	c = finish_chunk(t, padded ? R(read_error_completes_chunk) : R(structured_chunk_length),
+	                 padded ? R(read_error_pads_chunk) : R(structured_chunk_length));
+	j = judge_for(judges, n, c.cookie, &c);
+	if (j->done)
+		stray(t, &(struct ended){ c.cookie, j->r->structured, j->r->error != 0, j->ended_in_content }, &c);
+	EXPECT(t, R(reply_flags_need_negotiation), (c.flags & ~NBD_REPLY_FLAG_DONE) == 0,
+	       "structured reply flags 0x%04x: only NBD_REPLY_FLAG_DONE is defined", c.flags);
+	j->started = j->r->structured = true;
+	j->ended_in_content = c.type == NBD_REPLY_TYPE_OFFSET_DATA || c.type == NBD_REPLY_TYPE_OFFSET_HOLE;
+	take_chunk(j, &c);
+	EXPECT(t, R(done_chunk_last), j->r->n_chunks < MOST_CHUNKS, "no end after %d chunks", MOST_CHUNKS);
+	if ((c.flags & NBD_REPLY_FLAG_DONE) != 0)
+		finish(j);
+}
+
+/* proto.md:362-365, 393-397 */
+static void
+recv_simple(struct judge *judges, size_t n)
+{
+	struct test *t = judges->t;
+	struct session *s = t->s;
 	struct simple_reply r;
+	struct judge *j;
 
 	wire_get_simple_reply(wire(s->in.at, s->in.len), &r);
-	if (r.magic != NBD_SIMPLE_REPLY_MAGIC || !s->structured) {
-		if (r.magic == NBD_SIMPLE_REPLY_MAGIC && r.error == 0 && j->q->type == NBD_CMD_READ &&
-		    r.cookie == j->q->cookie) {
-			recv_payload(j->t, j->q->length, R(simple_reply_read_payload));
-			wire_get_simple_reply(wire(s->in.at, s->in.len), &r);
-			memcpy(j->r->data, r.data.at, j->q->length);
-		}
-	}
-	trace_received(j->t, r.magic == NBD_SIMPLE_REPLY_MAGIC ? MSG_SIMPLE_REPLY : MSG_RAW, r.cookie,
-	               (struct bytes){ s->in.at, s->in.len });
-	EXPECT_EQ(j->t, R(simple_reply_magic), r.magic, NBD_SIMPLE_REPLY_MAGIC);
-	EXPECT_EQ(j->t, R(cookie_echoed), r.cookie, j->q->cookie);
-	EXPECT(j->t, R(no_simple_reply_to_read), !s->structured || j->q->type != NBD_CMD_READ,
+	j = judge_of(judges, n, r.cookie);
+	if (j != NULL && j->q->type == NBD_CMD_READ && !s->structured && r.error == 0)
+		recv_payload(t, j->q->length, R(simple_reply_read_payload));
+	trace_received(t, MSG_SIMPLE_REPLY, r.cookie, (struct bytes){ s->in.at, s->in.len });
+	j = judge_for(judges, n, r.cookie, NULL);
+	EXPECT(t, R(each_request_one_reply), !j->started && !j->done,
+	       "a simple reply follows what has answered the same request");
+	EXPECT(t, R(structured_reply_for_payload),
+	       !s->structured || j->q->type != NBD_CMD_READ || r.error != 0 || j->q->length == 0,
+	       "a simple reply says that data follow, although structured replies were negotiated");
+	EXPECT(t, R(no_simple_reply_to_read), !s->structured || j->q->type != NBD_CMD_READ,
 	       "a simple reply answers NBD_CMD_READ although structured replies were negotiated");
-	EXPECT(j->t, R(status_success_structured), !s->structured || j->q->type != NBD_CMD_BLOCK_STATUS || r.error != 0,
+	EXPECT(t, R(status_success_structured), !s->structured || j->q->type != NBD_CMD_BLOCK_STATUS || r.error != 0,
 	       "a simple reply answers NBD_CMD_BLOCK_STATUS with success");
+	if (j->r->data != NULL && r.error == 0)
+		memcpy(j->r->data, s->in.at + SIMPLE_REPLY_SIZE, j->q->length);
 	if (r.error != 0)
-		check_error_value(j->t, r.error);
+		check_error_value(t, r.error);
 	j->r->error = r.error;
+	j->started = true;
+	finish(j);
+}
+
+/* What begins with no magic of a reply. */
+static _Noreturn void
+no_reply(const struct judge *j, size_t n, uint32_t magic)
+{
+	struct test *t = j->t;
+	bool is_read = n == 1 && j->q->type == NBD_CMD_READ;
+
+	trace_received(t, MSG_RAW, 0, (struct bytes){ t->s->in.at, t->s->in.len });
+	broken(t,
+	       magic == NBD_EXTENDED_REPLY_MAGIC           ? R(extended_reply_magic_negotiated)
+	       : n == 1 && j->started && reads_past_end(j) ? R(read_error_pads_chunk)
+	       : t->s->structured && (is_read || n > 1)    ? R(structured_reply_magic)
+	                                                   : R(simple_reply_magic),
+	       "a reply begins with 0x%08" PRIx32, magic);
+}
+
+static void
+recv_message(struct judge *judges, size_t n, enum requirement_id owed)
+{
+	struct test *t = judges->t;
+	uint32_t magic;
+	bool rest = true;
+
+	for (size_t i = 0; i < n; i++)
+		rest &= judges[i].started;
+	buf_clear(&t->s->in);
+	recv_or_broken_by(t, SIMPLE_REPLY_SIZE, owed, rest ? R(done_set_on_last) : owed,
+	                  rest ? "the rest of the reply, which ends in a chunk with NBD_REPLY_FLAG_DONE"
+	                       : "a reply to the request");
+	magic = wire_be32(&(struct wire){ t->s->in.at, 4, false });
+	if (magic == NBD_STRUCTURED_REPLY_MAGIC)
+		recv_one_chunk(judges, n);
+	else if (magic == NBD_SIMPLE_REPLY_MAGIC)
+		recv_simple(judges, n);
+	else
+		no_reply(judges, n, magic);
+}
+
+static size_t
+n_open(const struct judge *j, size_t n)
+{
+	size_t open = 0;
+
+	for (size_t i = 0; i < n; i++)
+		open += !j[i].done;
+	return open;
+}
+
+void
+recv_replies(struct test *t, const struct sent *q, struct reply *r, size_t n, enum requirement_id owed)
+{
+	struct judge *j = calloc(n, sizeof(*j));
+
+	for (size_t i = 0; i < n && j != NULL; i++) {
+		j[i] = (struct judge){ .t = t, .q = &q[i], .r = &r[i] };
+		r[i] = (struct reply){ .ascending = true };
+		if (q[i].type != NBD_CMD_READ)
+			continue;
+		r[i].data = calloc(1, (size_t)q[i].length + 1);
+		r[i].covered = calloc(1, (size_t)q[i].length + 1);
+		if (r[i].data == NULL || r[i].covered == NULL)
+			abort();
+	}
+	if (j == NULL)
+		abort();
+	while (n_open(j, n) > 0)
+		recv_message(j, n, owed);
+	free(j);
 }
 
 struct reply
 recv_reply(struct test *t, const struct sent *q, enum requirement_id owed)
 {
-	struct reply r = { .ascending = true };
-	struct judge j = { .t = t, .q = q, .r = &r };
-	uint32_t magic;
+	struct reply r;
 
-	if (q->type == NBD_CMD_READ) {
-		r.data = calloc(1, (size_t)q->length + 1);
-		j.covered = calloc(1, (size_t)q->length + 1);
-		if (r.data == NULL || j.covered == NULL)
-			abort();
-	}
-	buf_clear(&t->s->in);
-	recv_or_broken(t, SIMPLE_REPLY_SIZE, owed, "a reply to the request");
-	magic = wire_be32(&(struct wire){ t->s->in.at, 4, false });
-	if (magic == NBD_STRUCTURED_REPLY_MAGIC) {
-		EXPECT(t, R(structured_reply_needs_negotiation), t->s->structured,
-		       "a structured reply comes although structured replies were not negotiated");
-		r.structured = true;
-		recv_chunks(&j, owed);
-		check_whole(&j);
-	} else {
-		recv_simple(&j);
-	}
-	free(j.covered);
+	recv_replies(t, q, &r, 1, owed);
 	return r;
 }
 

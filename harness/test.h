@@ -60,6 +60,13 @@ struct case_def {
 
 const struct case_def *case_at(size_t i);	/* sorted by id; NULL past the last */
 
+/* The reply that was taken last, so that what still comes to its request is known for that. */
+struct ended {
+	uint64_t cookie;
+	bool structured, error;
+	bool in_content;		/* its last chunk was one of content */
+};
+
 /* A connection, and what was agreed on it. */
 struct session {
 	struct session *next;
@@ -81,6 +88,7 @@ struct session {
 	struct info_block_size block;	/* as advertised, or the defaults 1, 4096, 32 MiB */
 	bool block_advertised;
 	uint64_t next_cookie;
+	struct ended ended;
 	struct buf in;			/* what recv_* handed out last points in here */
 };
 
@@ -211,6 +219,8 @@ struct simple_reply recv_simple_reply(struct test *t, uint64_t cookie, uint32_t 
 /* The header alone, whatever its cookie is: for cases that have many requests in flight. */
 struct simple_reply recv_simple_header(struct test *t, enum requirement_id owed);
 struct bytes recv_payload(struct test *t, uint32_t length, enum requirement_id owed);
+/* At most so many bytes: fewer where the connection ends, or where (then *silent is set) no more come. */
+struct bytes recv_what_comes(struct test *t, uint32_t length, bool *silent);
 /* One request and its reply; returns the error. */
 uint32_t do_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id owed);
 uint32_t do_write(struct test *t, uint16_t flags, uint64_t offset, uint32_t length, const void *data,
@@ -267,16 +277,20 @@ struct status_chunk {
  * single reply can break (magic, cookie, DONE, shape, bounds and overlap of chunks, what a command may be answered
  * with, error values), each against its own requirement, so that a case judges only what it asked for.
  */
+enum covered { COVERED_NOT, COVERED_BY_DATA, COVERED_BY_HOLE };
 struct reply {
 	bool structured;
 	uint32_t error;			/* of the first error chunk, or the simple reply; 0 is success */
 	unsigned n_chunks, n_data, n_hole, n_status, n_error, n_error_offset, n_none, n_unknown;
 	uint64_t error_offset;		/* of the first NBD_REPLY_TYPE_ERROR_OFFSET */
 	uint8_t *data;			/* of a READ: length bytes, assembled; holes are zero */
+	uint8_t *covered;		/* of a READ: an enum covered for each byte */
 	bool ascending;			/* content chunks came in order of their offsets */
 	struct status_chunk status[16];
 };
 struct reply recv_reply(struct test *t, const struct sent *q, enum requirement_id owed);
+/* The replies to n requests in flight, in whatever order their messages come; r[i] is the one to q[i]. */
+void recv_replies(struct test *t, const struct sent *q, struct reply *r, size_t n, enum requirement_id owed);
 /* send_command and recv_reply. */
 struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
 		 enum requirement_id owed);

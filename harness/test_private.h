@@ -54,6 +54,9 @@ struct test_private {
 /* Runs one case in this process and exits. */
 _Noreturn void run_case(const struct case_def *def, const struct server *server, int trace_fd, int report_fd);
 
+/* Of a connection; those after it count up. */
+#define FIRST_COOKIE UINT64_C(0x4e42440000000001)
+
 /* How a wait on a connection ended. */
 enum outcome_of_wait { WAIT_OK, WAIT_CLOSED, WAIT_RESET, WAIT_TIMED_OUT };
 const char *wait_text(enum outcome_of_wait w);
@@ -63,6 +66,9 @@ enum outcome_of_wait session_recv(struct test *t, void *data, size_t len, size_t
 void session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes head, struct bytes data);
 /* Takes `len` bytes or ends the case: `owed` is broken. What came is recorded as `kind` together with what is in .in. */
 uint8_t *recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what);
+/* The same: `closed` is broken where the connection ends, `silent` where nothing comes. */
+uint8_t *recv_or_broken_by(struct test *t, size_t len, enum requirement_id closed, enum requirement_id silent,
+			   const char *what);
 void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
 void trace_wait(struct test *t, enum outcome_of_wait w);
 void check_error_value(struct test *t, uint32_t error);

@@ -82,6 +82,22 @@ recv_payload(struct test *t, uint32_t length, enum requirement_id owed)
 	return (struct bytes){ recv_or_broken(t, length, owed, what), length };
 }
 
+struct bytes
+recv_what_comes(struct test *t, uint32_t length, bool *silent)
+{
+	struct buf *in = &t->s->in;
+	enum outcome_of_wait w;
+	size_t got;
+
+	buf_clear(in);
+	w = session_recv(t, buf_grow(in, length), length, &got);
+	in->len = got;
+	trace_received(t, MSG_RAW, 0, (struct bytes){ in->at, got });
+	trace_wait(t, w);
+	*silent = w == WAIT_TIMED_OUT;
+	return (struct bytes){ in->at, got };
+}
+
 /* proto.md:2312: the error is one of a list, whatever the server's own errno values are. */
 void
 check_error_value(struct test *t, uint32_t error)
@@ -122,6 +138,7 @@ answer(struct test *t, const struct sent *q, void *data, enum requirement_id owe
 		if (reply.error == 0 && payload > 0 && data != NULL)
 			memcpy(data, reply.data, payload);
 		free(reply.data);
+		free(reply.covered);
 		return reply.error;
 	}
 	r = recv_simple_reply(t, q->cookie, payload, owed);

@@ -124,8 +124,7 @@ served(const struct test *t, uint64_t offset, uint32_t length, enum requirement_
 	return r;
 }
 
-/* Of a SHOULD the verdict is a warning, which a skip leaves as it is: without the data nothing more can be said. */
-static void
+void
 expect_served(struct test *t, uint64_t offset, uint32_t length, uint32_t error, enum requirement_id r)
 {
 	EXPECT_ERROR(t, served(t, offset, length, r), error, NBD_SUCCESS);

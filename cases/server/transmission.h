@@ -37,6 +37,11 @@ struct range range_unaligned(struct test *t, unsigned kind);
  * A READ or WRITE that must succeed, else the case or its point ends. An error breaks `r`; where block sizes were not
  * advertised and the request is not in 4096-byte blocks, or longer than 64 KiB, only the SHOULD about default sizes.
  */
+/*
+ * The same of an error that came. Of a SHOULD the verdict is a warning, which the skip that follows leaves as it is:
+ * without the data nothing more can be said.
+ */
+void expect_served(struct test *t, uint64_t offset, uint32_t length, uint32_t error, enum requirement_id r);
 void read_served(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id r);
 void write_served(struct test *t, uint64_t offset, uint32_t length, const void *data, enum requirement_id r);
 /*
