@@ -89,6 +89,7 @@ struct server_run {
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
+	enum requirement_id written; /* there, last */
 	const char *required[MOST_REQUIRED];
 	unsigned n_required;
 	char **globs;
@@ -359,9 +360,12 @@ write_expectation(struct server_run *run, const struct result *r)
 {
 	bool known = r->expectation == EXPECT_KNOWN || r->expectation == EXPECT_FLAKY;
 
-	if (run->write_expect != NULL && (r->verdict == VERDICT_FAIL || r->verdict == VERDICT_WARN) && !known &&
-	    r->requirement != REQUIREMENT_NONE)
-		expect_write(run->write_expect, r);
+	if (run->write_expect == NULL || (r->verdict != VERDICT_FAIL && r->verdict != VERDICT_WARN) || known ||
+	    r->requirement == REQUIREMENT_NONE)
+		return;
+	/* What follows in the same way need not be shown again. */
+	expect_write(run->write_expect, r, r->requirement != run->written);
+	run->written = r->requirement;
 }
 
 static void

@@ -263,12 +263,25 @@ put_pattern(FILE *f, const char *text)
 		fputc(*text > ' ' && *text < 0x7f && *text != '\\' ? *text : '?', f);
 }
 
+/* As comments: a line is one message or one row of its hex. */
+static void
+put_transcript(FILE *f, const char *text)
+{
+	char *clean = printable_text(text, PRINTABLE_LINES | PRINTABLE_AGAIN), *save = NULL;
+
+	for (char *line = strtok_r(clean, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
+		fprintf(f, "# %s\n", line);
+	free(clean);
+}
+
 void
-expect_write(FILE *f, const struct result *r)
+expect_write(FILE *f, const struct result *r, bool with_transcript)
 {
 	char *message = printable_string(r->message), *expected = printable_string(r->expected);
 	char *got = printable_string(r->got);
 
+	if (with_transcript)
+		put_transcript(f, r->transcript);
 	put_pattern(f, r->case_id);
 	if (r->point != NULL) {
 		fputc('[', f);

@@ -29,7 +29,10 @@ void expect_judge(struct expectations *e, struct result *r, bool strict);
 unsigned expect_stale(struct expectations *e, bool (*selected)(void *arg, const char *pattern), void *arg,
 		      void (*found)(void *arg, const struct stale *s));
 
-/* One line for a result that is not yet known, with a reason to be filled in: --write-expect. */
-void expect_write(FILE *f, const struct result *r);
+/*
+ * One line for a result that is not yet known, with a reason to be filled in, and before it the transcript as comments:
+ * --write-expect.
+ */
+void expect_write(FILE *f, const struct result *r, bool with_transcript);
 
 #endif
