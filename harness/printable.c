@@ -54,6 +54,20 @@ utf8_take(const uint8_t *in, size_t len, uint32_t *c)
 	return *c >= least[n] ? n : 0;
 }
 
+bool
+is_utf8(const void *in, size_t len)
+{
+	const uint8_t *at = in;
+	uint32_t c = 0;
+
+	for (size_t n; len > 0; at += n, len -= n) {
+		n = utf8_take(at, len, &c);
+		if (n == 0 || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+			return false;
+	}
+	return true;
+}
+
 struct sink {
 	char *out;
 	size_t size, at; /* at counts on past the end */

@@ -13,6 +13,7 @@
 #ifndef NBDSPEC_PRINTABLE_H
 #define NBDSPEC_PRINTABLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -32,6 +33,9 @@ size_t printable_into(char *out, size_t size, const void *in, size_t len, unsign
 char *printable(const void *in, size_t len); /* one line: no flags */
 char *printable_string(const char *s);       /* one line: no flags */
 char *printable_text(const char *s, unsigned flags);
+
+/* Without overlong or cut-off forms, surrogates, or values past U+10FFFF. */
+bool is_utf8(const void *in, size_t len);
 
 /* Writes the text to f; errors stay in f. */
 void printable_put(FILE *f, const char *s, unsigned flags);

@@ -247,7 +247,7 @@ void negotiate_structured(struct test *t);
 struct contexts {
 	uint32_t final;
 	unsigned count;
-	struct { uint32_t id; char *name; size_t name_length; } context[64];
+	struct { uint32_t id; char *name; size_t name_length; } *context;	/* a NUL stands behind each name */
 };
 struct contexts meta_contexts(struct test *t, uint32_t option, struct bytes name, const char *const *queries, size_t n,
 			      enum requirement_id owed);
