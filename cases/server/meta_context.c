@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* ---- shared ---- */
 
@@ -598,43 +599,50 @@ struct malformed {
 	uint32_t name_length, name_sent, count;
 	bool has_query;
 	uint32_t query_length, query_sent;
-	uint32_t cut; /* only so many bytes of all this, or WHOLE */
-	bool extra;   /* all that is wrong is what follows the last query: implementations differ */
+	uint32_t cut; /* only so many bytes of all this, besides the export's own name, or WHOLE */
+	/* All that is wrong is what follows the last query, where implementations differ; a bait is itself an option. */
+	enum { NOTHING_BEHIND, JUNK_BEHIND, BAIT_BEHIND } behind;
 };
 
 static const struct malformed shapes[] = {
 	{ "empty", .cut = 0 },
 	{ "1 byte", .cut = 1 },
 	{ "3 bytes", .cut = 3 },
-	{ "4 bytes", .cut = 4 },
-	{ "7 bytes", .cut = 7 },
-	{ "name 1 longer", 1, 0, 0, false, 0, 0, WHOLE, false },
-	{ "name 4 longer", 4, 0, 0, false, 0, 0, WHOLE, false },
-	{ "name 10 of 9", 10, 9, 0, false, 0, 0, 13, false },
-	{ "name little-endian", 0x07000000, 7, 0, false, 0, 0, WHOLE, false },
-	{ "name 0x80000000", 0x80000000, 0, 0, false, 0, 0, WHOLE, false },
-	{ "name 0xfffffffc", 0xfffffffc, 0, 0, false, 0, 0, WHOLE, false },
-	{ "name 0xffffffff", 0xffffffff, 0, 1, true, 4, 4, WHOLE, false },
-	{ "name 0xffffffff of 2000", 0xffffffff, 2000, 0, false, 0, 0, WHOLE, false },
-	{ "1 query, none there", AS_IT_IS, 0, 1, false, 0, 0, WHOLE, false },
-	{ "2 queries, 1 there", AS_IT_IS, 0, 2, true, 15, 15, WHOLE, false },
-	{ "0xffffffff queries, 1 there", AS_IT_IS, 0, 0xffffffff, true, 15, 15, WHOLE, false },
-	{ "0x40000000 queries, none there", AS_IT_IS, 0, 0x40000000, false, 0, 0, WHOLE, false },
-	{ "queries little-endian", AS_IT_IS, 0, 0x01000000, true, 15, 15, WHOLE, false },
-	{ "query 16 of 15", AS_IT_IS, 0, 1, true, 16, 15, WHOLE, false },
-	{ "query 5000 of 15", AS_IT_IS, 0, 1, true, 5000, 15, WHOLE, false },
-	{ "query 1 of 0", AS_IT_IS, 0, 1, true, 1, 0, WHOLE, false },
-	{ "query 0x80000000 of 15", AS_IT_IS, 0, 1, true, 0x80000000, 15, WHOLE, false },
-	{ "query 0xfffffffc of 15", AS_IT_IS, 0, 1, true, 0xfffffffc, 15, WHOLE, false },
-	{ "query 0xffffffff of 15", AS_IT_IS, 0, 1, true, 0xffffffff, 15, WHOLE, false },
-	{ "1 query behind", AS_IT_IS, 0, 0, true, 15, 15, WHOLE, true },
-	{ "query 14 of 15", AS_IT_IS, 0, 1, true, 14, 15, WHOLE, true },
+	{ "name alone", AS_IT_IS, .cut = 4 },
+	{ "7 bytes besides the name", AS_IT_IS, .cut = 7 },
+	{ "name 1 longer", 1, 0, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "name 4 longer", 4, 0, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "name 10 of 9", 10, 9, 0, false, 0, 0, 13, NOTHING_BEHIND },
+	{ "name little-endian", 0x07000000, 7, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "name 0x80000000", 0x80000000, 0, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "name 0xfffffffc", 0xfffffffc, 0, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "name 0xffffffff", 0xffffffff, 0, 1, true, 4, 4, WHOLE, NOTHING_BEHIND },
+	{ "name 0xffffffff of 2000", 0xffffffff, 2000, 0, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "1 query, none there", AS_IT_IS, 0, 1, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "2 queries, 1 there", AS_IT_IS, 0, 2, true, 15, 15, WHOLE, NOTHING_BEHIND },
+	{ "0xffffffff queries, 1 there", AS_IT_IS, 0, 0xffffffff, true, 15, 15, WHOLE, NOTHING_BEHIND },
+	{ "0x40000000 queries, none there", AS_IT_IS, 0, 0x40000000, false, 0, 0, WHOLE, NOTHING_BEHIND },
+	{ "queries little-endian", AS_IT_IS, 0, 0x01000000, true, 15, 15, WHOLE, NOTHING_BEHIND },
+	{ "query 16 of 15", AS_IT_IS, 0, 1, true, 16, 15, WHOLE, NOTHING_BEHIND },
+	{ "query 5000 of 15", AS_IT_IS, 0, 1, true, 5000, 15, WHOLE, NOTHING_BEHIND },
+	{ "query 1 of 0", AS_IT_IS, 0, 1, true, 1, 0, WHOLE, NOTHING_BEHIND },
+	{ "query 0x80000000 of 15", AS_IT_IS, 0, 1, true, 0x80000000, 15, WHOLE, NOTHING_BEHIND },
+	{ "query 0xfffffffc of 15", AS_IT_IS, 0, 1, true, 0xfffffffc, 15, WHOLE, NOTHING_BEHIND },
+	{ "query 0xffffffff of 15", AS_IT_IS, 0, 1, true, 0xffffffff, 15, WHOLE, NOTHING_BEHIND },
+	{ "1 query behind", AS_IT_IS, 0, 0, true, 15, 15, WHOLE, JUNK_BEHIND },
+	{ "query 14 of 15", AS_IT_IS, 0, 1, true, 14, 15, WHOLE, JUNK_BEHIND },
 };
+
+/* What stands behind the last query is itself a whole option. */
+static const struct malformed option_behind = { "an option behind", AS_IT_IS, 0, 0, false, 0, 0, WHOLE, BAIT_BEHIND };
+
+enum { BAIT_OPTION = 0x6e627371 }; /* no server knows it */
 
 static void
 send_malformed(struct test *t, uint32_t option, const struct malformed *m)
 {
 	bool own = m->name_length == AS_IT_IS;
+	uint32_t cut = own && m->cut != WHOLE ? m->cut + (uint32_t)export_name(t).len : m->cut;
 	struct buf b = { 0 };
 
 	put_be32(&b, own ? (uint32_t)export_name(t).len : m->name_length);
@@ -646,7 +654,9 @@ send_malformed(struct test *t, uint32_t option, const struct malformed *m)
 	if (m->has_query)
 		put_be32(&b, m->query_length);
 	buf_put(&b, BASE_ALLOCATION, m->query_sent);
-	send_option(t, option, b.at, b.len < m->cut ? b.len : m->cut);
+	if (m->behind == BAIT_BEHIND)
+		wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, BAIT_OPTION, 0, { NULL, 0 } });
+	send_option(t, option, b.at, b.len < cut ? b.len : cut);
 	buf_free(&b);
 }
 
@@ -661,6 +671,29 @@ recv_refusal(struct test *t, const char *label, unsigned *count)
 	return 0;
 }
 
+/*
+ * The end of the session may be what the bytes behind the last query deserve (proto.md:243). But who goes on has taken
+ * them off the stream: none is answered as an option of its own.
+ */
+static void
+in_step_or_left(struct test *t, const char *label)
+{
+	uint8_t head[12] = { 0 };
+	struct wire w = wire(head, sizeof(head));
+
+	send_option(t, BAIT_OPTION + 1, NULL, 0);
+	if (!peer_goes_on(t, R(option_data_consumed))) {
+		observe(t, R(bad_option_may_close), "%s ends the session once more is sent", label);
+		expect_next_client_served(t, R(handshake_no_hard_disconnect));
+		return;
+	}
+	recv(t->s->fd, head, sizeof(head), MSG_PEEK | MSG_WAITALL);
+	wire_be64(&w);
+	EXPECT(t, R(option_data_consumed), wire_be32(&w) != BAIT_OPTION,
+	       "the option was served, and what stands behind its last query is then answered as an option");
+	recv_option_reply(t, R(option_data_consumed));
+}
+
 static void
 expect_refused(struct test *t, uint32_t option, const struct malformed *m)
 {
@@ -672,11 +705,13 @@ expect_refused(struct test *t, uint32_t option, const struct malformed *m)
 	final = recv_refusal(t, m->label, &count);
 	if (final == 0)
 		return;
-	if (m->extra)
+	if (m->behind != NOTHING_BEHIND) {
 		observe(t, r, "%s gets %s", m->label, name_of(NAME_REPLY, final) ?: "an error");
-	else
-		EXPECT_REPLY(t, r, final, NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY,
-		             NBD_REP_ERR_SHUTDOWN);
+		in_step_or_left(t, m->label);
+		return;
+	}
+	EXPECT_REPLY(t, r, final, NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY,
+	             NBD_REP_ERR_SHUTDOWN);
 	expect_in_step(t, R(option_data_consumed));
 }
 
@@ -707,6 +742,22 @@ CASE(meta_context, malformed,
 		}
 		unanswered += !answered;
 	}
+}
+
+/* qemu 7.2 takes it for an option, and then aborts: server.c:1195, assertion !client->optlen. */
+CASE(meta_context, option_behind,
+     "What stands behind the last query is never taken for an option; whether it is refused is free",
+     R(option_data_consumed), R(option_gets_reply), R(bad_option_may_close), R(handshake_no_hard_disconnect))
+{
+	static const uint32_t options[] = { NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT };
+
+	for (volatile size_t i = 0; i < COUNT(options); i++)
+		POINT(t, "%s", short_name(options[i])) {
+			haggle_structured(t);
+			need_contexts(t, options[i]);
+			send_malformed(t, options[i], &option_behind);
+			expect_refused(t, options[i], &option_behind);
+		}
 }
 
 /* Strings that proto.md:35-38 rules out; the layout is right. */
