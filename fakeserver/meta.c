@@ -23,6 +23,9 @@ enum {
 	RUN_PAST = 16 << 20,    /* how far the knob extents_run_past looks ahead */
 	BLOCKS_BITS = 16,       /* of x-nbdspec:blocks */
 	EXTENTS_MOST = 1 << 20, /* proto.md:1870 */
+	/* Of the knob status_errors_hidden. */
+	HIDDEN_END = 2 << 20,
+	HIDDEN_START = HIDDEN_END - (64 << 10),
 };
 
 const char *
@@ -338,6 +341,10 @@ extents_of(struct conn *c, enum meta_context context, const struct disk_op *op)
 	if (length == 0)
 		length = UINT64_C(1) << BLOCKS_BITS;
 	end = op->offset + length;
+	if (knob(c, KNOB_status_errors_hidden) && op->offset < HIDDEN_END && end > HIDDEN_START) {
+		extent_room(c->server, 1)[0] = (struct extent){ (uint32_t)length, 0 };
+		return 1;
+	}
 	if (op->skip || op->offset >= size || end < op->offset) {
 		extent_room(c->server, 1)[0] = (struct extent){ (uint32_t)length, 0 };
 		return 1;

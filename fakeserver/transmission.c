@@ -155,14 +155,27 @@ trim(const struct conn *c, const struct disk_op *op)
 	return NBD_SUCCESS;
 }
 
+/* The knob holes_run_out: what base:allocation calls a hole has no space to be written to (proto.md:1005). */
+static bool
+has_run_out(const struct conn *c, const struct disk_op *op)
+{
+	uint64_t run;
+
+	return knob(c, KNOB_holes_run_out) && op->offset >= 40 << 20 && op->offset < 41 << 20 &&
+	       disk_state(c->export->disk, op->offset, &run) == DISK_TRIMMED;
+}
+
 /* A lie may have made the length longer than the data that came. */
 static uint32_t
-write_data(struct disk *d, const struct disk_op *op)
+write_data(const struct conn *c, const struct disk_op *op)
 {
+	struct disk *d = c->export->disk;
 	struct bytes sent = op->request->data;
 	size_t n = op->data == sent.at && sent.len < op->length ? sent.len : op->length;
 	enum disk_state failed;
 
+	if (has_run_out(c, op))
+		return NBD_ENOSPC;
 	if (op->data == NULL || disk_write(d, op->offset, n, op->data, &failed))
 		return NBD_SUCCESS;
 	/* What was not told to be a hole has its space (proto.md:1009-1012), so it is memory that lacks. */
@@ -183,7 +196,7 @@ carry_out(const struct conn *c, const struct disk_op *op)
 {
 	switch (op->type) {
 	case NBD_CMD_WRITE:
-		return write_data(c->export->disk, op);
+		return write_data(c, op);
 	case NBD_CMD_TRIM:
 		return trim(c, op);
 	case NBD_CMD_WRITE_ZEROES:

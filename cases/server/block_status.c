@@ -581,7 +581,7 @@ CASE(block_status, far_offsets, "The status far into the export is that of what 
      R(extents_start_at_offset))
 {
 	static const uint64_t offsets[] = {
-		16 << 20, 40 << 20, UINT64_C(1) << 31, UINT64_C(1) << 32, UINT64_C(5) << 32, UINT64_C(1) << 41,
+		16 << 20, 44 << 20, UINT64_C(1) << 31, UINT64_C(1) << 32, UINT64_C(5) << 32, UINT64_C(1) << 41,
 	};
 
 	for (volatile size_t i = 0; i < COUNT(offsets); i++)
