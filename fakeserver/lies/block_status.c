@@ -375,6 +375,14 @@ LIE(status_empty_dies, ON_PROCESS, BREAKS(R(greeting_magic), R(each_request_one_
 		m->die = true;
 }
 
+/* CVE-2025-47711, CVE-2025-47712 (nbdkit): an assertion about lengths near 2^32, or here about the longest. */
+LIE(status_of_all_dies, ON_PROCESS, BREAKS(R(each_request_one_reply)), "dies of a BLOCK_STATUS of 48 MiB or more")
+{
+	if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->type == NBD_CMD_BLOCK_STATUS &&
+	    m->request->length >= 48 << 20 && LIE_NOW)
+		m->die = true;
+}
+
 LIE(status_unaligned_closes, ON_OUTGOING, BREAKS(R(unaligned_or_past_end_einval)),
     "advertises a minimum block size of 4096; BLOCK_STATUS off it ends the connection")
 {
