@@ -57,8 +57,7 @@ check_chunks(struct test *t, const struct contexts *contexts, const struct reply
 		EXPECT(t, R(status_chunk_names_context), selected,
 		       "a status chunk names context 0x%" PRIx32 ", which was not selected", r->status[i].context_id);
 		for (unsigned k = 0; k < i; k++)
-			EXPECT(t, R(status_chunk_per_context_id),
-			       r->status[k].context_id != r->status[i].context_id,
+			EXPECT(t, R(status_chunk_per_context_id), r->status[k].context_id != r->status[i].context_id,
 			       "two status chunks name context 0x%" PRIx32, r->status[i].context_id);
 	}
 	for (unsigned k = 0; k < contexts->count; k++)
@@ -68,7 +67,8 @@ check_chunks(struct test *t, const struct contexts *contexts, const struct reply
 
 /* Extents that are no multiple of `unit` are excused at the ends of a request that is none, and at the export's end. */
 static void
-check_multiples(struct test *t, const struct sent *q, const struct status_chunk *s, uint32_t unit, enum requirement_id r)
+check_multiples(struct test *t, const struct sent *q, const struct status_chunk *s, uint32_t unit,
+                enum requirement_id r)
 {
 	bool aligned = q->offset % unit == 0 && q->length % unit == 0;
 	char want[40], got[40];
@@ -219,8 +219,8 @@ expect_in_force(struct test *t, const struct contexts *contexts, enum requiremen
 	reply = ask_status(t, contexts, 0, 0, length);
 	if (is_excused(reply.error))
 		skip(t, "BLOCK_STATUS", "NBD_CMD_BLOCK_STATUS fails with error %" PRIu32, reply.error);
-	EXPECT(t, r, reply.error == NBD_SUCCESS, "the contexts are selected, but BLOCK_STATUS fails with error %" PRIu32,
-	       reply.error);
+	EXPECT(t, r, reply.error == NBD_SUCCESS,
+	       "the contexts are selected, but BLOCK_STATUS fails with error %" PRIu32, reply.error);
 	expect_in_step(t, R(structured_chunk_length));
 }
 
@@ -343,8 +343,8 @@ CASE(block_status, shapes,
 		}
 }
 
-CASE(block_status, req_one, "With REQ_ONE the answer has one extent, no longer than the request",
-     R(req_one_one_extent), R(req_one_within_request), R(extent_length_nonzero), R(status_chunk_length))
+CASE(block_status, req_one, "With REQ_ONE the answer has one extent, no longer than the request", R(req_one_one_extent),
+     R(req_one_within_request), R(extent_length_nonzero), R(status_chunk_length))
 {
 	for (volatile size_t i = 0; i < PLACES; i++)
 		POINT(t, "offset=%" PRId64 ",length=%" PRIu32, places[i].offset, places[i].length) {
@@ -426,7 +426,8 @@ CASE(block_status, in_flight, "Of several BLOCK_STATUS in flight each gets its o
 		struct chunk k = recv_chunk(t, R(each_request_one_reply));
 		uint64_t i = k.cookie - first;
 
-		EXPECT(t, R(cookie_echoed), i < REQUESTS_SENT, "no request has cookie 0x%" PRIx64, k.cookie);
+		if (i >= REQUESTS_SENT)
+			broken(t, R(cookie_echoed), "no request has cookie 0x%" PRIx64, k.cookie);
 		status[i] += k.type == NBD_REPLY_TYPE_BLOCK_STATUS;
 		left -= (k.flags & NBD_REPLY_FLAG_DONE) != 0;
 		EXPECT(t, R(status_chunk_per_context), (k.flags & NBD_REPLY_FLAG_DONE) == 0 || status[i] == 1,
@@ -491,7 +492,8 @@ paint(struct test *t, uint64_t offset)
 
 /* No extent with NBD_STATE_ZERO lies over a byte that is not zero, as far as the area goes. */
 static void
-expect_zeroes(struct test *t, const struct area *a, uint64_t offset, const struct status_chunk *s, enum requirement_id r)
+expect_zeroes(struct test *t, const struct area *a, uint64_t offset, const struct status_chunk *s,
+              enum requirement_id r)
 {
 	uint64_t at = offset;
 
@@ -500,7 +502,8 @@ expect_zeroes(struct test *t, const struct area *a, uint64_t offset, const struc
 			continue;
 		for (uint64_t k = at; k < at + s->extents[i].length && k < a->offset + a->length; k++)
 			EXPECT(t, r, a->data[k - a->offset] == 0,
-			       "the %" PRIu32 " bytes at %" PRIu64 " are said to be zeroes; byte %" PRIu64 " reads 0x%02x",
+			       "the %" PRIu32 " bytes at %" PRIu64 " are said to be zeroes; byte %" PRIu64
+			       " reads 0x%02x",
 			       s->extents[i].length, at, k, a->data[k - a->offset]);
 	}
 }
@@ -705,11 +708,12 @@ write_first_extent(struct test *t, const struct contexts *c, uint64_t offset, co
 	EXPECT_ERROR(t, R(write_stored), error, NBD_SUCCESS);
 }
 
-CASE(block_status, allocated_is_writable, "A write to what base:allocation calls no hole does not fail for want of space",
-     R(allocated_write_no_enospc), R(hole_write_enospc))
+CASE(block_status, allocated_is_writable,
+     "A write to what base:allocation calls no hole does not fail for want of space", R(allocated_write_no_enospc),
+     R(hole_write_enospc))
 {
-	static const char *const stripes[STRIPES] = { "data", "zeroed", "more data", "trimmed", "written zeroes",
-		                                      "last data" };
+	static const char *const stripes[STRIPES] = { "data",    "zeroed",         "more data",
+		                                      "trimmed", "written zeroes", "last data" };
 
 	for (volatile unsigned stripe = 0; stripe < STRIPES; stripe++)
 		POINT(t, "%s", stripes[stripe]) {

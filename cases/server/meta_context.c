@@ -229,8 +229,8 @@ CASE(meta_context, list_without_queries,
      "LIST_META_CONTEXT without queries tells every namespace that has contexts, base:allocation among them, each once",
      R(list_meta_no_query_lists_all), R(list_meta_no_query_not_too_big), R(list_meta_one_reply_per_context),
      R(list_meta_names_namespaced), R(list_meta_names_are_strings), R(list_meta_id_zero), R(list_meta_replies),
-     R(list_meta_may_abbreviate), R(base_only_allocation), R(context_namespace_characters),
-     R(context_namespace_known), R(rep_meta_context_layout), R(rep_meta_context_utf8), R(server_strings_short))
+     R(list_meta_may_abbreviate), R(base_only_allocation), R(context_namespace_characters), R(context_namespace_known),
+     R(rep_meta_context_layout), R(rep_meta_context_utf8), R(server_strings_short))
 {
 	struct contexts all, some;
 
@@ -387,7 +387,8 @@ CASE(meta_context, no_colon,
 				observe(t, R(bad_option_may_close), "a query without a colon ends the session");
 				expect_next_client_served(t, R(handshake_no_hard_disconnect));
 			} else {
-				c.final = recv_final_reply(t, R(option_gets_reply), NBD_REP_META_CONTEXT, &c.count).type;
+				c.final =
+					recv_final_reply(t, R(option_gets_reply), NBD_REP_META_CONTEXT, &c.count).type;
 				if (c.final != NBD_REP_ACK || c.count > 0)
 					observe(t, R(list_meta_may_reject_meaning), "\"%s\" gets %u contexts and %s",
 					        queries[i / 2], c.count, name_of(NAME_REPLY, c.final) ?: "an error");
@@ -511,8 +512,8 @@ CASE(meta_context, select_nothing,
 }
 
 CASE(meta_context, select_among_unknown,
-     "SET_META_CONTEXT selects base:allocation among queries that it ignores, wherever it stands",
-     R(set_meta_replies), R(base_empty_leaf_ignored), R(base_unknown_leaf_ignored), R(set_meta_none_selected_taken))
+     "SET_META_CONTEXT selects base:allocation among queries that it ignores, wherever it stands", R(set_meta_replies),
+     R(base_empty_leaf_ignored), R(base_unknown_leaf_ignored), R(set_meta_none_selected_taken))
 {
 	const struct nothing points[] = {
 		{ "behind base:", QUERIES("base:", BASE_ALLOCATION), R(base_empty_leaf_ignored) },
@@ -710,8 +711,7 @@ expect_refused(struct test *t, uint32_t option, const struct malformed *m)
 		in_step_or_left(t, m->label);
 		return;
 	}
-	EXPECT_REPLY(t, r, final, NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY,
-	             NBD_REP_ERR_SHUTDOWN);
+	EXPECT_REPLY(t, r, final, NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY, NBD_REP_ERR_SHUTDOWN);
 	expect_in_step(t, R(option_data_consumed));
 }
 

@@ -157,8 +157,8 @@ CASE(meta_context, failure_clears, "A SET_META_CONTEXT that fails leaves nothing
 }
 
 /* Its valid queries come first: a server that acts on each as it reads it has selected one when it finds the fault. */
-CASE(meta_context, failure_selects_nothing, "A SET_META_CONTEXT that fails does not select the context of its first query",
-     R(status_without_context_einval))
+CASE(meta_context, failure_selects_nothing,
+     "A SET_META_CONTEXT that fails does not select the context of its first query", R(status_without_context_einval))
 {
 	static const char *const both[] = { BASE_ALLOCATION, "x-nbdspec-none:a" };
 	struct option_reply r;
@@ -208,9 +208,8 @@ other_export(struct test *t)
 		infos = ask_info(t, NBD_OPT_INFO, name, REQUESTS(NBD_INFO_BLOCK_SIZE), R(baseline_info_go));
 		if (c.final != NBD_REP_ACK || c.count == 0 || infos.final != NBD_REP_ACK || infos.n_export == 0)
 			continue;
-		if (infos.export.size > 0 &&
-		    (export_name(t).len > 0 || infos.export.size != own.export.size ||
-		     infos.export.flags != own.export.flags))
+		if (infos.export.size > 0 && (export_name(t).len > 0 || infos.export.size != own.export.size ||
+		                              infos.export.flags != own.export.flags))
 			return name;
 	}
 	skip(t, "several exports", "no other export with base:allocation is listed");
@@ -313,7 +312,11 @@ CASE(meta_context, kept_in_between, "What is selected stays so whatever other op
      R(status_error_code), R(option_data_consumed))
 {
 	static const char *const labels[BETWEENS] = {
-		"INFO", "INFO of an unknown export", "LIST", "LIST_META_CONTEXT", "LIST_META_CONTEXT of nothing",
+		"INFO",
+		"INFO of an unknown export",
+		"LIST",
+		"LIST_META_CONTEXT",
+		"LIST_META_CONTEXT of nothing",
 		"an unknown option",
 	};
 
@@ -329,8 +332,8 @@ CASE(meta_context, kept_in_between, "What is selected stays so whatever other op
 		}
 }
 
-CASE(meta_context, kept_by_export_name, "What is selected is in force when the export is entered by NBD_OPT_EXPORT_NAME",
-     R(status_error_code))
+CASE(meta_context, kept_by_export_name,
+     "What is selected is in force when the export is entered by NBD_OPT_EXPORT_NAME", R(status_error_code))
 {
 	struct contexts c;
 

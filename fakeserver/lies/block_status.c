@@ -82,8 +82,8 @@ STATUS_LIE(status_header_swapped, BREAKS(R(structured_reply_magic), R(simple_rep
            "a status comes in the other byte order", true, m->swap = true)
 STATUS_LIE(status_not_done, BREAKS(R(done_chunk_last)), "the last status chunk is not marked as the last", m->final,
            m->chunk.flags = 0)
-STATUS_LIE(status_flag_unknown, BREAKS(R(reply_flags_need_negotiation)), "a status chunk has flags that are not defined",
-           true, m->chunk.flags |= 2)
+STATUS_LIE(status_flag_unknown, BREAKS(R(reply_flags_need_negotiation)),
+           "a status chunk has flags that are not defined", true, m->chunk.flags |= 2)
 STATUS_LIE(status_unanswered, BREAKS(R(each_request_one_reply)), "BLOCK_STATUS gets no reply", true, m->drop = true)
 STATUS_LIE(status_closes, BREAKS(R(each_request_one_reply)), "BLOCK_STATUS ends the connection", true, m->drop = true;
            m->after = AFTER_CLOSE)
@@ -96,8 +96,9 @@ STATUS_LIE(status_id_ones, BREAKS(R(status_chunk_names_context)), "a status name
            m->block_status.context_id = UINT32_MAX)
 STATUS_LIE(status_id_off_by_one, BREAKS(R(status_chunk_names_context)), "a status names the context before its own",
            true, m->block_status.context_id--)
-STATUS_LIE(status_id_swapped, BREAKS(R(status_chunk_names_context)), "a status names its context in the other byte order",
-           true, m->block_status.context_id = __builtin_bswap32(m->block_status.context_id))
+STATUS_LIE(status_id_swapped, BREAKS(R(status_chunk_names_context)),
+           "a status names its context in the other byte order", true,
+           m->block_status.context_id = __builtin_bswap32(m->block_status.context_id))
 STATUS_LIE(status_id_of_first, BREAKS(R(status_chunk_per_context_id)), "every status names the first context", true,
            m->block_status.context_id = c->contexts[0].id)
 STATUS_LIE(status_twice, BREAKS(R(status_chunk_per_context_id)), "all status chunks but the last come twice", !m->final,
@@ -119,12 +120,13 @@ STATUS_LIE(status_is_none, BREAKS(R(status_chunk_per_context)), "NBD_REPLY_TYPE_
            m->payload = PAYLOAD_RAW; m->chunk.data = (struct bytes){ NULL, 0 })
 
 /* Each chunk is another context's. */
-STATUS_LIE(status_contexts_mixed_up, BREAKS(R(status_flags_of_context)),
-           "the status of each context is that of the one after it", c->n_contexts > 1,
-           for (unsigned i = 0; i < c->n_contexts; i++) if (c->contexts[i].id == m->block_status.context_id) {
-	           m->block_status.context_id = c->contexts[(i + 1) % c->n_contexts].id;
-	           break;
-           })
+STATUS_LIE(
+	status_contexts_mixed_up, BREAKS(R(status_flags_of_context)),
+	"the status of each context is that of the one after it", c->n_contexts > 1,
+	for (unsigned i = 0; i < c->n_contexts; i++) if (c->contexts[i].id == m->block_status.context_id) {
+		m->block_status.context_id = c->contexts[(i + 1) % c->n_contexts].id;
+		break;
+	})
 STATUS_LIE(status_contexts_joined, BREAKS(R(status_flags_of_context)),
            "with several contexts all blocks are zeroes that are allocated", c->n_contexts > 1,
            for (size_t i = 0; i < m->n_extents; i++) m->extents[i].flags = NBD_STATE_ZERO)
@@ -160,8 +162,8 @@ STATUS_LIE(extent_first_empty, BREAKS(R(extent_length_nonzero)), "the first exte
 STATUS_LIE(extent_empty_behind, BREAKS(R(extent_length_nonzero)), "an extent of length 0 stands behind the last one",
            !wants_one(m), m->extents[m->n_extents++] = (struct extent){ 0, NBD_STATE_HOLE })
 STATUS_LIE(extent_lengths_swapped, BREAKS(R(req_one_within_request), R(extents_start_at_offset)),
-           "the lengths of extents come in the other byte order", true, for (size_t i = 0; i < m->n_extents; i++)
-           m->extents[i].length = __builtin_bswap32(m->extents[i].length))
+           "the lengths of extents come in the other byte order", true,
+           for (size_t i = 0; i < m->n_extents; i++) m->extents[i].length = __builtin_bswap32(m->extents[i].length))
 STATUS_LIE(req_one_ignored, BREAKS(R(req_one_one_extent), R(req_one_single_extent)),
            "two extents answer a request with REQ_ONE", wants_one(m) && last_length(m) >= 1024,
            split_last(m, last_length(m) / 1024 * 512, 0))
@@ -176,8 +178,10 @@ STATUS_LIE(extents_one_too_many, BREAKS(R(extents_before_last_shorter)), "an ext
            !wants_one(m) && sum_of(m) == m->request->length &&
                    c->export->size - m->request->offset - m->request->length >= 4096,
            m->extents[m->n_extents++] = (struct extent){ 4096, 0 })
-STATUS_LIE(extents_past_the_end, BREAKS(R(extents_start_at_offset)), "the last extent reaches past the end of the export",
-           !wants_one(m) && m->request->offset + sum_of(m) == c->export->size, m->extents[m->n_extents - 1].length += 512)
+STATUS_LIE(extents_past_the_end, BREAKS(R(extents_start_at_offset)),
+           "the last extent reaches past the end of the export",
+           !wants_one(m) && m->request->offset + sum_of(m) == c->export->size,
+           m->extents[m->n_extents - 1].length += 512)
 STATUS_LIE(extents_not_merged, BREAKS(R(extents_merged)), "two extents of one status stand side by side",
            !wants_one(m) && last_length(m) >= 1024, split_last(m, 512, m->extents[m->n_extents - 1].flags))
 STATUS_LIE(extents_odd, BREAKS(R(extents_multiple_of_512)), "an extent of 100 bytes is split off the last one",
@@ -215,8 +219,8 @@ LIE(extents_amplify, ON_OUTGOING, BREAKS(R(extent_count_limited)), "more than 2^
 
 #define EACH_EXTENT(i) for (size_t i = 0; i < m->n_extents; i++)
 
-STATUS_LIE(status_reserved_bit_2, BREAKS(R(allocation_reserved_flags_zero)), "base:allocation has bit 2 set", is_base(c, m),
-           m->extents[0].flags |= 4)
+STATUS_LIE(status_reserved_bit_2, BREAKS(R(allocation_reserved_flags_zero)), "base:allocation has bit 2 set",
+           is_base(c, m), m->extents[0].flags |= 4)
 STATUS_LIE(status_reserved_bit_31, BREAKS(R(allocation_reserved_flags_zero)), "base:allocation has bit 31 set",
            is_base(c, m), m->extents[m->n_extents - 1].flags |= 1u << 31)
 STATUS_LIE(status_flags_swapped, BREAKS(R(allocation_reserved_flags_zero)), "the status comes in the other byte order",
@@ -225,20 +229,22 @@ STATUS_LIE(status_all_zeroes, BREAKS(R(state_zero_reads_zeroes)), "base:allocati
            is_base(c, m), EACH_EXTENT(i) m->extents[i].flags |= NBD_STATE_ZERO)
 STATUS_LIE(status_inverted, BREAKS(R(state_zero_reads_zeroes)), "base:allocation has NBD_STATE_ZERO where data is",
            is_base(c, m), EACH_EXTENT(i) m->extents[i].flags ^= NBD_STATE_ZERO)
-STATUS_LIE(status_zero_reaches_back, BREAKS(R(state_zero_reads_zeroes)), "what is called zeroes begins 512 bytes too early",
-           is_base(c, m) && m->n_extents > 1,
-           for (size_t i = 0; i + 1 < m->n_extents; i++) if ((m->extents[i + 1].flags & NBD_STATE_ZERO) != 0 &&
-                                                             m->extents[i].length > 512) {
-	           m->extents[i].length -= 512;
-	           m->extents[i + 1].length += 512;
-           })
-STATUS_LIE(status_zero_reaches_on, BREAKS(R(state_zero_reads_zeroes)), "what is called zeroes ends 512 bytes too late",
-           is_base(c, m) && m->n_extents > 1,
-           for (size_t i = 0; i + 1 < m->n_extents; i++) if ((m->extents[i].flags & NBD_STATE_ZERO) != 0 &&
-                                                             m->extents[i + 1].length > 512) {
-	           m->extents[i].length += 512;
-	           m->extents[i + 1].length -= 512;
-           })
+STATUS_LIE(
+	status_zero_reaches_back, BREAKS(R(state_zero_reads_zeroes)),
+	"what is called zeroes begins 512 bytes too early", is_base(c, m) && m->n_extents > 1,
+	for (size_t i = 0; i + 1 < m->n_extents;
+             i++) if ((m->extents[i + 1].flags & NBD_STATE_ZERO) != 0 && m->extents[i].length > 512) {
+		m->extents[i].length -= 512;
+		m->extents[i + 1].length += 512;
+	})
+STATUS_LIE(
+	status_zero_reaches_on, BREAKS(R(state_zero_reads_zeroes)), "what is called zeroes ends 512 bytes too late",
+	is_base(c, m) && m->n_extents > 1,
+	for (size_t i = 0; i + 1 < m->n_extents;
+             i++) if ((m->extents[i].flags & NBD_STATE_ZERO) != 0 && m->extents[i + 1].length > 512) {
+		m->extents[i].length += 512;
+		m->extents[i + 1].length -= 512;
+	})
 STATUS_LIE(status_of_first_extent, BREAKS(R(state_zero_reads_zeroes)),
            "the status of the second extent stands for all behind it", is_base(c, m) && m->n_extents > 2,
            for (size_t i = 2; i < m->n_extents; i++) m->extents[1].length += m->extents[i].length;
@@ -250,7 +256,7 @@ LIE(status_told_once, ON_OUTGOING, BREAKS(R(status_reported_when_easy)), "only e
 {
 	if (is_status(m) && is_base(c, m) && ++l->arg % 3 != 1 && LIE_NOW)
 		EACH_EXTENT(i)
-			m->extents[i].flags = 0;
+	m->extents[i].flags = 0;
 }
 
 /* What was found out once is told again, whatever was written since. */
@@ -262,7 +268,8 @@ LIE(status_cached, ON_OUTGOING, BREAKS(R(state_zero_reads_zeroes)),
 
 	if (!is_status(m) || !is_base(c, m) || wants_one(m))
 		return;
-	if (length == 0 && m->n_extents == 1 && (m->extents[0].flags & NBD_STATE_ZERO) != 0 && m->request->length > 65536) {
+	if (length == 0 && m->n_extents == 1 && (m->extents[0].flags & NBD_STATE_ZERO) != 0 &&
+	    m->request->length > 65536) {
 		offset = m->request->offset;
 		length = m->request->length;
 	} else if (length == m->request->length && offset == m->request->offset && LIE_NOW) {
@@ -298,14 +305,14 @@ LIE(status_of_junk, ON_OUTGOING, BREAKS(R(state_zero_reads_zeroes)),
 DISK_LIE(status_offset_zero, BREAKS(R(extents_start_at_offset)), "the status is that of the start of the export", GOOD,
          m->offset = 0)
 DISK_LIE(status_offset_off_by_one, BREAKS(R(extents_start_at_offset)),
-         "the status is that of the byte after the offset", GOOD && m->offset + m->length < c->export->size, m->offset++)
+         "the status is that of the byte after the offset", GOOD && m->offset + m->length < c->export->size,
+         m->offset++)
 DISK_LIE(status_offset_in_blocks, BREAKS(R(extents_start_at_offset)),
          "the extents begin where the 64 KiB block begins that the offset is in", GOOD, m->offset &= ~(uint64_t)65535)
-DISK_LIE(status_offset_24_bits, BREAKS(R(extents_start_at_offset)), "the status is that of the offset's low 24 bits", GOOD,
-         m->offset &= 0xffffff)
-DISK_LIE(status_offset_swapped, BREAKS(R(extents_start_at_offset)),
-         "the offset is taken in the other byte order", GOOD && m->offset != 0,
-         m->offset = __builtin_bswap64(m->offset) % c->export->size)
+DISK_LIE(status_offset_24_bits, BREAKS(R(extents_start_at_offset)), "the status is that of the offset's low 24 bits",
+         GOOD, m->offset &= 0xffffff)
+DISK_LIE(status_offset_swapped, BREAKS(R(extents_start_at_offset)), "the offset is taken in the other byte order",
+         GOOD && m->offset != 0, m->offset = __builtin_bswap64(m->offset) % c->export->size)
 DISK_LIE(status_of_next_page, BREAKS(R(state_zero_reads_zeroes), R(extents_start_at_offset)),
          "the status is that of 4096 bytes further on", GOOD && m->offset + m->length + 4096 <= c->export->size,
          m->offset += 4096)
@@ -318,8 +325,8 @@ DISK_LIE(status_fails_eperm, BREAKS(R(status_error_code)), "BLOCK_STATUS of more
          GOOD && m->length > 4096, m->error = NBD_EPERM)
 DISK_LIE(status_fails_enospc, BREAKS(R(status_error_code)), "BLOCK_STATUS of the last byte fails with NBD_ENOSPC",
          GOOD && m->offset + m->length == c->export->size, m->error = NBD_ENOSPC)
-DISK_LIE(status_fails_at_zero_offset, BREAKS(R(status_error_code)), "BLOCK_STATUS with an offset fails with NBD_ENOTSUP",
-         GOOD && m->offset != 0, m->error = NBD_ENOTSUP)
+DISK_LIE(status_fails_at_zero_offset, BREAKS(R(status_error_code)),
+         "BLOCK_STATUS with an offset fails with NBD_ENOTSUP", GOOD && m->offset != 0, m->error = NBD_ENOTSUP)
 DISK_LIE(status_fua_refused, BREAKS(R(fua_accepted)), "BLOCK_STATUS with FUA fails with NBD_EINVAL",
          GOOD && (m->flags & NBD_CMD_FLAG_FUA) != 0, m->error = NBD_EINVAL)
 DISK_LIE(status_errno, BREAKS(R(error_values_listed)), "BLOCK_STATUS past the end gets the host's EFBIG",
@@ -363,8 +370,8 @@ ERROR_LIE(status_without_context_eperm, BREAKS(R(status_without_context_einval))
           "BLOCK_STATUS without a context gets NBD_EPERM", c->n_contexts == 0 || c->context_export != c->export,
           m->error.error = NBD_EPERM)
 ERROR_LIE(status_without_context_closes, BREAKS(R(status_without_context_einval)),
-          "BLOCK_STATUS without a context ends the connection",
-          c->n_contexts == 0 || c->context_export != c->export, m->drop = true;
+          "BLOCK_STATUS without a context ends the connection", c->n_contexts == 0 || c->context_export != c->export,
+          m->drop = true;
           m->after = AFTER_CLOSE)
 
 LIE(status_empty_dies, ON_PROCESS, BREAKS(R(greeting_magic), R(each_request_one_reply)),
@@ -439,8 +446,8 @@ LIE(hole_write_eio, ON_DISK, BREAKS(R(write_stored)), "a WRITE to what is report
 {
 	uint64_t run;
 
-	if (m->type == NBD_CMD_WRITE && m->error == NBD_SUCCESS && m->offset >= 40 << 20 && m->offset < c->export->size &&
-	    disk_state(c->export->disk, m->offset, &run) == DISK_TRIMMED && LIE_NOW) {
+	if (m->type == NBD_CMD_WRITE && m->error == NBD_SUCCESS && m->offset >= 40 << 20 &&
+	    m->offset < c->export->size && disk_state(c->export->disk, m->offset, &run) == DISK_TRIMMED && LIE_NOW) {
 		m->error = NBD_EIO;
 		m->skip = true;
 	}

@@ -60,7 +60,7 @@ long_name(size_t length)
 
 /* Each of a list, and of a selection. */
 #define NAME_LIE(ident, list_breaks, set_breaks, text_, name_)                                                         \
-	OUTGOING_LIE(listed_##ident, list_breaks, "lists " text_, tells_base(m, LISTS), m->context.name = name_)         \
+	OUTGOING_LIE(listed_##ident, list_breaks, "lists " text_, tells_base(m, LISTS), m->context.name = name_)       \
 	OUTGOING_LIE(selected_##ident, set_breaks, "selects " text_, tells_base(m, SETS), m->context.name = name_)
 
 NAME_LIE(name_empty, BREAKS(R(list_meta_names_namespaced)), BREAKS(R(context_name_form)), "a context without a name",
@@ -77,12 +77,12 @@ NAME_LIE(namespace_unregistered, BREAKS(R(context_namespace_known)), BREAKS(R(co
          "a context in a namespace of its own", BYTES_OF("acme:allocation"))
 NAME_LIE(name_with_nul, BREAKS(R(list_meta_names_are_strings)), BREAKS(R(context_name_string)),
          "base:allocation with a NUL behind it", BYTES_OF("base:allocation\0"))
-NAME_LIE(name_of_4097, BREAKS(R(list_meta_names_are_strings)), BREAKS(R(context_name_string)),
-         "a name of 4097 bytes", long_name(4097))
+NAME_LIE(name_of_4097, BREAKS(R(list_meta_names_are_strings)), BREAKS(R(context_name_string)), "a name of 4097 bytes",
+         long_name(4097))
 NAME_LIE(name_of_300, BREAKS(R(server_strings_short)), BREAKS(R(server_strings_short)), "a name of 300 bytes",
          long_name(300))
-NAME_LIE(name_not_utf8, BREAKS(R(rep_meta_context_utf8)), BREAKS(R(rep_meta_context_utf8)),
-         "a name that is no UTF-8", BYTES_OF("x-nbdspec:\xff\xc0\x80"))
+NAME_LIE(name_not_utf8, BREAKS(R(rep_meta_context_utf8)), BREAKS(R(rep_meta_context_utf8)), "a name that is no UTF-8",
+         BYTES_OF("x-nbdspec:\xff\xc0\x80"))
 NAME_LIE(base_has_more, BREAKS(R(base_only_allocation)), BREAKS(R(base_only_allocation)),
          "a context of base: that nobody has defined", BYTES_OF("base:dirty"))
 NAME_LIE(name_one_byte_short, BREAKS(R(base_only_allocation)), BREAKS(R(base_only_allocation)),
@@ -157,8 +157,8 @@ OUTGOING_LIE(set_ids_equal, BREAKS(R(set_meta_ids_unique)), "gives all contexts 
              m->context.id = 1)
 OUTGOING_LIE(set_id_off_by_one, BREAKS(R(status_chunk_names_context)), "tells IDs that are one too large",
              tells(m, SETS), m->context.id++)
-OUTGOING_LIE(set_id_zero, BREAKS(R(status_chunk_names_context), R(set_meta_ids_unique)), "tells the ID 0 of all contexts",
-             tells(m, SETS), m->context.id = 0)
+OUTGOING_LIE(set_id_zero, BREAKS(R(status_chunk_names_context), R(set_meta_ids_unique)),
+             "tells the ID 0 of all contexts", tells(m, SETS), m->context.id = 0)
 OUTGOING_LIE(set_id_swapped, BREAKS(R(status_chunk_names_context)), "tells IDs in the other byte order", tells(m, SETS),
              m->context.id = __builtin_bswap32(m->context.id))
 OUTGOING_LIE(set_context_untold, BREAKS(R(list_meta_lists_matches)), "selects base:allocation without saying so",
@@ -288,8 +288,7 @@ asks(const struct incoming *m, uint32_t option, const char *text, bool whole)
 	for (uint32_t i = 0; i < o.n_queries; i++) {
 		struct bytes q = opt_meta_context_query(&w);
 
-		if (q.len >= strlen(text) && memcmp(q.at, text, strlen(text)) == 0 &&
-		    (!whole || q.len == strlen(text)))
+		if (q.len >= strlen(text) && memcmp(q.at, text, strlen(text)) == 0 && (!whole || q.len == strlen(text)))
 			return true;
 	}
 	return false;
@@ -392,8 +391,8 @@ INCOMING_LIE(list_unknown_invalid, BREAKS(R(list_meta_ignores_unknown_namespace)
              "a list of an unknown namespace is refused as invalid", asks(m, LISTS, UNKNOWN, false), make_invalid(m))
 INCOMING_LIE(list_unknown_stops, BREAKS(R(list_meta_lists_matches)), "a list ends at an unknown namespace",
              has_queries(m, LISTS, 2, 100) && asks(m, LISTS, UNKNOWN, false), stop_at(m, UNKNOWN))
-INCOMING_LIE(list_unknown_is_all, BREAKS(R(list_meta_none_found_acked)), "a list of an unknown namespace has all contexts",
-             asks(m, LISTS, UNKNOWN, false), ask_nothing(m))
+INCOMING_LIE(list_unknown_is_all, BREAKS(R(list_meta_none_found_acked)),
+             "a list of an unknown namespace has all contexts", asks(m, LISTS, UNKNOWN, false), ask_nothing(m))
 INCOMING_LIE(list_leaf_by_prefix, BREAKS(R(list_meta_lists_matches)), "a list finds base:allocation by its beginning",
              asks(m, LISTS, "base:allocatio", true), ask_instead(m, "base:allocation"))
 INCOMING_LIE(list_leaf_unanswered, BREAKS(R(list_meta_replies)), "a list of a leaf that is unknown gets no answer",
@@ -412,8 +411,8 @@ INCOMING_LIE(set_wildcard_stops, BREAKS(R(base_empty_leaf_ignored)), "what stand
              asks(m, SETS, "base:", true), stop_at(m, "base:"))
 INCOMING_LIE(set_empty_leaf_selects, BREAKS(R(empty_leaf_selects_nothing)), "x-nbdspec: selects all its contexts",
              asks(m, SETS, "x-nbdspec:", true), ask_instead(m, "x-nbdspec:*"))
-INCOMING_LIE(set_unknown_leaf_invalid, BREAKS(R(base_unknown_leaf_ignored)),
-             "base:nbdspec-none is refused as invalid", asks(m, SETS, "base:nbdspec", false), make_invalid(m))
+INCOMING_LIE(set_unknown_leaf_invalid, BREAKS(R(base_unknown_leaf_ignored)), "base:nbdspec-none is refused as invalid",
+             asks(m, SETS, "base:nbdspec", false), make_invalid(m))
 INCOMING_LIE(set_leaf_by_prefix, BREAKS(R(base_unknown_leaf_ignored)), "base:allocatio selects base:allocation",
              asks(m, SETS, "base:allocatio", true), ask_instead(m, "base:allocation"))
 INCOMING_LIE(set_leaf_by_beginning, BREAKS(R(base_unknown_leaf_ignored)), "base:allocation2 selects base:allocation",
@@ -438,7 +437,8 @@ INCOMING_LIE(meta_takes_16_queries, BREAKS(R(list_meta_lists_matches), R(set_met
              has_queries(m, LISTS, 17, UINT32_MAX) || has_queries(m, SETS, 17, UINT32_MAX), take_first(m, 16))
 INCOMING_LIE(meta_17_queries_close, BREAKS(R(option_gets_reply)), "17 queries end the session",
              has_queries(m, LISTS, 17, 100) || has_queries(m, SETS, 17, 100), m->close = true)
-INCOMING_LIE(meta_many_unread, BREAKS(R(option_data_consumed)), "takes no more than 4096 bytes of queries off the stream",
+INCOMING_LIE(meta_many_unread, BREAKS(R(option_data_consumed)),
+             "takes no more than 4096 bytes of queries off the stream",
              m->kind == MSG_OPTION && (m->option.option == LISTS || m->option.option == SETS) &&
                      m->option.length > 8192,
              m->consumed = OPTION_HEADER_SIZE + 4096)
@@ -479,12 +479,12 @@ has_name_of(const struct incoming *m, size_t from, size_t to)
 	return (parse(m, SETS, &o) || parse(m, LISTS, &o)) && o.name.len >= from && o.name.len <= to;
 }
 
-INCOMING_LIE(set_query_ends_at_nul, BREAKS(R(base_unknown_leaf_ignored)), "takes what stands before a NUL for the query",
-             has_nul(m), ask_instead(m, "base:allocation"))
+INCOMING_LIE(set_query_ends_at_nul, BREAKS(R(base_unknown_leaf_ignored)),
+             "takes what stands before a NUL for the query", has_nul(m), ask_instead(m, "base:allocation"))
 INCOMING_LIE(meta_long_query_dies, BREAKS(R(handshake_no_hard_disconnect), R(greeting_magic)),
              "dies of a query of more than 4096 bytes", has_long_query(m), abort())
-INCOMING_LIE(meta_long_query_unanswered, BREAKS(R(option_gets_reply)),
-             "a query of more than 4096 bytes gets no answer", has_long_query(m), m->ignore = true)
+INCOMING_LIE(meta_long_query_unanswered, BREAKS(R(option_gets_reply)), "a query of more than 4096 bytes gets no answer",
+             has_long_query(m), m->ignore = true)
 /* CVE-2017-15118's shape; nbdkit faf614e3 */
 INCOMING_LIE(meta_longest_name_dies, BREAKS(R(option_gets_reply)), "dies of a name of 4096 bytes",
              has_name_of(m, NBD_MAX_STRING, NBD_MAX_STRING), abort())
@@ -524,8 +524,8 @@ INCOMING_LIE(meta_malformed_unanswered, BREAKS(R(option_gets_reply)), "says noth
              shape(m) == WIRE_SHORT, m->ignore = true)
 INCOMING_LIE(meta_malformed_dies, BREAKS(R(handshake_no_hard_disconnect), R(greeting_magic)), "dies of what breaks off",
              shape(m) == WIRE_SHORT, abort())
-INCOMING_LIE(meta_malformed_read_on, BREAKS(R(option_data_consumed)), "takes 4 bytes too many off the stream of what breaks off",
-             shape(m) == WIRE_SHORT, m->consumed += 4)
+INCOMING_LIE(meta_malformed_read_on, BREAKS(R(option_data_consumed)),
+             "takes 4 bytes too many off the stream of what breaks off", shape(m) == WIRE_SHORT, m->consumed += 4)
 /* CVE-2022-26495's shape */
 INCOMING_LIE(meta_name_read_as_announced, BREAKS(R(option_gets_reply)), "waits for a name as long as its length says",
              announces(m, 0x70000000), m->ignore = true;
@@ -545,8 +545,8 @@ leave_behind(struct incoming *m)
 }
 
 /* qemu 7.2: it then aborts too. */
-INCOMING_LIE(meta_rest_is_an_option, BREAKS(R(option_data_consumed)), "what stands behind the last query is the next option",
-             shape(m) == WIRE_EXTRA, leave_behind(m))
+INCOMING_LIE(meta_rest_is_an_option, BREAKS(R(option_data_consumed)),
+             "what stands behind the last query is the next option", shape(m) == WIRE_EXTRA, leave_behind(m))
 INCOMING_LIE(meta_rest_dies, BREAKS(R(handshake_no_hard_disconnect), R(greeting_magic)),
              "dies of what stands behind the last query", shape(m) == WIRE_EXTRA, abort())
 
@@ -595,9 +595,9 @@ STATE_LIE(set_failure_keeps, BREAKS(R(set_meta_failure_clears)),
           has_handled(c, m, SETS) && c->context_export == NULL && before.n > 0, restore(c))
 STATE_LIE(set_adds, BREAKS(R(set_meta_replaces)), "a selection adds to what was selected before",
           has_handled(c, m, SETS) && c->n_contexts == 1 && before.n > 0, {
-	          memcpy(c->contexts + 1, before.contexts, before.n * sizeof(before.contexts[0]));
-	          c->n_contexts += before.n;
-          })
+		  memcpy(c->contexts + 1, before.contexts, before.n * sizeof(before.contexts[0]));
+		  c->n_contexts += before.n;
+	  })
 STATE_LIE(set_first_wins, BREAKS(R(set_meta_replaces), R(status_chunk_names_context)),
           "the first selection stays in force, whatever is selected later",
           has_handled(c, m, SETS) && before.n > 0 && c->n_contexts > 0, restore(c))
@@ -605,10 +605,10 @@ STATE_LIE(set_first_wins, BREAKS(R(set_meta_replaces), R(status_chunk_names_cont
 STATE_LIE(set_failure_selects, BREAKS(R(status_without_context_einval)),
           "a selection that fails selects base:allocation",
           has_handled(c, m, SETS) && c->context_export == NULL && c->structured, {
-	          c->context_export = &fake_config_of(c->server)->exports[0];
-	          c->contexts[0] = (struct selected_context){ 1, META_ALLOCATION };
-	          c->n_contexts = 1;
-          })
+		  c->context_export = &fake_config_of(c->server)->exports[0];
+		  c->contexts[0] = (struct selected_context){ 1, META_ALLOCATION };
+		  c->n_contexts = 1;
+	  })
 STATE_LIE(set_without_effect, BREAKS(R(set_meta_replies)), "what is selected is not in force",
           m->moment == STATE_ENTER_TRANSMISSION && c->n_contexts > 0, c->n_contexts = 0)
 STATE_LIE(info_clears_contexts, BREAKS(R(status_error_code)), "NBD_OPT_INFO takes the selection back",
