@@ -74,13 +74,11 @@ STATUS_LIE(status_without_extents, BREAKS(R(extent_at_least_one)), "a status chu
 STATUS_LIE(status_cut, BREAKS(R(structured_chunk_length)), "the connection ends within a status chunk", true,
            m->cut = CHUNK_HEADER_SIZE + 6;
            m->after = AFTER_CLOSE)
-STATUS_LIE(status_cookie_off_by_one, BREAKS(R(structured_chunks_same_cookie)), "a status has the next cookie", true,
-           m->chunk.cookie++)
-STATUS_LIE(status_cookie_zero, BREAKS(R(structured_chunks_same_cookie)), "a status has the cookie 0", true,
-           m->chunk.cookie = 0)
+STATUS_LIE(status_cookie_off_by_one, BREAKS(R(cookie_echoed)), "a status has the next cookie", true, m->chunk.cookie++)
+STATUS_LIE(status_cookie_zero, BREAKS(R(cookie_echoed)), "a status has the cookie 0", true, m->chunk.cookie = 0)
 STATUS_LIE(status_header_swapped, BREAKS(R(structured_reply_magic), R(simple_reply_magic)),
            "a status comes in the other byte order", true, m->swap = true)
-STATUS_LIE(status_not_done, BREAKS(R(done_chunk_last)), "the last status chunk is not marked as the last", m->final,
+STATUS_LIE(status_not_done, BREAKS(R(done_set_on_last)), "the last status chunk is not marked as the last", m->final,
            m->chunk.flags = 0)
 STATUS_LIE(status_flag_unknown, BREAKS(R(reply_flags_need_negotiation)),
            "a status chunk has flags that are not defined", true, m->chunk.flags |= 2)
