@@ -303,8 +303,8 @@ LIE(status_of_junk, ON_OUTGOING, BREAKS(R(state_zero_reads_zeroes)),
 DISK_LIE(status_offset_zero, BREAKS(R(extents_start_at_offset)), "the status is that of the start of the export", GOOD,
          m->offset = 0)
 DISK_LIE(status_offset_off_by_one, BREAKS(R(extents_start_at_offset)),
-         "the status is that of the byte after the offset", GOOD && m->offset + m->length < c->export->size,
-         m->offset++)
+         "the status is that of the byte after the offset, unless that is 0",
+         GOOD && m->offset > 0 && m->offset + m->length < c->export->size, m->offset++)
 DISK_LIE(status_offset_in_blocks, BREAKS(R(extents_start_at_offset)),
          "the extents begin where the 64 KiB block begins that the offset is in", GOOD, m->offset &= ~(uint64_t)65535)
 DISK_LIE(status_offset_24_bits, BREAKS(R(extents_start_at_offset)), "the status is that of the offset's low 24 bits",
