@@ -371,8 +371,9 @@ CASE(block_status, several_contexts,
 }
 
 /*
- * nbdkit 6e0dc839: extents of a byte each made the reply longer than what it told of. CVE-2025-47711 (nbdkit): it
- * aborts where 2^32 - 1 bytes are asked for and one extent is longer; CVE-2025-47712: its filter blocksize does too.
+ * nbdkit 6e0dc839: extents of a byte each made the reply longer than what it told of. nbdkit 1.32.5 aborts where
+ * 2^32 - 1 bytes are asked for and one extent is longer (protocol.c:506, assertion e.length <= length), and its filter
+ * blocksize where the length is rounded up to 2^32 (backend.c:786).
  */
 CASE(block_status, longest, "BLOCK_STATUS of all of the export, or of almost 4 GiB, has at most 2^20 extents",
      R(extent_count_limited), R(status_success_structured), R(extents_before_last_shorter), R(req_one_within_request),

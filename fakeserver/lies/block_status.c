@@ -171,7 +171,7 @@ STATUS_LIE(req_one_length_ones, BREAKS(R(req_one_within_request)),
 STATUS_LIE(req_one_too_long, BREAKS(R(req_one_within_request)),
            "an extent 512 bytes longer than the request answers one with REQ_ONE",
            wants_one(m) && m->extents[0].length == m->request->length, m->extents[0].length += 512)
-/* nbdkit 1.32 goes on where an extent ends just where the request does. */
+/* nbdkit 1.32 has `pos > offset + count` for where to stop. */
 STATUS_LIE(extents_one_too_many, BREAKS(R(extents_before_last_shorter)), "an extent stands behind the requested range",
            !wants_one(m) && sum_of(m) == m->request->length &&
                    c->export->size - m->request->offset - m->request->length >= 4096,
@@ -380,7 +380,7 @@ LIE(status_empty_dies, ON_PROCESS, BREAKS(R(greeting_magic), R(each_request_one_
 		m->die = true;
 }
 
-/* CVE-2025-47711, CVE-2025-47712 (nbdkit): an assertion about lengths near 2^32, or here about the longest. */
+/* nbdkit 1.32.5 aborts where 2^32 - 1 bytes are asked for and one extent is longer; here it takes less. */
 LIE(status_of_all_dies, ON_PROCESS, BREAKS(R(each_request_one_reply)), "dies of a BLOCK_STATUS of 48 MiB or more")
 {
 	if (m->moment == PROCESS_INCOMING && m->request != NULL && m->request->type == NBD_CMD_BLOCK_STATUS &&
