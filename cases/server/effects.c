@@ -187,12 +187,29 @@ skip_too_long(struct test *t, const char *what, struct range range, uint32_t err
 	skip(t, "long effects", "%s of %" PRIu32 " bytes gets error %" PRIu32, what, range.length, error);
 }
 
-void
-trim_served(struct test *t, uint16_t flags, struct range range)
+/*
+ * Who refuses even a plain request for whole blocks does not know the command. That is for the one case to say which is
+ * about it (`first_hand`); the others have nothing to look at.
+ */
+static void
+expect_known(struct test *t, uint16_t type, uint16_t flags, struct range range, uint32_t error, bool first_hand)
+{
+	const char *name = type == NBD_CMD_TRIM ? "TRIM" : "WRITE_ZEROES";
+	bool is_plain = flags == 0 && range.length <= 65536 && (range.offset | range.length) % block_of(t) == 0;
+
+	skip_too_long(t, name, range, error);
+	if (!is_refusal(error) || (is_plain && first_hand) || t->s->size < block_of(t))
+		return;
+	if (is_refusal(do_command(t, 0, type, 0, (uint32_t)block_of(t), R(each_request_one_reply))))
+		skip(t, name, "%s is refused whatever its range is: error %" PRIu32, name, error);
+}
+
+static void
+trim(struct test *t, uint16_t flags, struct range range, bool first_hand)
 {
 	uint32_t error = do_command(t, flags, NBD_CMD_TRIM, range.offset, range.length, R(trim_supported));
 
-	skip_too_long(t, "TRIM", range, error);
+	expect_known(t, NBD_CMD_TRIM, flags, range, error, first_hand);
 	if (is_refusal(error))
 		expect_served(t, range.offset, range.length, error, R(trim_supported));
 	if (error != NBD_SUCCESS)
@@ -200,16 +217,49 @@ trim_served(struct test *t, uint16_t flags, struct range range)
 }
 
 void
-zeroes_served(struct test *t, uint16_t flags, struct range range)
+trim_judged(struct test *t, struct range range)
+{
+	trim(t, 0, range, true);
+}
+
+void
+trim_served(struct test *t, struct range range)
+{
+	trim(t, 0, range, false);
+}
+
+static void
+zero(struct test *t, uint16_t flags, struct range range, bool first_hand)
 {
 	bool told = (t->s->flags & NBD_FLAG_SEND_FAST_ZERO) != 0;
 	uint32_t error = do_command(t, flags, NBD_CMD_WRITE_ZEROES, range.offset, range.length, R(zeroes_stored));
 
-	skip_too_long(t, "WRITE_ZEROES", range, error);
 	EXPECT(t, told ? R(unset_fast_zero_not_enotsup) : R(unadvertised_fast_zero_not_enotsup), error != NBD_ENOTSUP,
 	       "a WRITE_ZEROES without NBD_CMD_FLAG_FAST_ZERO gets NBD_ENOTSUP");
+	expect_known(t, NBD_CMD_WRITE_ZEROES, flags, range, error, first_hand);
 	expect_served(t, range.offset, range.length, error,
 	              (flags & NBD_CMD_FLAG_NO_HOLE) != 0 ? R(no_hole_supported) : R(zeroes_stored));
+}
+
+void
+zeroes_judged(struct test *t, struct range range)
+{
+	zero(t, 0, range, true);
+}
+
+void
+zeroes_served(struct test *t, uint16_t flags, struct range range)
+{
+	zero(t, flags, range, false);
+}
+
+void
+flush_served(struct test *t)
+{
+	uint32_t error = do_command(t, 0, NBD_CMD_FLUSH, 0, 0, R(flush_supported));
+
+	if (error != NBD_SUCCESS)
+		skip(t, "FLUSH", "FLUSH gets error %" PRIu32, error);
 }
 
 void
@@ -251,7 +301,7 @@ static void
 carry_out(struct test *t, const struct effect *e, struct range range)
 {
 	if (e->type == NBD_CMD_TRIM)
-		trim_served(t, 0, range);
+		trim_served(t, range);
 	else if (e->type == NBD_CMD_WRITE_ZEROES)
 		zeroes_served(t, 0, range);
 	else
@@ -397,7 +447,7 @@ take_step(struct test *t, const struct step *s, uint8_t *data, uint8_t *known, u
 		zeroes_served(t, 0, range);
 		memset(data + at, 0, length);
 	} else if (s->type == NBD_CMD_TRIM && (t->s->flags & NBD_FLAG_SEND_TRIM) != 0) {
-		trim_served(t, 0, range);
+		trim_served(t, range);
 	} else if (s->type == NBD_CMD_CACHE && (t->s->flags & NBD_FLAG_SEND_CACHE) != 0) {
 		do_command(t, 0, NBD_CMD_CACHE, at, length, R(each_request_one_reply));
 		return;
@@ -495,6 +545,8 @@ fly(struct test *t)
 	data = room((size_t)FLIGHT * each);
 	got = room(each);
 	fill_pattern(data, (size_t)FLIGHT * each, 0, 80);
+	if ((t->s->flags & NBD_FLAG_SEND_WRITE_ZEROES) != 0)
+		zeroes_served(t, 0, (struct range){ 0, each });
 	store(t, 0, data, (size_t)FLIGHT * each, R(write_stored));
 	send_flight(t, q, data, each);
 	recv_replies(t, q, r, FLIGHT, R(each_request_one_reply));

@@ -46,10 +46,15 @@ void expect_scene(struct test *t, const struct scene *s, enum inside inside, enu
 void goes_on(struct test *t, enum requirement_id r);
 /* A request that breaks a MUST of ours: its error, or GONE where the server left instead, and the next client was served. */
 uint32_t venture(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length);
-/* A TRIM that must be understood. Skips where the storage fails it. */
-void trim_served(struct test *t, uint16_t flags, struct range range);
-/* A WRITE_ZEROES without FAST_ZERO that must be carried out; skips where it is refused for its length alone. */
+/*
+ * A TRIM, and a WRITE_ZEROES without FAST_ZERO, that must be carried out. They skip where the request is refused for its
+ * length alone, where the storage fails TRIM, and unless it is for this case to judge where the command is not known.
+ */
+void trim_judged(struct test *t, struct range range);
+void trim_served(struct test *t, struct range range);
+void zeroes_judged(struct test *t, struct range range);
 void zeroes_served(struct test *t, uint16_t flags, struct range range);
+void flush_served(struct test *t); /* or skips: other cases judge */
 /* An error that says that the command, its flags, or its range is not understood. */
 bool is_refusal(uint32_t error);
 /* Skips where this export shall not be harmed, read-only or not. */

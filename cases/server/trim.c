@@ -23,7 +23,7 @@ CASE(trim, keeps_outside, "A TRIM of any offset and length alters nothing outsid
 			enter_to_trim(t);
 			range = range_at(t, places[i]);
 			s = paint_scene(t, range, 1 + i);
-			trim_served(t, 0, range);
+			trim_judged(t, range);
 			in_step(t, R(request_payload_consumed));
 			expect_scene(t, &s, ANYTHING, R(trim_keeps_outside), R(read_returns_data));
 		}
@@ -42,7 +42,7 @@ overwrite(struct test *t, bool with_zeroes)
 	fill_pattern(data, 4 * each, 0, 20);
 	store(t, 0, data, 4 * each, R(write_stored));
 	for (unsigned i = 0; i < 3; i++) {
-		trim_served(t, 0, (struct range){ 0, 4 * each });
+		trim_served(t, (struct range){ 0, 4 * each });
 		fill_pattern(data, 4 * each, 0, 21 + i);
 		if (with_zeroes) {
 			memset(data + each, 0, each);
@@ -88,7 +88,7 @@ CASE(trim, every_other_block, "TRIMs of every other block leave those between as
 	fill_pattern(data, (size_t)BLOCKS * each, 0, 25);
 	store(t, 0, data, (size_t)BLOCKS * each, R(write_stored));
 	for (unsigned i = 0; i < BLOCKS; i += 2)
-		trim_served(t, 0, (struct range){ i * each, each });
+		trim_served(t, (struct range){ i * each, each });
 	for (unsigned i = 1; i < BLOCKS; i += 2)
 		expect_stored(t, i * each, data + i * each, each, R(trim_keeps_outside));
 }
@@ -114,7 +114,7 @@ CASE(trim, seen_beside, "While one connection trims, what another one has writte
 	fill_pattern(data, each, 0, 27);
 	write_served(t, 0, each, data, R(write_stored));
 	use(t, first);
-	trim_served(t, 0, (struct range){ each, each });
+	trim_served(t, (struct range){ each, each });
 	expect_stored(t, 0, data, each, R(trim_keeps_outside));
 	expect_stored(t, 2 * each, data + 2 * each, each, R(trim_keeps_outside));
 }
@@ -221,7 +221,7 @@ CASE(trim, structured, "With structured replies a TRIM is answered once, without
 			need_writable(t);
 			range = range_at(t, some[i]);
 			s = paint_scene(t, range, 45 + i);
-			trim_served(t, 0, range);
+			trim_served(t, range);
 			goes_on(t, R(trim_supported));
 			expect_scene(t, &s, ANYTHING, R(trim_keeps_outside), R(read_returns_data));
 		}
