@@ -122,6 +122,8 @@ check_request(const struct conn *c, const struct request *r)
 		return NBD_EINVAL;
 	if ((r->flags & ~flags_allowed(c, rule)) != 0)
 		return NBD_EINVAL;
+	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_never))
+		return NBD_ENOTSUP;
 	if (rule->ranged)
 		return check_range(c, r, rule);
 	/* Both are reserved for FLUSH (proto.md:2094). */
@@ -140,7 +142,7 @@ trim(const struct conn *c, const struct disk_op *op)
 	uint64_t first = op->offset, end = op->offset + op->length;
 	enum disk_state failed;
 
-	if (knob(c, KNOB_trim_does_nothing))
+	if (knob(c, KNOB_trim_does_nothing) || ((op->flags & NBD_CMD_FLAG_FUA) != 0 && knob(c, KNOB_fua_trim_ignored)))
 		return NBD_SUCCESS;
 	if (knob(c, KNOB_trim_rounds)) {
 		first = (first + sizeof(junk) - 1) & ~(uint64_t)(sizeof(junk) - 1);
@@ -190,6 +192,16 @@ write_zeroes(const struct conn *c, const struct disk_op *op)
 	disk_zero(c->export->disk, op->offset, op->length, hole ? DISK_TRIMMED : DISK_PROVISIONED);
 }
 
+/* As a READ would, but only the beginning: there is nothing slower than memory here. */
+static void
+read_ahead(const struct conn *c, const struct disk_op *op)
+{
+	static uint8_t read[65536];
+
+	if (knob(c, KNOB_cache_reads) || knob(c, KNOB_cache_late))
+		disk_read(c->export->disk, op->offset, op->length < sizeof(read) ? op->length : sizeof(read), read);
+}
+
 /* Flushing does nothing: what is in memory is as durable as this disk gets. So is what FUA asks for. */
 static uint32_t
 carry_out(const struct conn *c, const struct disk_op *op)
@@ -201,6 +213,9 @@ carry_out(const struct conn *c, const struct disk_op *op)
 		return trim(c, op);
 	case NBD_CMD_WRITE_ZEROES:
 		write_zeroes(c, op);
+		return NBD_SUCCESS;
+	case NBD_CMD_CACHE:
+		read_ahead(c, op);
 		return NBD_SUCCESS;
 	default:
 		return NBD_SUCCESS;
@@ -219,13 +234,38 @@ is_partial_read(const struct conn *c, const struct disk_op *op)
 	       r->offset < size && r->length > size - r->offset && r->length <= max_payload(c->export);
 }
 
+/* It may be answered before it is carried out (proto.md:2066, 2139, 2158). */
+static bool
+is_answered_early(const struct conn *c, const struct disk_op *op)
+{
+	if (op->skip || op->error != NBD_SUCCESS || (op->flags & NBD_CMD_FLAG_FUA) != 0)
+		return false;
+	return (op->type == NBD_CMD_WRITE && knob(c, KNOB_write_late)) ||
+	       (op->type == NBD_CMD_WRITE_ZEROES && knob(c, KNOB_zeroes_late)) ||
+	       (op->type == NBD_CMD_CACHE && knob(c, KNOB_cache_late));
+}
+
+/* The answer is on its way, unless it has to wait for others. Nobody else's request comes in between. */
+static void
+answer_early(struct conn *c, struct disk_op *op)
+{
+	send_status(c, op->request, NBD_SUCCESS);
+	if (!c->private->collecting && !lies(c, ON_OUTGOING))
+		conn_flush(c);
+	carry_out(c, op);
+}
+
 static void
 answer(struct conn *c, struct disk_op *op)
 {
 	const struct request *r = op->request;
+	uint32_t error;
 
-	uint32_t error = op->skip ? NBD_SUCCESS : carry_out(c, op);
-
+	if (is_answered_early(c, op)) {
+		answer_early(c, op);
+		return;
+	}
+	error = op->skip ? NBD_SUCCESS : carry_out(c, op);
 	if (op->error == NBD_SUCCESS)
 		op->error = error;
 	if (!op->skip && op->twice)
