@@ -291,10 +291,10 @@ handle_option(struct conn *c, const struct option *o)
 		conn_end(c);
 		return;
 	}
-	if (c->server->shutting_down && o->option == NBD_OPT_EXPORT_NAME)
-		conn_end(c);
-	else if (c->server->shutting_down && o->option != NBD_OPT_ABORT)
-		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
-	else
+	if (o->option == NBD_OPT_ABORT || !is_shut_down(c, KNOB_shutdown_serves_option))
 		handle_fixed(c, o);
+	else if (o->option == NBD_OPT_EXPORT_NAME)
+		conn_end(c);
+	else
+		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
 }

@@ -216,6 +216,7 @@ arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
 	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))
 		ask_lies(c, m);
+	c->private->in_flight = c->private->taken < c->private->shutdown_at;
 	take_off(c, m->consumed);
 	if (m->close)
 		conn_end(c);
@@ -392,6 +393,7 @@ session_take(struct conn *c)
 	outgoing_reorder(c);
 	if (p->taken > 0)
 		buf_consume(&c->input, p->taken);
+	p->shutdown_at -= p->taken < p->shutdown_at ? p->taken : p->shutdown_at;
 	p->taken = 0;
 	return more && p->full;
 }
