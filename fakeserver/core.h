@@ -73,6 +73,10 @@ struct conn_private {
 	size_t shutdown_at;		/* so many bytes of .input, come or coming, were on their way at the shutdown */
 	bool in_flight;			/* of these is the message that is being handled */
 	unsigned n_options;
+	/* For the knobs other_go_differs and other_go_fails. */
+	struct buf info;		/* the data of the last NBD_OPT_INFO that succeeded */
+	bool has_info, info_was_last;	/* there was one, and no other option after it */
+	bool go_differs;
 	/* Output. */
 	size_t sent;			/* bytes at the front of .output that are gone */
 	struct marks marks;		/* in .output; the first marks_passed lie behind .sent */

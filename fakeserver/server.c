@@ -228,6 +228,7 @@ free_dead(struct fake_server *s)
 		buf_free(&c->input);
 		buf_free(&c->output);
 		buf_free(&p->held);
+		buf_free(&p->info);
 		free(p->marks.at);
 		free(p->held_marks.at);
 		free(p->units);

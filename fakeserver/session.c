@@ -27,7 +27,9 @@ handshake_flags(const struct conn *c)
 uint16_t
 session_flags(const struct conn *c, const struct fake_export *e)
 {
-	return c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+	uint16_t flags = c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+
+	return c->private->go_differs ? flags & (uint16_t)~NBD_FLAG_SEND_CACHE : flags;
 }
 
 uint32_t

@@ -226,6 +226,29 @@ listen_unix(struct server *s, const char *path)
 	return fd;
 }
 
+/* A listener for the fake server at the protocol's own port; so many addresses lead to this machine that one is free. */
+static int
+listen_tcp(struct server *s)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&s->address;
+	uint32_t start = (uint32_t)getpid() * 64;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool bound = false;
+
+	s->address_len = sizeof(*in);
+	for (uint32_t i = 0; i < 64 && !bound; i++) {
+		*in = (struct sockaddr_in){ .sin_family = AF_INET,
+			                    .sin_port = htons((uint16_t)strtoul(URI_DEFAULT_PORT, NULL, 10)),
+			                    .sin_addr.s_addr = htonl(0x7f000002 + (start + i) % 0xfffff0) };
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+		bound = fd >= 0 && bind(fd, (struct sockaddr *)in, sizeof(*in)) == 0 && listen(fd, 64) == 0;
+	}
+	if (bound || fd < 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
 static bool
 choose_port(struct server *s)
 {
@@ -270,7 +293,9 @@ make_address(struct server *s, int *passed, char error[512])
 		s->address_len = 0;
 		return true;
 	}
-	if (s->target->via == VIA_ACTIVATION || s->target->via == VIA_FORK)
+	if (s->target->via == VIA_FORK && s->target->tcp)
+		*passed = listen_tcp(s);
+	else if (s->target->via == VIA_ACTIVATION || s->target->via == VIA_FORK)
 		*passed = listen_unix(s, s->target->via == VIA_ACTIVATION ? s->socket : NULL);
 	if (*passed < 0)
 		snprintf(error, 512, "cannot make a socket: %s", strerror(errno));

@@ -36,6 +36,7 @@ struct target {
 	double factor;			/* on every time limit */
 	void (*serve)(void *arg, int listen_fd, struct quiet *q);	/* for VIA_FORK: what the process does */
 	void *arg;
+	bool tcp;			/* for VIA_FORK: at port 10809 of a loopback address of its own, where that can be had */
 	bool fresh;			/* a new server for every case */
 	bool daemon;			/* the command ends once the server is in the background */
 };
