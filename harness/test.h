@@ -297,6 +297,11 @@ struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t of
 /* One chunk, whatever its cookie, magic checked; its data as other recv_ data: for replies that come interleaved. */
 struct chunk recv_chunk(struct test *t, enum requirement_id owed);
 
+/*
+ * A descriptor of the server's own end of this TCP connection, to be closed; skips where that cannot be had.
+ */
+int servers_socket(struct test *t);
+
 /* ---- how it ends ---- */
 
 /* The next valid message on this connection is understood and answered: an option in haggling, a READ in transmission. */
