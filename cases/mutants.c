@@ -13,15 +13,15 @@
 struct profile {
 	const char *name;
 	const char *exports[3];
-	const enum requirement_id *uses;	/* the freedoms that it uses and the plain profile does not; or NULL */
-	int knob;				/* set too; 0: none */
+	const enum requirement_id *uses; /* the freedoms that it uses and the plain profile does not; or NULL */
+	int knob;                        /* set too; 0: none */
 	bool oldstyle, tcp;
 };
 
-#define DESCRIBED "description=a disk of the fake server"
-#define USES(...) .uses = ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
+#define DESCRIBED   "description=a disk of the fake server"
+#define USES(...)   .uses = ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
 #define WITH(knob_) .knob = KNOB_##knob_ + 1
-#define SMALL_MAX "max=33554432"
+#define SMALL_MAX   "max=33554432"
 
 static const struct profile profiles[] = {
 	{ "plain", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .uses = NULL },
@@ -159,7 +159,8 @@ list_mutants(struct matrix *m, const char *glob)
 	for (int k = 0; k < N_KNOBS; k++)
 		add_mutant(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
 	for (size_t i = 0; (l = lie_at(i)) != NULL; i++)
-		add_mutant(m, glob, (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1, .profile = profile_for(l) });
+		add_mutant(m, glob,
+		           (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1, .profile = profile_for(l) });
 }
 
 static void

@@ -47,7 +47,8 @@ fake_child(struct fake_config *config, int listen_fd)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Cases look at our sockets, where the system lets nobody but a parent do so unasked. */
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-	if (s == NULL || fake_add_listener(s, listen_fd) < 0 || fake_watch(s, w.fd, on_sigterm, &w) < 0 || fake_run(s, -1) < 0) {
+	if (s == NULL || fake_add_listener(s, listen_fd) < 0 || fake_watch(s, w.fd, on_sigterm, &w) < 0 ||
+	    fake_run(s, -1) < 0) {
 		fprintf(stderr, "nbdspec: the fake server: %s\n", strerror(errno));
 		_exit(1);
 	}

@@ -84,8 +84,9 @@ servers_socket(struct test *t)
 	if (getsockname(t->s->fd, (struct sockaddr *)&ours, &len) == 0 && server->pid > 0)
 		fd = find_below(server->pid, &ours, len, &denied);
 	if (fd < 0)
-		skip(t, "server process", "%s", server->pid <= 0 ? "the server is no process of ours" :
-		                                denied ? "the system does not let us look into the server's process" :
-		                                         "the server's end of the connection is in none of its processes");
+		skip(t, "server process", "%s",
+		     server->pid <= 0 ? "the server is no process of ours"
+		     : denied         ? "the system does not let us look into the server's process"
+		                      : "the server's end of the connection is in none of its processes");
 	return fd;
 }

@@ -577,7 +577,8 @@ server_terminate(const struct server *s, int fd)
 bool
 server_listens(const struct server *s)
 {
-	int fd = s->address_len > 0 ? try_connect((const struct sockaddr *)&s->address, s->address_len, TERMINATE_MS) : -1;
+	int fd = s->address_len > 0 ? try_connect((const struct sockaddr *)&s->address, s->address_len, TERMINATE_MS)
+	                            : -1;
 
 	if (fd >= 0)
 		close(fd);

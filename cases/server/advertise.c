@@ -46,7 +46,8 @@ CASE(advertise, nodelay, "A TCP server switches Nagle's algorithm off", R(tcp_no
 	EXPECT(t, R(tcp_nodelay), on != 0, "TCP_NODELAY is not set on the server's end of the connection");
 }
 
-CASE(advertise, block_sizes, "The block sizes go with the export, in any of the ways that are free: it is told in which",
+CASE(advertise, block_sizes,
+     "The block sizes go with the export, in any of the ways that are free: it is told in which",
      R(block_size_minimum_one), R(interop_may_default_to_512), R(block_size_preferred_above_export),
      R(export_size_not_preferred_multiple), R(block_size_maximum_any_number), R(block_size_maximum_floor))
 {

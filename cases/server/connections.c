@@ -6,7 +6,7 @@
 #include "cases/server/transmission.h"
 
 #include <inttypes.h>
-#include <string.h>
+#include <sys/socket.h>
 
 /* Control: beside a client that is idle, which becomes the current one, another one is served. */
 static bool
@@ -43,15 +43,29 @@ begin_write(struct test *t, uint32_t length, uint32_t sent)
 static void
 read_and_never_take(struct test *t)
 {
-	uint32_t length = longest_payload(t) < 1 << 20 ? longest_payload(t) : 1 << 20;
+	uint32_t length, most;
+	int domain = AF_UNIX;
 
+	getsockopt(t->s->fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) });
+	most = domain == AF_UNIX ? 128 << 10 : 1 << 20;
+	length = longest_payload(t) < most ? longest_payload(t) : most;
 	length = length < usable_size(t) ? length : (uint32_t)usable_size(t);
 	for (unsigned i = 0; i < 8; i++)
 		send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, length, NULL);
 	peer_goes_on(t, R(each_request_one_reply));
 }
 
-enum stall { BEFORE_FLAGS, IN_FLAGS, IN_OPTION, IN_OPTION_DATA, IN_REQUEST, BEFORE_PAYLOAD, IN_PAYLOAD, NOT_READING, STALLS };
+enum stall {
+	BEFORE_FLAGS,
+	IN_FLAGS,
+	IN_OPTION,
+	IN_OPTION_DATA,
+	IN_REQUEST,
+	BEFORE_PAYLOAD,
+	IN_PAYLOAD,
+	NOT_READING,
+	STALLS
+};
 
 static void
 stall(struct test *t, enum stall how)
@@ -146,7 +160,8 @@ CASE(connections, byte_by_byte,
 		pair[i] = t->s;
 	}
 	put_go(&data, export_name(t), (const uint16_t[]){ NBD_INFO_BLOCK_SIZE }, 1);
-	wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
+	wire_put_option(&b,
+	                &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
 	for (unsigned i = 0; i < 2; i++)
 		pair[i]->option = NBD_OPT_GO;
 	dribble(t, pair[0], pair[1], &b);
@@ -160,12 +175,14 @@ CASE(connections, byte_by_byte,
 	length = blocks(t, 512);
 	need_range(t, 0, length);
 	buf_clear(&b);
-	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 77, .length = length });
+	wire_put_request(
+		&b,
+		&(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 77, .length = length });
 	dribble(t, pair[0], pair[1], &b);
 	for (unsigned i = 0; i < 2; i++) {
 		use(t, pair[i]);
-		EXPECT_ERROR(t, R(read_returns_data),
-		             recv_simple_reply(t, 77, length, R(each_request_one_reply)).error, NBD_SUCCESS);
+		EXPECT_ERROR(t, R(read_returns_data), recv_simple_reply(t, 77, length, R(each_request_one_reply)).error,
+		             NBD_SUCCESS);
 		in_step(t, R(each_request_one_reply));
 	}
 	buf_free(&b);
@@ -220,8 +237,10 @@ CASE(connections, same_cookies,
 			struct simple_reply r = recv_simple_header(t, R(each_request_one_reply));
 			uint64_t i = r.cookie - 1000;
 
-			EXPECT(t, R(cookie_echoed), i < EACH, "a reply has cookie %" PRIu64 ", which no request had", r.cookie);
-			EXPECT(t, R(each_request_one_reply), !answered[i], "cookie %" PRIu64 " was answered twice", r.cookie);
+			EXPECT(t, R(cookie_echoed), i < EACH, "a reply has cookie %" PRIu64 ", which no request had",
+			       r.cookie);
+			EXPECT(t, R(each_request_one_reply), !answered[i], "cookie %" PRIu64 " was answered twice",
+			       r.cookie);
 			answered[i] = true;
 			EXPECT_ERROR(t, R(read_returns_data), r.error, NBD_SUCCESS);
 			expect_data(t, R(read_returns_data), recv_payload(t, length, R(simple_reply_read_payload)).at,
@@ -232,9 +251,8 @@ CASE(connections, same_cookies,
 }
 
 /* What one connection has negotiated is nothing to another, before it or behind it. */
-CASE(connections, own_negotiation,
-     "Structured replies that one client has negotiated are for that client alone",
-     R(simple_reply_required), R(read_reply_structured))
+CASE(connections, own_negotiation, "Structured replies that one client has negotiated are for that client alone",
+     R(simple_reply_required), R(read_reply_structured), R(structured_reply_for_payload))
 {
 	struct session *simple, *structured;
 	uint32_t length;
@@ -261,7 +279,8 @@ CASE(connections, own_negotiation,
 	enter_transmission(t);
 	in_step(t, R(simple_reply_required));
 	use(t, structured);
-	EXPECT(t, R(read_reply_structured), exchange(t, 0, NBD_CMD_READ, 0, length, NULL, R(read_reply_structured)).structured,
+	EXPECT(t, R(read_reply_structured),
+	       exchange(t, 0, NBD_CMD_READ, 0, length, NULL, R(read_reply_structured)).structured,
 	       "a READ gets a simple reply");
 }
 
@@ -315,10 +334,12 @@ CASE(connections, left_at_every_byte,
 	put_go(&data, export_name(t), NULL, 0);
 	if ((t->s->client_flags & NBD_FLAG_C_FIXED_NEWSTYLE) != 0) {
 		wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_LIST, 0, { NULL, 0 } });
-		wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len,
-			                              { data.at, data.len } });
+		wire_put_option(&b, &(struct option){
+					    NBD_OPTION_MAGIC, NBD_OPT_GO, (uint32_t)data.len, { data.at, data.len } });
 	}
-	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = blocks(t, 512) });
+	wire_put_request(
+		&b, &(struct request){
+			    .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = blocks(t, 512) });
 	leave(t);
 	for (size_t n = 0; n <= b.len; n++) {
 		open_connection(t);

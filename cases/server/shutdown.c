@@ -157,8 +157,7 @@ await_reply_through_shutdown(struct test *t)
 	expect_reply_in_shutdown(t, r.error, R(shutdown_inflight_eshutdown));
 }
 
-CASE(shutdown, reply_under_way,
-     "A READ whose reply has begun when the server is asked to end is answered to its end",
+CASE(shutdown, reply_under_way, "A READ whose reply has begun when the server is asked to end is answered to its end",
      R(shutdown_waits_for_inflight), R(shutdown_inflight_eshutdown), R(shutdown_errors_inflight_request))
 {
 	enter_transmission(t);
@@ -212,7 +211,8 @@ take_batch(struct test *t, uint64_t first, uint32_t length, unsigned *failed)
 	for (unsigned n = 0; n < BATCH; n++) {
 		if (!peer_goes_on(t, R(shutdown_waits_for_inflight))) {
 			observe(t, R(shutdown_errors_inflight_request),
-			        "of %d requests %u were answered, %u of them with NBD_ESHUTDOWN, before the server left",
+			        "of %d requests %u were answered, %u of them with NBD_ESHUTDOWN, before the server "
+			        "left",
 			        BATCH, n, *failed);
 			return false;
 		}
@@ -220,7 +220,8 @@ take_batch(struct test *t, uint64_t first, uint32_t length, unsigned *failed)
 		if (r.error == NBD_SUCCESS)
 			recv_payload(t, length, R(shutdown_waits_for_inflight));
 		i = r.cookie - first;
-		EXPECT(t, R(cookie_echoed), i < BATCH, "a reply has cookie 0x%" PRIx64 ", which no request had", r.cookie);
+		EXPECT(t, R(cookie_echoed), i < BATCH, "a reply has cookie 0x%" PRIx64 ", which no request had",
+		       r.cookie);
 		EXPECT(t, R(each_request_one_reply), !answered[i], "cookie 0x%" PRIx64 " was answered twice", r.cookie);
 		answered[i] = true;
 		expect_reply_in_shutdown(t, r.error, R(shutdown_inflight_eshutdown));
@@ -255,8 +256,10 @@ CASE(shutdown, requests_in_flight,
 	buf_free(&b);
 	terminate_server(t);
 	if (take_batch(t, first, r.length, &failed))
-		observe(t, R(shutdown_errors_inflight_request), "all of %d requests were answered, %u of them with "
-		        "NBD_ESHUTDOWN", BATCH, failed);
+		observe(t, R(shutdown_errors_inflight_request),
+		        "all of %d requests were answered, %u of them with "
+		        "NBD_ESHUTDOWN",
+		        BATCH, failed);
 }
 
 /* One that is served may have come before the server took notice; for a client it is as good as any. */
@@ -291,7 +294,8 @@ ask_later(struct test *t, const uint16_t *types, size_t n)
 }
 
 CASE(shutdown, later_reads,
-     "READs that come when the server is being shut down get NBD_ESHUTDOWN if they get an error, or the connection ends",
+     "READs that come when the server is being shut down get NBD_ESHUTDOWN if they get an error, or the connection "
+     "ends",
      R(shutdown_later_eshutdown), R(each_request_one_reply))
 {
 	enter_transmission(t);
@@ -342,5 +346,6 @@ CASE(shutdown, write_under_way,
 	cookie = new_cookie(t);
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	if (peer_goes_on(t, R(request_payload_consumed)))
-		EXPECT_EQ(t, R(request_payload_consumed), recv_simple_header(t, R(request_payload_consumed)).cookie, cookie);
+		EXPECT_EQ(t, R(request_payload_consumed), recv_simple_header(t, R(request_payload_consumed)).cookie,
+		          cookie);
 }

@@ -11,7 +11,8 @@ LIE(nagle, ON_PROCESS, BREAKS(R(tcp_nodelay)), "Nagle's algorithm is left on")
 		setsockopt(c->in, IPPROTO_TCP, TCP_NODELAY, &(int){ 0 }, sizeof(int));
 }
 
-LIE(port_10809_oldstyle, ON_STATE, BREAKS(R(newstyle_port_refuses_oldstyle)), "greets in the oldstyle, whatever the port")
+LIE(port_10809_oldstyle, ON_STATE, BREAKS(R(newstyle_port_refuses_oldstyle)),
+    "greets in the oldstyle, whatever the port")
 {
 	if (m->moment == STATE_CONNECTED && LIE_NOW)
 		fake_config_of(c->server)->oldstyle = true;

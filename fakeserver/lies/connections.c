@@ -43,7 +43,7 @@ LIE(structured_for_all, ON_STATE, BREAKS(R(simple_reply_required)),
 		c->structured = true;
 }
 
-LIE(structured_of_the_last, ON_STATE, BREAKS(R(read_reply_structured)),
+LIE(structured_of_the_last, ON_STATE, BREAKS(R(structured_reply_for_payload)),
     "a new client that agrees on simple replies ends the structured ones of another")
 {
 	static unsigned simple;
@@ -54,18 +54,17 @@ LIE(structured_of_the_last, ON_STATE, BREAKS(R(read_reply_structured)),
 		c->structured = false;
 }
 
-/* A thread for all clients, which waits for one of them. */
-LIE(reading_blocks_others, ON_INCOMING, BREAKS(R(each_request_one_reply)),
-    "while a client does not take its replies the requests of others are not looked at")
+LIE(unread_replies_close_others, ON_INCOMING, BREAKS(R(each_request_one_reply)),
+    "while a client does not take its replies others are disconnected at their first request")
 {
 	static unsigned busy;
 
 	if (m->kind != MSG_REQUEST)
 		return;
-	if (m->request.type == NBD_CMD_READ && m->request.length >= 512 << 10)
+	if (m->request.type == NBD_CMD_READ && m->request.length >= 128 << 10)
 		busy = c->number;
 	if (busy != 0 && c->number > busy && LIE_NOW)
-		m->ignore = true;
+		m->close = true;
 }
 
 /* nbdkit a68c1014 */
@@ -85,7 +84,8 @@ LIE(flush_only_of_own_writes, ON_DISK, BREAKS(R(multi_conn_flush_visible), R(mul
 LIE(leaving_in_a_request_dies, ON_PROCESS, BREAKS(R(greeting_magic), R(handshake_no_hard_disconnect)),
     "the server aborts when a client leaves with 27 of a request's 28 bytes sent")
 {
-	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->input.len == REQUEST_SIZE - 1 && LIE_NOW)
+	if (m->moment == PROCESS_DISCONNECT && c->phase == PHASE_TRANSMISSION && c->input.len == REQUEST_SIZE - 1 &&
+	    LIE_NOW)
 		m->die = true;
 }
 

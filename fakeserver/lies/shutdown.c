@@ -2,7 +2,6 @@
 #include "fakeserver/lie.h"
 #include "harness/nbd.h"
 
-
 static bool
 ending(const struct conn *c)
 {
@@ -45,7 +44,8 @@ LIE(shutdown_option_unanswered, ON_OUTGOING, BREAKS(R(shutdown_errors_later_opti
 		m->drop = true;
 }
 
-LIE(shutdown_abort_refused, ON_OUTGOING, BREAKS(R(abort_acked)), "in a shutdown NBD_OPT_ABORT gets NBD_REP_ERR_SHUTDOWN")
+LIE(shutdown_abort_refused, ON_OUTGOING, BREAKS(R(abort_acked)),
+    "in a shutdown NBD_OPT_ABORT gets NBD_REP_ERR_SHUTDOWN")
 {
 	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_ABORT && ending(c) && LIE_NOW)
 		m->reply.type = NBD_REP_ERR_SHUTDOWN;
@@ -61,7 +61,8 @@ LIE(shutdown_abort_refused, ON_OUTGOING, BREAKS(R(abort_acked)), "in a shutdown 
 #define ERRORS BREAKS(R(shutdown_inflight_eshutdown), R(shutdown_later_eshutdown))
 ERROR_LIE(shutdown_request_eio, ERRORS, "in a shutdown requests get NBD_EIO", m->simple.error = NBD_EIO)
 ERROR_LIE(shutdown_request_eperm, ERRORS, "in a shutdown requests get NBD_EPERM", m->simple.error = NBD_EPERM)
-ERROR_LIE(shutdown_request_swapped, BREAKS(R(error_values_listed), R(shutdown_inflight_eshutdown), R(shutdown_later_eshutdown)),
+ERROR_LIE(shutdown_request_swapped,
+          BREAKS(R(error_values_listed), R(shutdown_inflight_eshutdown), R(shutdown_later_eshutdown)),
           "in a shutdown the error is byte-swapped", m->simple.error = __builtin_bswap32(NBD_ESHUTDOWN))
 ERROR_LIE(shutdown_request_unanswered, BREAKS(R(shutdown_waits_for_inflight), R(shutdown_later_eshutdown)),
           "in a shutdown requests are not answered", m->drop = true)
@@ -69,8 +70,8 @@ ERROR_LIE(shutdown_request_answered_twice, BREAKS(R(each_request_one_reply)), "i
           m->repeat = 1)
 ERROR_LIE(shutdown_request_wrong_cookie, BREAKS(R(cookie_echoed)), "in a shutdown errors have cookie 0",
           m->simple.cookie = 0)
-ERROR_LIE(shutdown_reply_cut, BREAKS(R(shutdown_waits_for_inflight)), "in a shutdown the connection ends within a reply",
-          m->cut = 9;
+ERROR_LIE(shutdown_reply_cut, BREAKS(R(shutdown_waits_for_inflight)),
+          "in a shutdown the connection ends within a reply", m->cut = 9;
           m->after = AFTER_CLOSE)
 
 LIE(shutdown_write_payload_unread, ON_INCOMING, BREAKS(R(request_payload_consumed)),
