@@ -62,7 +62,6 @@ static const struct {
 	enum requirement_id requirement;
 } also_used[] = {
 	{ KNOB_error_messages, R(option_reply_length_zero) },
-	{ KNOB_cache_fails, R(simple_reply_error_zero) },
 };
 
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
