@@ -26,10 +26,10 @@ CASE(advertise, port, "A server at port 10809, which is for newstyle, does not g
 	unsigned port;
 
 	open_connection(t);
+	recv_greeting(t);
 	port = tcp_port(t);
 	if (port != 10809)
 		skip(t, "port 10809", "the server listens at port %u", port);
-	recv_greeting(t);
 	EXPECT(t, R(newstyle_port_refuses_oldstyle), !t->s->oldstyle, "the greeting at port 10809 is oldstyle");
 }
 
