@@ -41,21 +41,12 @@ is_cited(enum requirement_id r)
 	return false;
 }
 
-static const char *
-knob_for(enum requirement_id r)
-{
-	for (int k = 0; k < N_KNOBS; k++)
-		if (knob_requirement((enum knob)k) == r)
-			return knob_name((enum knob)k);
-	return NULL;
-}
-
 /*
  * A duty is proven by a lie that declares to break it and turns a case that cites it red; a freedom by both choices:
- * the default and a knob, under which the whole suite is green (the run fails otherwise).
+ * the default and a knob or a profile, under which the whole suite is green (the run fails otherwise).
  */
 static enum standing
-standing_of(const struct query *q, enum requirement_id id, const char **by)
+standing_of(const struct query *q, enum requirement_id id, char **by)
 {
 	const struct requirement *r = requirement(id);
 	const struct mutant *m;
@@ -63,10 +54,10 @@ standing_of(const struct query *q, enum requirement_id id, const char **by)
 	*by = NULL;
 	if (r->untestable != NULL)
 		return STANDING_UNTESTABLE;
-	if (r->level == LEVEL_MAY && (*by = knob_for(id)) != NULL)
+	if (r->level == LEVEL_MAY && (*by = freedom_proof(id)) != NULL)
 		return STANDING_PROVEN;
 	if (q->prove && (m = matrix_proof(&q->matrix, id)) != NULL) {
-		*by = m->name;
+		*by = strdup(m->name);
 		return STANDING_PROVEN;
 	}
 	return is_cited(id) ? STANDING_CITED : STANDING_OPEN;
@@ -112,7 +103,7 @@ static void
 print_all(const struct query *q)
 {
 	unsigned count[4] = { 0 }, testable;
-	const char *by;
+	char *by;
 
 	for (int id = 1; id < N_REQUIREMENTS; id++) {
 		enum standing standing;
@@ -123,6 +114,7 @@ print_all(const struct query *q)
 		count[standing]++;
 		if (!q->open || standing == STANDING_OPEN || (q->prove && standing == STANDING_CITED))
 			print_one(q, (enum requirement_id)id, standing, by);
+		free(by);
 	}
 	testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
 	printf("\n%u requirements%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE],

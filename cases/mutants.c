@@ -13,23 +13,55 @@
 struct profile {
 	const char *name;
 	const char *exports[3];
-	bool oldstyle;
+	const enum requirement_id *uses; /* the freedoms that it uses and the plain profile does not; or NULL */
+	int knob;                        /* set too; 0: none */
+	bool oldstyle, tcp;
 };
 
-#define DESCRIBED "description=a disk of the fake server"
+#define DESCRIBED   "description=a disk of the fake server"
+#define USES(...)   .uses = ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
+#define WITH(knob_) .knob = KNOB_##knob_ + 1
+#define SMALL_MAX   "max=33554432"
 
 static const struct profile profiles[] = {
-	{ "plain", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, false },
-	{ "read-only", { "name=nbdspec,size=64M,read-only", NULL }, false },
-	{ "oldstyle", { "name=,size=64M", NULL }, true },
-	{ "default-export-named-empty", { "name=,size=64M," DESCRIBED, "name=other,size=1M", NULL }, false },
-	{ "blocks-512", { "name=nbdspec,size=64M,min=512,pref=4096,max=33554432", NULL }, false },
-	{ "blocks-4096", { "name=nbdspec,size=64M,min=4096,pref=65536,max=33554432", NULL }, false },
-	{ "blocks-65536", { "name=nbdspec,size=64M,min=65536,pref=65536,max=1048576", NULL }, false },
-	{ "tiny", { "name=nbdspec,size=512", NULL }, false },
-	{ "empty", { "name=nbdspec,size=0", NULL }, false },
-	{ "huge", { "name=nbdspec,size=8388607T", NULL }, false },
-	{ "bare-flags", { "name=nbdspec,size=64M,flags=HAS_FLAGS", NULL }, false },
+	{ "plain", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .uses = NULL },
+	{ "read-only", { "name=nbdspec,size=64M,read-only", NULL }, USES(R(read_only_flag_set)) },
+	{ "oldstyle", { "name=,size=64M", NULL }, .oldstyle = true },
+	{ "default-export-named-empty",
+	  { "name=,size=64M," DESCRIBED, "name=other,size=1M", NULL },
+	  USES(R(info_name_may_differ)) },
+	/* Whoever does not ask for the sizes is turned away, by either option. */
+	{ "blocks-512",
+	  { "name=nbdspec,size=64M,min=512,pref=4096," SMALL_MAX, NULL },
+	  USES(R(block_size_minimum_one), R(interop_may_default_to_512), R(block_size_refuses_export_name),
+	       R(block_size_refuses_go), R(server_abandons_negotiation)) },
+	{ "blocks-4096", { "name=nbdspec,size=64M,min=4096,pref=65536," SMALL_MAX, NULL }, .uses = NULL },
+	{ "blocks-4096-for-all",
+	  { "name=nbdspec,size=64M,min=4096,pref=65536," SMALL_MAX, NULL },
+	  WITH(block_sizes_optional) },
+	{ "blocks-65536", { "name=nbdspec,size=64M,min=65536,pref=65536,max=1048576", NULL }, .uses = NULL },
+	{ "odd-sizes",
+	  { "name=nbdspec,size=67109376,min=512,pref=65536,max=3000320", NULL },
+	  USES(R(export_size_not_preferred_multiple), R(block_size_maximum_any_number)) },
+	{ "preferred-above-export",
+	  { "name=nbdspec,size=1M,min=1,pref=4M," SMALL_MAX, NULL },
+	  USES(R(block_size_preferred_above_export)) },
+	{ "tiny", { "name=nbdspec,size=512", NULL }, .uses = NULL },
+	{ "empty", { "name=nbdspec,size=0", NULL }, .uses = NULL },
+	{ "huge", { "name=nbdspec,size=8388607T", NULL }, .uses = NULL },
+	{ "bare-flags", { "name=nbdspec,size=64M,flags=HAS_FLAGS", NULL }, USES(R(supported_flags_set)) },
+	{ "rotational",
+	  { "name=nbdspec,size=64M,flags=SEND_FLUSH+SEND_FUA+ROTATIONAL", NULL },
+	  USES(R(rotational_flag_set)) },
+	{ "tcp", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .tcp = true },
+};
+
+/* Knobs that use another freedom beside the one that knobs.def names. */
+static const struct {
+	enum knob knob;
+	enum requirement_id requirement;
+} also_used[] = {
+	{ KNOB_error_messages, R(option_reply_length_zero) },
 };
 
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
@@ -54,6 +86,8 @@ serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
 		}
 	if (m->knob >= 0)
 		config.knob[m->knob] = true;
+	if (p->knob > 0)
+		config.knob[p->knob - 1] = true;
 	fake_child(&config, listen_fd);
 }
 
@@ -85,10 +119,23 @@ add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
 	if (mutant.profile == NULL)
 		mutant.profile = &profiles[0];
 	mutant.target = plain_target(serve_mutant);
+	mutant.target.tcp = mutant.profile->tcp;
 	m->mutants[m->n_mutants++] = mutant;
 }
 
-static const char *
+/* What only a TCP connection can show. */
+static const struct profile *
+profile_for(const struct lie *l)
+{
+	bool tcp = lists(l->breaks, R(tcp_nodelay)) || lists(l->breaks, R(newstyle_port_refuses_oldstyle));
+
+	for (size_t i = 0; i < N_PROFILES; i++)
+		if (profiles[i].tcp == tcp)
+			return &profiles[i];
+	return NULL;
+}
+
+static char *
 joined(const char *a, const char *b)
 {
 	char *text;
@@ -111,7 +158,8 @@ list_mutants(struct matrix *m, const char *glob)
 	for (int k = 0; k < N_KNOBS; k++)
 		add_mutant(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
 	for (size_t i = 0; (l = lie_at(i)) != NULL; i++)
-		add_mutant(m, glob, (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1 });
+		add_mutant(m, glob,
+		           (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1, .profile = profile_for(l) });
 }
 
 static void
@@ -320,5 +368,20 @@ matrix_proof(const struct matrix *m, enum requirement_id r)
 			if (lists(m->cases[c]->cites, r) && cell_has(matrix_cell(m, i, c), r))
 				return &m->mutants[i];
 	}
+	return NULL;
+}
+
+char *
+freedom_proof(enum requirement_id r)
+{
+	for (int k = 0; k < N_KNOBS; k++)
+		if (knob_requirement((enum knob)k) == r)
+			return joined("knob", knob_name((enum knob)k));
+	for (size_t i = 0; i < sizeof(also_used) / sizeof(also_used[0]); i++)
+		if (also_used[i].requirement == r)
+			return joined("knob", knob_name(also_used[i].knob));
+	for (size_t i = 0; i < N_PROFILES; i++)
+		if (profiles[i].uses != NULL && lists(profiles[i].uses, r))
+			return joined("profile", profiles[i].name);
 	return NULL;
 }

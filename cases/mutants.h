@@ -53,4 +53,7 @@ bool lists(const enum requirement_id *list, enum requirement_id r);	/* ends with
 /* A lie that declares to break r reddens a case that cites r with a verdict for r. Returns that mutant, or NULL. */
 const struct mutant *matrix_proof(const struct matrix *m, enum requirement_id r);
 
+/* A knob or a profile that uses the freedom r, while the plain honest server does not: its name, malloc'd, or NULL. */
+char *freedom_proof(enum requirement_id r);
+
 #endif

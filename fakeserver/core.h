@@ -70,7 +70,13 @@ struct conn_private {
 	struct incoming pending;
 	uint8_t pending_header[REQUEST_SIZE];
 	bool input_ended;
+	size_t shutdown_at;		/* so many bytes of .input, come or coming, were on their way at the shutdown */
+	bool in_flight;			/* of these is the message that is being handled */
 	unsigned n_options;
+	/* For the knobs other_go_differs and other_go_fails. */
+	struct buf info;		/* the data of the last NBD_OPT_INFO that succeeded */
+	bool has_info, info_was_last;	/* there was one, and no other option after it */
+	bool go_differs;
 	/* Output. */
 	size_t sent;			/* bytes at the front of .output that are gone */
 	struct marks marks;		/* in .output; the first marks_passed lie behind .sent */
@@ -116,6 +122,7 @@ struct fake_server {
 	struct listener *listeners, *dead_listeners;	/* events may still lead to the dead */
 	struct watched *watched;
 	bool shutting_down;
+	bool serves_on;			/* a lie: and nobody is told */
 	uint64_t shutdown_ns;		/* when it has taken long enough */
 	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
 	uint64_t buffers;		/* bytes that the buffers of all connections take */
@@ -203,6 +210,15 @@ void outgoing_collect(struct conn *c);			/* from now on messages may be put into
 void outgoing_reorder(struct conn *c);			/* … which happens now */
 void outgoing_release(struct conn *c);			/* what outgoing.hold has held back */
 void marks_add(struct marks *l, struct mark m);
+
+/* The message is one that the shutdown refuses; `serves` is the knob that lets those in flight pass. */
+static inline bool
+is_shut_down(const struct conn *c, enum knob serves)
+{
+	const struct fake_server *s = c->server;
+
+	return s->shutting_down && !s->serves_on && !(c->private->in_flight && knob(c, serves));
+}
 
 /* The start of every outgoing message. */
 #define OUTGOING(kind_) { .kind = kind_, .cut = SIZE_MAX }

@@ -131,7 +131,7 @@ struct disk_op {
 };
 
 /* ON_PROCESS: the server itself. */
-enum process_moment { PROCESS_ACCEPT, PROCESS_INCOMING, PROCESS_DISCONNECT };
+enum process_moment { PROCESS_ACCEPT, PROCESS_INCOMING, PROCESS_DISCONNECT, PROCESS_SHUTDOWN };	/* the last: for each connection */
 struct process_event {
 	enum process_moment moment;
 	enum message_kind kind;		/* at PROCESS_INCOMING */
@@ -141,6 +141,7 @@ struct process_event {
 	bool stop_listening;
 	bool close_all;			/* every connection is closed */
 	bool refuse;			/* at PROCESS_ACCEPT: closed at once */
+	bool serve_on;			/* at PROCESS_SHUTDOWN: old clients are served as before */
 	bool leak;			/* at PROCESS_DISCONNECT: the descriptor is never closed */
 };
 

@@ -200,24 +200,46 @@ is_string(struct bytes s)
 	return s.len <= NBD_MAX_STRING && (s.len == 0 || memchr(s.at, '\0', s.len) == NULL);
 }
 
-static void
+static bool
 answer_go(struct conn *c, struct fake_export *e, struct bytes name, unsigned asked)
 {
 	/* The error without the sizes would cost the client a round trip (proto.md:1318). */
 	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
 		send_info(c, e, name, NBD_INFO_BLOCK_SIZE);
 		option_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
-		return;
+		return false;
 	}
 	send_infos(c, e, name, asked);
 	option_ack(c);
 	if (c->option == NBD_OPT_GO)
 		conn_enter_transmission(c, e);
+	return true;
+}
+
+/* A successful INFO binds the very next GO, if that has the same parameters, and no other (proto.md:1339-1347). */
+static bool
+is_other_go(const struct conn *c, const struct option *o)
+{
+	const struct conn_private *p = c->private;
+
+	return o->option == NBD_OPT_GO && p->has_info &&
+	       !(p->info_was_last && bytes_equal(o->data, (struct bytes){ p->info.at, p->info.len }));
+}
+
+static void
+remember_info(struct conn *c, const struct option *o)
+{
+	struct conn_private *p = c->private;
+
+	buf_clear(&p->info);
+	put_bytes(&p->info, o->data);
+	p->has_info = p->info_was_last = true;
 }
 
 static void
 handle_go(struct conn *c, const struct option *o)
 {
+	bool other = is_other_go(c, o);
 	struct opt_go go;
 
 	if (o->length > OPTION_DATA_MAX) {
@@ -235,8 +257,14 @@ handle_go(struct conn *c, const struct option *o)
 	c->named = export_named(c, go.name);
 	if (c->named == NULL)
 		option_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
-	else
-		answer_go(c, c->named, go.name, infos_asked(&go));
+	else if (other && knob(c, KNOB_other_go_fails)) {
+		c->private->has_info = false;
+		option_error(c, NBD_REP_ERR_POLICY, "this is not what was asked for before");
+	} else {
+		c->private->go_differs = other && knob(c, KNOB_other_go_differs);
+		if (answer_go(c, c->named, go.name, infos_asked(&go)) && o->option == NBD_OPT_INFO)
+			remember_info(c, o);
+	}
 }
 
 /* ---- any option ---- */
@@ -291,10 +319,12 @@ handle_option(struct conn *c, const struct option *o)
 		conn_end(c);
 		return;
 	}
-	if (c->server->shutting_down && o->option == NBD_OPT_EXPORT_NAME)
-		conn_end(c);
-	else if (c->server->shutting_down && o->option != NBD_OPT_ABORT)
-		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
-	else
+	if (o->option != NBD_OPT_GO)
+		c->private->info_was_last = false;
+	if (o->option == NBD_OPT_ABORT || !is_shut_down(c, KNOB_shutdown_serves_option))
 		handle_fixed(c, o);
+	else if (o->option == NBD_OPT_EXPORT_NAME)
+		conn_end(c);
+	else
+		option_error(c, NBD_REP_ERR_SHUTDOWN, "the server is being shut down");
 }

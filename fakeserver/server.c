@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -227,6 +228,7 @@ free_dead(struct fake_server *s)
 		buf_free(&c->input);
 		buf_free(&c->output);
 		buf_free(&p->held);
+		buf_free(&p->info);
 		free(p->marks.at);
 		free(p->held_marks.at);
 		free(p->units);
@@ -806,12 +808,33 @@ free_unwatched(struct fake_server *s, bool all)
 	}
 }
 
+static void
+conn_shutdown(struct conn *c)
+{
+	struct process_event e = { .moment = PROCESS_SHUTDOWN };
+	int waiting = 0;
+
+	ioctl(c->in, FIONREAD, &waiting);
+	c->private->shutdown_at = c->input.len + (size_t)waiting;
+	conn_process_event(c, &e);
+	c->server->serves_on |= e.serve_on;
+}
+
 void
 fake_shutdown(struct fake_server *s, unsigned grace_ms)
 {
+	struct conn *next;
+
 	s->shutting_down = true;
 	s->shutdown_ns = now_ns() + (uint64_t)grace_ms * 1000000;
 	stop_listening(s);
+	/* What one of them brings about may end others; those still lead here, and nowhere. */
+	for (struct conn *c = s->conns; c != NULL && !c->private->gone; c = next) {
+		next = c->private->next;
+		conn_shutdown(c);
+	}
+	if (s->config->quiet != NULL)
+		quiet_begin_end(s->config->quiet);
 }
 
 unsigned

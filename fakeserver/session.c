@@ -27,7 +27,9 @@ handshake_flags(const struct conn *c)
 uint16_t
 session_flags(const struct conn *c, const struct fake_export *e)
 {
-	return c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+	uint16_t flags = c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+
+	return c->private->go_differs ? flags & (uint16_t)~NBD_FLAG_SEND_CACHE : flags;
 }
 
 uint32_t
@@ -216,6 +218,7 @@ arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 	c->request = m->kind == MSG_REQUEST ? &m->request : NULL;
 	if (lies(c, ON_PROCESS) || lies(c, ON_INCOMING))
 		ask_lies(c, m);
+	c->private->in_flight = c->private->taken < c->private->shutdown_at;
 	take_off(c, m->consumed);
 	if (m->close)
 		conn_end(c);
@@ -392,6 +395,7 @@ session_take(struct conn *c)
 	outgoing_reorder(c);
 	if (p->taken > 0)
 		buf_consume(&c->input, p->taken);
+	p->shutdown_at -= p->taken < p->shutdown_at ? p->taken : p->shutdown_at;
 	p->taken = 0;
 	return more && p->full;
 }

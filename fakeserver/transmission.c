@@ -110,7 +110,7 @@ check_request(const struct conn *c, const struct request *r)
 {
 	const struct command_rule *rule = rule_of(r->type);
 
-	if (c->server->shutting_down)
+	if (is_shut_down(c, KNOB_shutdown_serves_requests))
 		return NBD_ESHUTDOWN;
 	if (r->magic != NBD_REQUEST_MAGIC || !rule->known)
 		return NBD_EINVAL;

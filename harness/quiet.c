@@ -40,6 +40,7 @@ quiet_reset(struct quiet *q)
 	atomic_store(&q->connects, 0);
 	atomic_store(&q->accepts, 0);
 	atomic_store(&q->idle, false);
+	atomic_store(&q->ending, false);
 	for (int i = 0; i < QUIET_CONNECTIONS; i++) {
 		atomic_store(&q->consumed[i], 0);
 		atomic_store(&q->silent[i], false);
@@ -78,6 +79,29 @@ quiet_await_end(const struct quiet *q, unsigned n, int pidfd)
 	uint64_t count;
 
 	while (n < QUIET_CONNECTIONS && !atomic_load(&q->ended[n]) && !atomic_load(&q->silent[n])) {
+		left = until - now_ms();
+		if (left <= 0 || poll(p, 2, (int)left) < 0 || p[1].revents != 0)
+			return;
+		if (p[0].revents != 0)
+			(void)!read(q->event, &count, sizeof(count));
+	}
+}
+
+void
+quiet_begin_end(struct quiet *q)
+{
+	atomic_store(&q->ending, true);
+	(void)!write(q->event, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+void
+quiet_await_ending(const struct quiet *q, int pidfd)
+{
+	struct pollfd p[2] = { { .fd = q->event, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+	int64_t until = now_ms() + 5000, left;
+	uint64_t count;
+
+	while (!atomic_load(&q->ending)) {
 		left = until - now_ms();
 		if (left <= 0 || poll(p, 2, (int)left) < 0 || p[1].revents != 0)
 			return;

@@ -278,7 +278,7 @@ notice_end(struct slot *s, int ms)
 		return false;
 	free(s->end);
 	s->end = words;
-	s->one_shot |= !s->end_by_fault;
+	s->one_shot |= !s->end_by_fault && !s->server.terminated;
 	return true;
 }
 
@@ -322,7 +322,7 @@ blame(struct state *st, struct slot *s, const struct job *job, const char *messa
 static void
 server_died(struct state *st, struct slot *s, const struct job *job)
 {
-	bool wait = s->server.stdio >= 0 && s->server.pid > 0 && !s->lingers, ended;
+	bool wait = s->server.pid > 0 && (s->server.terminated || (s->server.stdio >= 0 && !s->lingers)), ended;
 	char *text;
 
 	/* A fake server's end is told by its lies; when exactly its process is gone is chance, and would make the matrix so. */
@@ -330,10 +330,10 @@ server_died(struct state *st, struct slot *s, const struct job *job)
 		return;
 
 	/* On standard input and output it ends when its client leaves, so it is waited for, unless it shows that it does not. */
-	if (wait)
+	if (wait && s->server.stdio >= 0)
 		shutdown(s->server.stdio, SHUT_RDWR);
 	ended = notice_end(s, wait ? ENDING_MS : 0);
-	s->lingers |= wait && !ended;
+	s->lingers |= wait && !ended && !s->server.terminated;
 	if (!ended || !s->end_by_fault)
 		return;
 	text = end_and_output(s);
@@ -535,6 +535,9 @@ take_report(struct state *st, struct slot *s)
 	case REPORT_SERVED:
 		s->server.starting = false;
 		st->served = true;
+		break;
+	case REPORT_TERMINATED:
+		s->server.terminated = s->suspect = true;
 		break;
 	case REPORT_BROKEN:
 		take_broken(st, s, &h, strings[REPORT_MESSAGE]);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* A server that says nothing for so long has hung; --time-factor scales it. */
-enum { WAIT_MS = 10000 };
+enum { WAIT_MS = 10000, UNDER_WAY_MS = 200 };
 
 const char *
 wait_text(enum outcome_of_wait w)
@@ -28,7 +28,10 @@ wait_text(enum outcome_of_wait w)
 static bool
 wait_for(struct session *s, short events, int64_t until)
 {
-	const struct quiet *q = s->test->private->server->quiet;
+	const struct server *server = s->test->private->server;
+	const struct quiet *q = server->quiet;
+	/* What was sent over TCP may be on its way still. */
+	int grace = server->target->tcp ? UNDER_WAY_MS : 0;
 	struct pollfd p[2] = { { .fd = s->fd, .events = events }, { .fd = q ? q->event : -1, .events = POLLIN } };
 	int64_t left;
 	uint64_t n;
@@ -41,7 +44,7 @@ wait_for(struct session *s, short events, int64_t until)
 
 		left = until - now_ms();
 		p[0].revents = p[1].revents = 0;
-		if (poll(p, 2, over || left < 0 ? 0 : (int)left) < 0 && errno != EINTR)
+		if (poll(p, over ? 1 : 2, over ? grace : left < 0 ? 0 : (int)left) < 0 && errno != EINTR)
 			return false;
 		if (p[0].revents != 0)
 			return true;

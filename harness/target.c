@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START_MS = 20000, STOP_MS = 3000, GREETING_MS = 10000 };
+enum { START_MS = 20000, STOP_MS = 3000, GREETING_MS = 10000, TERMINATE_MS = 100 };
 
 static bool
 program_has(char *const *program, const char *what)
@@ -226,6 +226,29 @@ listen_unix(struct server *s, const char *path)
 	return fd;
 }
 
+/* A listener for the fake server at the protocol's own port; so many addresses lead to this machine that one is free. */
+static int
+listen_tcp(struct server *s)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&s->address;
+	uint32_t start = (uint32_t)getpid() * 64;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	bool bound = false;
+
+	s->address_len = sizeof(*in);
+	for (uint32_t i = 0; i < 64 && !bound; i++) {
+		*in = (struct sockaddr_in){ .sin_family = AF_INET,
+			                    .sin_port = htons((uint16_t)strtoul(URI_DEFAULT_PORT, NULL, 10)),
+			                    .sin_addr.s_addr = htonl(0x7f000002 + (start + i) % 0xfffff0) };
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+		bound = fd >= 0 && bind(fd, (struct sockaddr *)in, sizeof(*in)) == 0 && listen(fd, 64) == 0;
+	}
+	if (bound || fd < 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
 static bool
 choose_port(struct server *s)
 {
@@ -270,7 +293,9 @@ make_address(struct server *s, int *passed, char error[512])
 		s->address_len = 0;
 		return true;
 	}
-	if (s->target->via == VIA_ACTIVATION || s->target->via == VIA_FORK)
+	if (s->target->via == VIA_FORK && s->target->tcp)
+		*passed = listen_tcp(s);
+	else if (s->target->via == VIA_ACTIVATION || s->target->via == VIA_FORK)
 		*passed = listen_unix(s, s->target->via == VIA_ACTIVATION ? s->socket : NULL);
 	if (*passed < 0)
 		snprintf(error, 512, "cannot make a socket: %s", strerror(errno));
@@ -468,6 +493,28 @@ server_start(struct server *s, const struct target *t, char error[512])
 	return !t->daemon || adopt_daemon(s, error);
 }
 
+/* A listener whose backlog is full, and a network that says nothing, hold a connect as long as we let them. */
+static int
+try_connect(const struct sockaddr *address, socklen_t len, int ms)
+{
+	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
+	int failed;
+
+	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) == 0 &&
+	    connect(fd, address, len) == 0) {
+		if (address->sa_family != AF_UNIX)
+			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+		fcntl(fd, F_SETFL, O_NONBLOCK);
+		return fd;
+	}
+	failed = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
+	if (fd >= 0)
+		close(fd);
+	errno = failed;
+	return -1;
+}
+
 /* ---- watching and ending ---- */
 
 bool
@@ -492,6 +539,8 @@ server_ended(struct server *s, bool *by_fault)
 	s->pidfd = -1;
 	s->pid = 0;
 	*by_fault = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+	if (s->terminated)
+		*by_fault = WIFSIGNALED(status) && WTERMSIG(status) != SIGTERM && WTERMSIG(status) != SIGKILL;
 	if (!*by_fault && (s->starting ? adopt_patiently(s) : adopt(s)))
 		return NULL;
 	return end_in_words("the server", status);
@@ -508,6 +557,32 @@ server_stderr(const struct server *s, unsigned lines)
 	text = file_tail(log, lines);
 	free(log);
 	return text;
+}
+
+/* Only the process itself: who runs a server knows its process number, and a second SIGTERM may mean haste. */
+bool
+server_terminate(const struct server *s, int fd)
+{
+	struct pollfd p[2] = { { .fd = s->pidfd, .events = POLLIN }, { .fd = fd, .events = POLLRDHUP } };
+
+	if (s->pid <= 0 || kill(s->pid, SIGTERM) != 0)
+		return false;
+	if (s->quiet != NULL)
+		quiet_await_ending(s->quiet, s->pidfd);
+	else
+		poll(p, 2, (int)(TERMINATE_MS * s->target->factor));
+	return true;
+}
+
+bool
+server_listens(const struct server *s)
+{
+	int fd = s->address_len > 0 ? try_connect((const struct sockaddr *)&s->address, s->address_len, TERMINATE_MS)
+	                            : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0 || s->target->via == VIA_STDIO;
 }
 
 void
@@ -549,28 +624,6 @@ server_stop(struct server *s)
 }
 
 /* ---- connecting ---- */
-
-/* A listener whose backlog is full, and a network that says nothing, hold a connect as long as we let them. */
-static int
-try_connect(const struct sockaddr *address, socklen_t len, int ms)
-{
-	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
-	int failed;
-
-	if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) == 0 &&
-	    connect(fd, address, len) == 0) {
-		if (address->sa_family != AF_UNIX)
-			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-		fcntl(fd, F_SETFL, O_NONBLOCK);
-		return fd;
-	}
-	failed = errno == EINPROGRESS || errno == EAGAIN ? ETIMEDOUT : errno;
-	if (fd >= 0)
-		close(fd);
-	errno = failed;
-	return -1;
-}
 
 static int
 connect_unix(const char *path, int ms, char error[512])

@@ -36,6 +36,7 @@ struct target {
 	double factor;			/* on every time limit */
 	void (*serve)(void *arg, int listen_fd, struct quiet *q);	/* for VIA_FORK: what the process does */
 	void *arg;
+	bool tcp;			/* for VIA_FORK: at port 10809 of a loopback address of its own, where that can be had */
 	bool fresh;			/* a new server for every case */
 	bool daemon;			/* the command ends once the server is in the background */
 };
@@ -54,6 +55,7 @@ struct server {
 	bool spawned;			/* its command was started, or could not be */
 	bool starting;			/* nobody has connected yet */
 	struct quiet *quiet;		/* for VIA_FORK */
+	bool terminated;		/* a case asked it to end: that it does is no fault */
 	int64_t end_by;			/* CLOCK_MONOTONIC, ms: it was asked to end until then; 0: it was not */
 };
 
@@ -73,6 +75,12 @@ bool server_running(const struct server *s);
  */
 char *server_ended(struct server *s, bool *by_fault);
 char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of what it printed; never NULL */
+/*
+ * For the case: SIGTERM, as an administrator sends it, and a moment for the server to begin with it: until it has ended
+ * or closed `fd`, or a tenth of a second is over. False where it is no process of ours.
+ */
+bool server_terminate(const struct server *s, int fd);
+bool server_listens(const struct server *s);		/* a new client can connect; it leaves at once */
 void server_ask(struct server *s);			/* to end: SIGTERM; the time that server_stop leaves it begins */
 void server_stop(struct server *s);			/* with all its children; removes its directory */
 

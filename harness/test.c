@@ -80,6 +80,29 @@ report_served(struct test *t)
 		send_report(t, &(struct report_header){ .type = REPORT_SERVED }, NULL);
 }
 
+/* The runner is told first, so that it takes nothing amiss that follows. */
+void
+terminate_server(struct test *t)
+{
+	const struct server *server = t->private->server;
+
+	if (server->pid <= 0)
+		skip(t, "shutdown", "the server was not started by nbdspec, which therefore does not end it");
+	send_report(t, &(struct report_header){ .type = REPORT_TERMINATED }, NULL);
+	note(t, "SIGTERM is sent to the server");
+	if (!server_terminate(server, t->s->fd))
+		skip(t, "shutdown", "the server has ended before it was asked to");
+}
+
+bool
+server_refuses_clients(struct test *t)
+{
+	bool listens = server_listens(t->private->server);
+
+	note(t, listens ? "the server still accepts connections" : "the server accepts no connections any more");
+	return !listens;
+}
+
 _Noreturn void
 run_case(const struct case_def *def, const struct server *server, int trace_fd, int report_fd)
 {

@@ -297,6 +297,11 @@ struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t of
 /* One chunk, whatever its cookie, magic checked; its data as other recv_ data: for replies that come interleaved. */
 struct chunk recv_chunk(struct test *t, enum requirement_id owed);
 
+/*
+ * A descriptor of the server's own end of this TCP connection, to be closed; skips where that cannot be had.
+ */
+int servers_socket(struct test *t);
+
 /* ---- how it ends ---- */
 
 /* The next valid message on this connection is understood and answered: an option in haggling, a READ in transmission. */
@@ -305,6 +310,12 @@ void expect_in_step(struct test *t, enum requirement_id r);
 void expect_disconnect(struct test *t, enum requirement_id r);
 /* Waits for what comes first: true and nothing taken where bytes come, false where the connection ended. */
 bool peer_goes_on(struct test *t, enum requirement_id owed);
+/*
+ * Asks the server to end by SIGTERM, and returns when it has begun with it, or had the time to. The case opens no further
+ * connection; the next one gets a new server. Skips where the server is not ours to end.
+ */
+void terminate_server(struct test *t);
+bool server_refuses_clients(struct test *t);	/* after terminate_server: nobody listens any more */
 /* A new client is served, as far as a READ or an INFO goes. Closes the current connection first. */
 void expect_next_client_served(struct test *t, enum requirement_id r);
 

@@ -14,6 +14,7 @@ enum report_type {
 	REPORT_DONE,		/* the case has ended by itself */
 	REPORT_BROKEN,		/* VERDICT_ERROR for the case, and the run ends: message */
 	REPORT_SERVED,		/* the server has greeted: it is no longer starting */
+	REPORT_TERMINATED,	/* the case is about to ask the server to end */
 };
 enum report_string { REPORT_POINT, REPORT_MESSAGE, REPORT_EXPECTED, REPORT_GOT, REPORT_FEATURE, REPORT_STRINGS };
 struct report_header {

@@ -232,6 +232,8 @@ CASE(info, long_lists,
 				open_fixed_newstyle(t);
 				ask_known(t, NBD_OPT_INFO, export_name(t), REQUESTS(NBD_INFO_BLOCK_SIZE),
 				          R(baseline_info_go));
+				/* Behind an INFO with other parameters GO may fail (proto.md:1345-1347). */
+				haggle_again(t);
 				ask_long_list(t, *o, lengths[i]);
 			}
 }

@@ -108,13 +108,14 @@ REPLY_LIE(cookie_signed, BREAKS(R(cookie_echoed)), "the highest bit of the cooki
 LIE(cookie_of_the_request_before, ON_OUTGOING, BREAKS(R(cookie_echoed)),
     "replies carry the cookie of the request before")
 {
+	static uint64_t before[256]; /* by connection, or what comes first would be chance */
 	uint64_t cookie = m->simple.cookie;
 
 	if (m->kind != MSG_SIMPLE_REPLY)
 		return;
-	if (l->arg != 0 && LIE_NOW)
-		m->simple.cookie = l->arg;
-	l->arg = cookie;
+	if (before[c->number % 256] != 0 && LIE_NOW)
+		m->simple.cookie = before[c->number % 256];
+	before[c->number % 256] = cookie;
 }
 
 LIE(cookie_zero_refused, ON_DISK, BREAKS(R(cookie_opaque)), "a request with cookie 0 gets NBD_EINVAL")
