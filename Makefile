@@ -8,7 +8,7 @@ CFLAGS := -O2 -g
 PYTHON := /usr/bin/python3
 PYTEST := /usr/bin/pytest-3
 SAN :=
-BUILD := build$(if $(SAN),-san)
+BUILD := build$(if $(SAN),$(if $(findstring thread,$(SAN)),-tsan,-san))
 
 rooms := harness fakeserver cases reports
 sources := $(wildcard $(addsuffix /*.c,$(rooms)) $(addsuffix /*/*.c,$(rooms)))
@@ -100,18 +100,19 @@ bench: all
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
 
+# The server suite against `serve`, and the units, with each sanitizer; a report anywhere fails it (tests/sanitized).
 sanitized:
 	@$(MAKE) --no-print-directory SAN=address,undefined all units
-	@for u in build-san/tests/unit_*; do case $$u in *.d) ;; *) echo "  UNIT    $$u"; $$u >$$u.log 2>&1 || { cat $$u.log; exit 1; };; esac; done
-	build-san/nbdspec server -q --destructive --time-factor 3 -- \
-		build-san/nbdspec serve --unix {socket} --export name=disk,size=64M,description=d
+	@tests/sanitized build-san
+	@$(MAKE) --no-print-directory SAN=thread all units
+	@tests/sanitized build-tsan
 
 FUZZ_SECONDS := 5
 fuzz:
 	@tests/fuzz/run $(FUZZ_SECONDS)
 
 clean:
-	rm -rf build build-san
+	rm -rf build build-san build-tsan
 
 FORCE:
 .PHONY: all units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
