@@ -58,6 +58,20 @@ build/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h $(fuzzed) $(fuzzed:.c=.h)
 	$(call quiet,FUZZ)$(CLANG) -std=gnu11 -D_GNU_SOURCE -I. -g -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all -o $@ $< $(fuzzed) $(shell pkg-config --cflags --libs libxml-2.0)
 
+# Those of the server feed all of it.
+served := $(filter-out fakeserver/cmd_serve.c,$(wildcard fakeserver/*.c)) \
+	$(filter-out harness/main.c harness/cmd_%.c,$(wildcard harness/*.c))
+fuzz_flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. -g -O1 -fsanitize=address,undefined \
+	-fno-sanitize-recover=all $(pkg_cflags)
+
+build/fuzz/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(CLANG) $(fuzz_flags) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+
+$(filter build/fuzz/fuzz_serve_%,$(fuzzers)): build/fuzz/%: tests/fuzz/%.c tests/fuzz/serve.h tests/fuzz/fuzz.h $(served:%.c=build/fuzz/obj/%.o)
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(CLANG) $(fuzz_flags) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^) $(pkg_libs) -lm
+
 units: $(units)
 fuzzers: $(fuzzers)
 
@@ -116,4 +130,4 @@ clean:
 
 FORCE:
 .PHONY: all units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
--include $(objects:.o=.d) $(units:=.d)
+-include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

@@ -840,6 +840,16 @@ fake_count(const struct fake_server *s)
 	return n;
 }
 
+static void
+take_events(struct fake_server *s, const struct epoll_event *events, int n)
+{
+	for (int i = 0; i < n; i++)
+		dispatch(s, events[i].data.ptr, events[i].events);
+	run_timers(s);
+	free_dead(s);
+	free_unwatched(s, false);
+}
+
 int
 fake_run(struct fake_server *s, int stop_fd)
 {
@@ -853,14 +863,20 @@ fake_run(struct fake_server *s, int stop_fd)
 		n = wait_for_events(s, events);
 		if (n < 0 && errno != EINTR)
 			return -1;
-		for (int i = 0; i < n; i++)
-			dispatch(s, events[i].data.ptr, events[i].events);
-		run_timers(s);
-		free_dead(s);
-		free_unwatched(s, false);
+		take_events(s, events, n);
 	}
 	unwatch(s, &s->stop_source);
 	return 0;
+}
+
+int
+fake_turn(struct fake_server *s)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	int n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);
+
+	take_events(s, events, n);
+	return n < 0 && errno == EINTR ? 0 : n;
 }
 
 void
