@@ -36,6 +36,7 @@ enum option_id {
 	OPT_CONTROL,
 	OPT_GRACE,
 	OPT_MEMORY_LIMIT,
+	OPT_BUFFER_LIMIT,
 	OPT_RUN,
 	OPT_VERBOSE,
 	OPT_LIST_LIES,
@@ -63,6 +64,8 @@ static const struct cli_option options[] = {
 	{ "grace", 0, "MS", "how long a shutdown waits for the clients (default: 1000)", OPT_GRACE, false },
 	{ "memory-limit", 0, "SIZE", "how much the disks may take (default: 8G); then writes get ENOSPC",
 	  OPT_MEMORY_LIMIT, false },
+	{ "buffer-limit", 0, "SIZE", "how much all connections may take (default: 2G); then the largest is cut off",
+	  OPT_BUFFER_LIMIT, false },
 	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
 	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
@@ -180,6 +183,11 @@ read_option(struct serve *q, int id, const char *value)
 		if (!size_parse(value, &bytes))
 			return cli_usage_error(q->cli, "--memory-limit %s: want bytes, or with k, M, G, T, P", value);
 		disk_limit_memory(bytes);
+		break;
+	case OPT_BUFFER_LIMIT:
+		if (!size_parse(value, &bytes) || bytes == 0)
+			return cli_usage_error(q->cli, "--buffer-limit %s: want bytes, or with k, M, G, T, P", value);
+		q->config.buffers_most = bytes;
 		break;
 	case OPT_RUN:
 		q->run = value;

@@ -53,6 +53,7 @@ struct fake_config {
 	struct lie_use *lies;		/* in the order given */
 	size_t n_lies;
 	uint64_t seed;
+	uint64_t buffers_most;		/* bytes for all connections, then the largest is cut off; 0: 2 GiB */
 	struct quiet *quiet;		/* NULL unless the harness started us */
 	struct trace *trace;		/* NULL for none */
 	FILE *log;			/* every message in words, NULL for none */

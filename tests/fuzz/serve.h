@@ -356,6 +356,8 @@ start(struct world *w, struct program *p, unsigned clients)
 		w->config.events = null;
 	if ((setup & 8) != 0)
 		w->config.log = null;
+	if ((setup & 16) != 0)
+		w->config.buffers_most = 300 << 10;
 	for (; n_knobs > 0; n_knobs--)
 		w->config.knob[next_u8(p) % N_KNOBS] = true;
 	w->server = fake_new(&w->config);
