@@ -111,7 +111,7 @@ def test_nbdinfo_list(serve, knobs):
         assert exports[0]["description"] == "one, two"
 
 
-@pytest.mark.parametrize("args", [["--connections", "1"], ["--connections", "4"], ["--synchronous"]])
+@pytest.mark.parametrize("args", [["--connections", "1"], ["--connections", "4", "--threads", "4"], ["--synchronous"]])
 @pytest.mark.parametrize("setup", [[], ["--knob", "no_structured_replies"], ["--knob", "replies_out_of_order"],
                                    ["--export", "min=4096,pref=4096,max=1M,size=16M"]])
 def test_nbdcopy(serve, image, tmp_path, args, setup):
