@@ -110,6 +110,11 @@ add_export(struct serve *q, const char *spec)
 	free(text);
 	if (!ok)
 		return cli_usage_error(q->cli, "--export '%s': %s", spec, error);
+	for (size_t i = 0; i < config->n_exports; i++)
+		if (strcmp(config->exports[i].name, config->exports[config->n_exports].name) == 0) {
+			export_free(&config->exports[config->n_exports]);
+			return cli_usage_error(q->cli, "--export '%s': an earlier one has the same name", spec);
+		}
 	config->n_exports++;
 	return 0;
 }
@@ -163,6 +168,8 @@ read_option(struct serve *q, int id, const char *value)
 
 	switch (id) {
 	case OPT_UNIX:
+		if (*value == '\0')
+			return cli_usage_error(q->cli, "--unix: want the path of a socket");
 		q->unix_path = value;
 		break;
 	case OPT_TCP:
@@ -175,6 +182,8 @@ read_option(struct serve *q, int id, const char *value)
 		q->log_path = value;
 		break;
 	case OPT_CONTROL:
+		if (*value == '\0')
+			return cli_usage_error(q->cli, "--control: want the path of a socket");
 		q->control_path = value;
 		break;
 	case OPT_GRACE:
@@ -343,9 +352,13 @@ static int
 take_activated(struct serve *q)
 {
 	for (int fd = LISTEN_FIRST_ACTIVATED; fd < LISTEN_FIRST_ACTIVATED + q->activated; fd++) {
-		int added =
-			is_listening(fd) ? fake_add_listener(q->server, fd) : fake_add_connection(q->server, fd, fd);
+		int added;
 
+		if (!is_listening(fd) && !is_connected(fd))
+			return cli_broken(q->cli,
+			                  "descriptor %d of LISTEN_FDS: want a stream socket, listening or connected",
+			                  fd);
+		added = is_listening(fd) ? fake_add_listener(q->server, fd) : fake_add_connection(q->server, fd, fd);
 		if (added < 0)
 			return cli_broken(q->cli, "descriptor %d of LISTEN_FDS: %s", fd, strerror(errno));
 	}
@@ -359,7 +372,8 @@ start_listening(struct serve *q)
 		return take_activated(q);
 	if (q->stdio) {
 		if (fake_add_connection(q->server, STDIN_FILENO, STDOUT_FILENO) < 0)
-			return cli_broken(q->cli, "--stdio: standard input and output: %s", strerror(errno));
+			return cli_broken(q->cli, "--stdio: standard input and output: %s",
+			                  errno == EPERM ? "want a socket or two pipes" : strerror(errno));
 		return 0;
 	}
 	if (q->unix_path != NULL || (q->tcp == NULL && q->run != NULL))
@@ -522,6 +536,8 @@ serve(struct serve *q)
 	int status;
 
 	q->activated = activated_descriptors();
+	if (q->activated < 0)
+		return cli_broken(q->cli, "LISTEN_FDS: want how many descriptors are open from 3 on");
 	if (q->activated > 0 && (q->unix_path != NULL || q->tcp != NULL || q->stdio))
 		return cli_usage_error(q->cli, "--unix, --tcp and --stdio do not go with LISTEN_FDS");
 	if (q->activated > 0 && q->run != NULL)
