@@ -8,7 +8,7 @@ CFLAGS := -O2 -g
 PYTHON := /usr/bin/python3
 PYTEST := /usr/bin/pytest-3
 SAN :=
-BUILD := build$(if $(SAN),-san)
+BUILD := build$(if $(SAN),$(if $(findstring thread,$(SAN)),-tsan,-san))
 
 rooms := harness fakeserver cases reports
 sources := $(wildcard $(addsuffix /*.c,$(rooms)) $(addsuffix /*/*.c,$(rooms)))
@@ -58,6 +58,20 @@ build/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h $(fuzzed) $(fuzzed:.c=.h)
 	$(call quiet,FUZZ)$(CLANG) -std=gnu11 -D_GNU_SOURCE -I. -g -O1 -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all -o $@ $< $(fuzzed) $(shell pkg-config --cflags --libs libxml-2.0)
 
+# Those of the server feed all of it.
+served := $(filter-out fakeserver/cmd_serve.c,$(wildcard fakeserver/*.c)) \
+	$(filter-out harness/main.c harness/cmd_%.c,$(wildcard harness/*.c))
+fuzz_flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. -g -O1 -fsanitize=address,undefined \
+	-fno-sanitize-recover=all $(pkg_cflags)
+
+build/fuzz/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(CLANG) $(fuzz_flags) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+
+$(filter build/fuzz/fuzz_serve_%,$(fuzzers)): build/fuzz/%: tests/fuzz/%.c tests/fuzz/serve.h tests/fuzz/fuzz.h $(served:%.c=build/fuzz/obj/%.o)
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(CLANG) $(fuzz_flags) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^) $(pkg_libs) -lm
+
 units: $(units)
 fuzzers: $(fuzzers)
 
@@ -100,19 +114,20 @@ bench: all
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
 
+# The server suite against `serve`, and the units, with each sanitizer; a report anywhere fails it (tests/sanitized).
 sanitized:
 	@$(MAKE) --no-print-directory SAN=address,undefined all units
-	@for u in build-san/tests/unit_*; do case $$u in *.d) ;; *) echo "  UNIT    $$u"; $$u >$$u.log 2>&1 || { cat $$u.log; exit 1; };; esac; done
-	build-san/nbdspec server -q --destructive --time-factor 3 -- \
-		build-san/nbdspec serve --unix {socket} --export name=disk,size=64M,description=d
+	@tests/sanitized build-san
+	@$(MAKE) --no-print-directory SAN=thread all units
+	@tests/sanitized build-tsan
 
 FUZZ_SECONDS := 5
 fuzz:
 	@tests/fuzz/run $(FUZZ_SECONDS)
 
 clean:
-	rm -rf build build-san
+	rm -rf build build-san build-tsan
 
 FORCE:
 .PHONY: all units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
--include $(objects:.o=.d) $(units:=.d)
+-include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

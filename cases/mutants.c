@@ -111,8 +111,10 @@ plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 static void
 add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
 {
-	if (glob != NULL && fnmatch(glob, mutant.name, 0) != 0)
+	if (glob != NULL && fnmatch(glob, mutant.name, 0) != 0) {
+		free((char *)mutant.name);
 		return;
+	}
 	m->mutants = reallocarray(m->mutants, m->n_mutants + 1, sizeof(*m->mutants));
 	if (m->mutants == NULL)
 		abort();

@@ -36,6 +36,7 @@ enum option_id {
 	OPT_CONTROL,
 	OPT_GRACE,
 	OPT_MEMORY_LIMIT,
+	OPT_BUFFER_LIMIT,
 	OPT_RUN,
 	OPT_VERBOSE,
 	OPT_LIST_LIES,
@@ -63,6 +64,8 @@ static const struct cli_option options[] = {
 	{ "grace", 0, "MS", "how long a shutdown waits for the clients (default: 1000)", OPT_GRACE, false },
 	{ "memory-limit", 0, "SIZE", "how much the disks may take (default: 8G); then writes get ENOSPC",
 	  OPT_MEMORY_LIMIT, false },
+	{ "buffer-limit", 0, "SIZE", "how much all connections may take (default: 2G); then the largest is cut off",
+	  OPT_BUFFER_LIMIT, false },
 	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
 	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
@@ -107,6 +110,11 @@ add_export(struct serve *q, const char *spec)
 	free(text);
 	if (!ok)
 		return cli_usage_error(q->cli, "--export '%s': %s", spec, error);
+	for (size_t i = 0; i < config->n_exports; i++)
+		if (strcmp(config->exports[i].name, config->exports[config->n_exports].name) == 0) {
+			export_free(&config->exports[config->n_exports]);
+			return cli_usage_error(q->cli, "--export '%s': an earlier one has the same name", spec);
+		}
 	config->n_exports++;
 	return 0;
 }
@@ -160,6 +168,8 @@ read_option(struct serve *q, int id, const char *value)
 
 	switch (id) {
 	case OPT_UNIX:
+		if (*value == '\0')
+			return cli_usage_error(q->cli, "--unix: want the path of a socket");
 		q->unix_path = value;
 		break;
 	case OPT_TCP:
@@ -172,6 +182,8 @@ read_option(struct serve *q, int id, const char *value)
 		q->log_path = value;
 		break;
 	case OPT_CONTROL:
+		if (*value == '\0')
+			return cli_usage_error(q->cli, "--control: want the path of a socket");
 		q->control_path = value;
 		break;
 	case OPT_GRACE:
@@ -180,6 +192,11 @@ read_option(struct serve *q, int id, const char *value)
 		if (!size_parse(value, &bytes))
 			return cli_usage_error(q->cli, "--memory-limit %s: want bytes, or with k, M, G, T, P", value);
 		disk_limit_memory(bytes);
+		break;
+	case OPT_BUFFER_LIMIT:
+		if (!size_parse(value, &bytes) || bytes == 0)
+			return cli_usage_error(q->cli, "--buffer-limit %s: want bytes, or with k, M, G, T, P", value);
+		q->config.buffers_most = bytes;
 		break;
 	case OPT_RUN:
 		q->run = value;
@@ -335,9 +352,13 @@ static int
 take_activated(struct serve *q)
 {
 	for (int fd = LISTEN_FIRST_ACTIVATED; fd < LISTEN_FIRST_ACTIVATED + q->activated; fd++) {
-		int added =
-			is_listening(fd) ? fake_add_listener(q->server, fd) : fake_add_connection(q->server, fd, fd);
+		int added;
 
+		if (!is_listening(fd) && !is_connected(fd))
+			return cli_broken(q->cli,
+			                  "descriptor %d of LISTEN_FDS: want a stream socket, listening or connected",
+			                  fd);
+		added = is_listening(fd) ? fake_add_listener(q->server, fd) : fake_add_connection(q->server, fd, fd);
 		if (added < 0)
 			return cli_broken(q->cli, "descriptor %d of LISTEN_FDS: %s", fd, strerror(errno));
 	}
@@ -351,7 +372,8 @@ start_listening(struct serve *q)
 		return take_activated(q);
 	if (q->stdio) {
 		if (fake_add_connection(q->server, STDIN_FILENO, STDOUT_FILENO) < 0)
-			return cli_broken(q->cli, "--stdio: standard input and output: %s", strerror(errno));
+			return cli_broken(q->cli, "--stdio: standard input and output: %s",
+			                  errno == EPERM ? "want a socket or two pipes" : strerror(errno));
 		return 0;
 	}
 	if (q->unix_path != NULL || (q->tcp == NULL && q->run != NULL))
@@ -514,6 +536,8 @@ serve(struct serve *q)
 	int status;
 
 	q->activated = activated_descriptors();
+	if (q->activated < 0)
+		return cli_broken(q->cli, "LISTEN_FDS: want how many descriptors are open from 3 on");
 	if (q->activated > 0 && (q->unix_path != NULL || q->tcp != NULL || q->stdio))
 		return cli_usage_error(q->cli, "--unix, --tcp and --stdio do not go with LISTEN_FDS");
 	if (q->activated > 0 && q->run != NULL)

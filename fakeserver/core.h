@@ -21,9 +21,9 @@ enum {
 	INPUT_MOST = 256 << 10,
 	OPTIONS_MOST = 1000,		/* of the knob haggling_limited */
 	QUEUE_MOST = 64,		/* requests that are carried out in another order */
-	BUFFERS_MOST = 2048,		/* MiB of buffers for all connections; beyond it who has large ones is cut off */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
+#define BUFFERS_DEFAULT (UINT64_C(2) << 30)	/* of all connections together; beyond it who has most is cut off */
 
 /* Something that happens when so many bytes of the output are sent. */
 enum mark_kind { MARK_MESSAGE, MARK_SPLIT, MARK_DELAY, MARK_CLOSE, MARK_RESET, MARK_SILENCE };
@@ -95,7 +95,7 @@ struct conn_private {
 	/* For the knob requests_out_of_order: what waits to be carried out; their data is in .input. */
 	struct incoming *queue;
 	size_t n_queued, queue_cap, queued_bytes;
-	uint64_t counted;		/* of its buffers in fake_server.buffers */
+	uint64_t counted;		/* what its buffers take in fake_server.buffers */
 	bool gone;			/* closed; freed when the batch of events is done */
 };
 

@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,6 +28,15 @@ nobody_listens(const struct sockaddr_un *a)
 	return refused;
 }
 
+/* A file of another kind refuses connections, too, and is nobody's to remove. */
+static bool
+is_socket(const char *path)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
 static int
 bind_unix(int fd, const struct sockaddr_un *a)
 {
@@ -33,6 +44,10 @@ bind_unix(int fd, const struct sockaddr_un *a)
 		return 0;
 	if (errno != EADDRINUSE)
 		return -1;
+	if (!is_socket(a->sun_path)) {
+		errno = EEXIST;
+		return -1;
+	}
 	if (!nobody_listens(a)) {
 		errno = EADDRINUSE;
 		return -1;
@@ -196,16 +211,17 @@ int
 activated_descriptors(void)
 {
 	const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS");
-	int count = 0;
+	bool ours = pid != NULL && n != NULL && strtol(pid, NULL, 10) == (long)getpid();
+	char *end;
+	long count = ours ? strtol(n, &end, 10) : 0;
+	bool good = !ours || (end != n && *end == '\0' && count >= 0 && count <= INT_MAX - LISTEN_FIRST_ACTIVATED);
 
-	if (pid != NULL && n != NULL && strtol(pid, NULL, 10) == (long)getpid())
-		count = atoi(n);
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");
-	for (int fd = LISTEN_FIRST_ACTIVATED; fd < LISTEN_FIRST_ACTIVATED + count; fd++)
-		fcntl(fd, F_SETFD, FD_CLOEXEC);
-	return count;
+	for (int i = 0; good && i < count; i++)
+		good = fcntl(LISTEN_FIRST_ACTIVATED + i, F_SETFD, FD_CLOEXEC) == 0;
+	return good ? (int)count : -1;
 }
 
 bool
@@ -214,6 +230,16 @@ is_listening(int fd)
 	int yes = 0;
 
 	return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &yes, &(socklen_t){ sizeof(yes) }) == 0 && yes != 0;
+}
+
+bool
+is_connected(int fd)
+{
+	struct sockaddr_storage a;
+	int type = 0;
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){ sizeof(type) }) == 0 && type == SOCK_STREAM &&
+	       getpeername(fd, (struct sockaddr *)&a, &(socklen_t){ sizeof(a) }) == 0;
 }
 
 char *

@@ -478,17 +478,60 @@ is_drained(const struct conn *c)
 	return unsent(c) == 0 && p->wake_ns == 0 && p->marks_passed == p->marks.n && !p->silent;
 }
 
-/* Many clients that never read could make us grow as much as they are; large buffers then end their connection. */
-static bool
-has_too_much(struct conn *c)
+/* ---- memory that clients make us take ---- */
+
+static void
+count_buffers(struct conn *c)
 {
 	struct conn_private *p = c->private;
 	struct fake_server *s = c->server;
 
 	s->buffers -= p->counted;
-	p->counted = c->input.cap + c->output.cap + p->held.cap;
+	p->counted = c->input.cap + c->output.cap + p->held.cap + p->units_cap * sizeof(*p->units) +
+	             p->queue_cap * sizeof(*p->queue) + (p->marks.cap + p->held_marks.cap) * sizeof(*p->marks.at);
 	s->buffers += p->counted;
-	return s->buffers >> 20 >= BUFFERS_MOST && p->counted > INPUT_MOST;
+}
+
+/* Buffers are kept for their next use while there is room for them. */
+static void
+give_back_empty(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	if (c->input.len == 0)
+		buf_free(&c->input);
+	if (c->output.len == 0 && p->marks.n == 0) {
+		buf_free(&c->output);
+		free(p->marks.at);
+		p->marks = (struct marks){ 0 };
+	}
+	/* Between two turns nothing is queued, and nothing waits for its order. */
+	free(p->units);
+	free(p->queue);
+	p->units = NULL;
+	p->queue = NULL;
+	p->units_cap = p->queue_cap = 0;
+	count_buffers(c);
+}
+
+/* Many clients that never read could make us grow as much as they are; whoever has most then loses its connection. */
+static void
+limit_buffers(struct fake_server *s)
+{
+	uint64_t most = s->config->buffers_most != 0 ? s->config->buffers_most : BUFFERS_DEFAULT;
+
+	if (s->buffers <= most)
+		return;
+	for (struct conn *c = s->conns; c != NULL; c = c->private->next)
+		give_back_empty(c);
+	while (s->buffers > most && s->conns != NULL) {
+		struct conn *largest = s->conns;
+
+		for (struct conn *c = s->conns; c != NULL; c = c->private->next)
+			if (c->private->counted > largest->private->counted)
+				largest = c;
+		conn_close(largest, TRACE_RESET);
+	}
 }
 
 static void
@@ -507,8 +550,12 @@ conn_turn(struct conn *c)
 		return;
 	if ((c->phase == PHASE_CLOSING || p->input_ended) && is_drained(c))
 		conn_close(c, TRACE_DISCONNECT);
-	else if (has_too_much(c) || watch_conn(c) < 0)
+	else if (watch_conn(c) < 0)
 		conn_close(c, TRACE_RESET);
+	if (p->gone)
+		return;
+	count_buffers(c);
+	limit_buffers(c->server);
 }
 
 static void
@@ -863,6 +910,16 @@ fake_count(const struct fake_server *s)
 	return n;
 }
 
+static void
+take_events(struct fake_server *s, const struct epoll_event *events, int n)
+{
+	for (int i = 0; i < n; i++)
+		dispatch(s, events[i].data.ptr, events[i].events);
+	run_timers(s);
+	free_dead(s);
+	free_unwatched(s, false);
+}
+
 int
 fake_run(struct fake_server *s, int stop_fd)
 {
@@ -876,14 +933,20 @@ fake_run(struct fake_server *s, int stop_fd)
 		n = wait_for_events(s, events);
 		if (n < 0 && errno != EINTR)
 			return -1;
-		for (int i = 0; i < n; i++)
-			dispatch(s, events[i].data.ptr, events[i].events);
-		run_timers(s);
-		free_dead(s);
-		free_unwatched(s, false);
+		take_events(s, events, n);
 	}
 	unwatch(s, &s->stop_source);
 	return 0;
+}
+
+int
+fake_turn(struct fake_server *s)
+{
+	struct epoll_event events[EVENTS_AT_ONCE];
+	int n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);
+
+	take_events(s, events, n);
+	return n < 0 && errno == EINTR ? 0 : n;
 }
 
 void

@@ -53,6 +53,7 @@ struct fake_config {
 	struct lie_use *lies;		/* in the order given */
 	size_t n_lies;
 	uint64_t seed;
+	uint64_t buffers_most;		/* bytes for all connections, then the largest is cut off; 0: 2 GiB */
 	struct quiet *quiet;		/* NULL unless the harness started us */
 	struct trace *trace;		/* NULL for none */
 	FILE *log;			/* every message in words, NULL for none */
@@ -93,6 +94,8 @@ int fake_add_listener(struct fake_server *s, int fd);		/* takes the descriptor o
 int fake_add_connection(struct fake_server *s, int in, int out);	/* likewise; a session on a pipe pair or socket */
 /* Serves until fake_stop, until `stop_fd` is readable (-1 for none), or until nothing is left to serve. 0, or -1 and errno. */
 int fake_run(struct fake_server *s, int stop_fd);
+/* Instead of fake_run, in somebody else's loop: serves what is ready, without waiting. How much that was, or -1 and errno. */
+int fake_turn(struct fake_server *s);
 void fake_stop(struct fake_server *s);				/* at once; async-signal-safe */
 /*
  * No new clients; what the old ones still ask gets NBD_REP_ERR_SHUTDOWN or NBD_ESHUTDOWN. The server stops when they

@@ -339,12 +339,14 @@ static bool
 take_one(struct conn *c)
 {
 	struct conn_private *p = c->private;
-	struct wire in = wire(c->input.at + p->taken, c->input.len - p->taken);
+	size_t left = c->input.len - p->taken;
+	struct wire in;
 
 	if (p->discard > 0 || p->has_pending)
-		return take_discarded(c, in.left);
-	if (in.left == 0 || in.left < p->need)
+		return take_discarded(c, left);
+	if (left == 0 || left < p->need)
 		return false;
+	in = wire(c->input.at + p->taken, left);
 	switch (c->phase) {
 	case PHASE_CLIENT_FLAGS:
 		return take_client_flags(c, in);

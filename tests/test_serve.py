@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_nbdinfo_list(serve, knobs):
         assert exports[0]["description"] == "one, two"
 
 
-@pytest.mark.parametrize("args", [["--connections", "1"], ["--connections", "4"], ["--synchronous"]])
+@pytest.mark.parametrize("args", [["--connections", "1"], ["--connections", "4", "--threads", "4"], ["--synchronous"]])
 @pytest.mark.parametrize("setup", [[], ["--knob", "no_structured_replies"], ["--knob", "replies_out_of_order"],
                                    ["--export", "min=4096,pref=4096,max=1M,size=16M"]])
 def test_nbdcopy(serve, image, tmp_path, args, setup):
@@ -409,11 +410,48 @@ def test_once(serve):
     (["--grace", "x"], 2, "--grace"),
     (["--memory-limit", "x"], 2, "k, M"),
     (["--export", "contexts=foo:bar"], 2, "base:allocation"),
+    (["--buffer-limit", "0"], 2, "k, M"),
+    (["--unix", "", "--run", "true"], 2, "path"),
+    (["--control", "", "--run", "true"], 2, "path"),
+    (["--unix", "/dev/null", "--run", "true"], 3, "exists"),
+    (["--export", "name=a", "--export", "size=1M,name=a"], 2, "same name"),
     (["frob"], 2, "frob"),
 ])
 def test_bad_arguments(args, status, says):
     p = nbdspec(*args)
     assert p.returncode == status and p.stderr.count("\n") == 1 and says in p.stderr and p.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["--unix", "--control"])
+def test_a_file_that_is_no_socket_stays(tmp_path, option):
+    (tmp_path / "f").write_text("precious")
+    p = nbdspec(option, str(tmp_path / "f"), "--run", "true")
+    assert p.returncode == 3 and str(tmp_path / "f") in p.stderr and (tmp_path / "f").read_text() == "precious"
+
+
+def test_stdio_that_cannot_be(tmp_path):
+    with open(tmp_path / "f", "w+") as f:
+        p = subprocess.run([NBDSPEC, "serve", "--stdio"], stdin=f, stdout=f, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert p.returncode == 3 and "a socket or two pipes" in p.stderr
+
+
+def activated(number, fd=None):
+    """What becomes of a server that is told of so many descriptors, of which 3 is this one, or closed."""
+    program = ("import os, sys\nos.environ.update(LISTEN_FDS=sys.argv[1], LISTEN_PID=str(os.getpid()))\n"
+               "fd = int(sys.argv[2])\nos.dup2(fd, 3) if fd > 3 else fd == 3 or os.closerange(3, 9)\nos.set_inheritable(3, True) if fd > 0 else 0\n"
+               "os.execv(sys.argv[3], ['nbdspec', 'serve'])")
+    return subprocess.run([sys.executable, "-S", "-c", program, number, str(fd or -1), os.path.abspath(NBDSPEC)], text=True,
+                          pass_fds=[fd] if fd else [], timeout=PATIENCE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_descriptors_that_cannot_be_served(tmp_path):
+    for number in ("x", "-1", "1", "2000000000", "99999999999999999999"):
+        p = activated(number)
+        assert p.returncode == 3 and p.stderr.count("\n") == 1 and "LISTEN_FDS" in p.stderr and p.stdout == ""
+    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, open(tmp_path / "f", "w+") as f:
+        for it in (tcp, udp, f):
+            p = activated("1", it.fileno())
+            assert p.returncode == 3 and "descriptor 3 of LISTEN_FDS: want a stream socket" in p.stderr
 
 
 def test_address_in_use(serve):
