@@ -134,6 +134,15 @@ interrupt(struct state *st)
 
 static void server_died(struct state *st, struct slot *s, const struct job *job);
 
+/* NULL when the system refuses: then every case finds out for itself. */
+static _Atomic bool *
+shared_flag(void)
+{
+	void *at = mmap(NULL, sizeof(_Atomic bool), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
 {
@@ -150,6 +159,8 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	s->suspect = false;
 	if (t->via == VIA_FORK && s->server.quiet == NULL)
 		s->server.quiet = quiet_new();
+	if (t->via != VIA_FORK && s->server.one_at_a_time == NULL)
+		s->server.one_at_a_time = shared_flag();
 	if (server_start(&s->server, t, error))
 		return true;
 	if (asprintf(&why, "the server could not be started: %s", error) < 0)
@@ -730,6 +741,8 @@ end_slots(struct state *st)
 	for (unsigned i = 0; i < st->r->slots; i++) {
 		server_stop(&st->slots[i].server);
 		quiet_free(st->slots[i].server.quiet);
+		if (st->slots[i].server.one_at_a_time != NULL)
+			munmap(st->slots[i].server.one_at_a_time, sizeof(_Atomic bool));
 		buf_free(&st->slots[i].in);
 		free(st->slots[i].lost);
 		free(st->slots[i].end);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* A server that says nothing for so long has hung; --time-factor scales it. */
-enum { WAIT_MS = 10000, UNDER_WAY_MS = 200 };
+enum { WAIT_MS = 10000, BESIDE_MS = 2000, UNDER_WAY_MS = 200 };
 
 const char *
 wait_text(enum outcome_of_wait w)
@@ -279,6 +279,23 @@ peer_goes_on(struct test *t, enum requirement_id owed)
 		return true;
 	w = n == 0 ? WAIT_CLOSED : WAIT_RESET;
 	trace_wait(t, w);
+	return false;
+}
+
+bool
+open_beside(struct test *t)
+{
+	_Atomic bool *one_at_a_time = t->private->server->one_at_a_time;
+
+	need_connections(t);
+	if (one_at_a_time != NULL && *one_at_a_time)
+		return false;
+	open_connection(t);
+	if (wait_for(t->s, POLLIN, now_ms() + (int64_t)(BESIDE_MS * t->private->factor)))
+		return peer_goes_on(t, R(greeting_magic));
+	trace_wait(t, WAIT_TIMED_OUT);
+	if (one_at_a_time != NULL)
+		*one_at_a_time = true;
 	return false;
 }
 

@@ -465,11 +465,16 @@ adopt_daemon(struct server *s, char error[512])
 bool
 server_start(struct server *s, const struct target *t, char error[512])
 {
-	struct quiet *quiet = s->quiet;
+	struct server kept = *s;
 	int passed = -1;
 	bool ok;
 
-	*s = (struct server){ .target = t, .quiet = quiet, .stdio = -1, .pidfd = -1, .starting = true };
+	*s = (struct server){ .target = t,
+		              .quiet = kept.quiet,
+		              .one_at_a_time = kept.one_at_a_time,
+		              .stdio = -1,
+		              .pidfd = -1,
+		              .starting = true };
 	if (t->via == VIA_URI)
 		return true;
 	if (t->via == VIA_FORK) {
@@ -620,7 +625,7 @@ server_stop(struct server *s)
 	free(s->dir);
 	free(s->socket);
 	free(s->file);
-	*s = (struct server){ .quiet = s->quiet, .stdio = -1, .pidfd = -1 };
+	*s = (struct server){ .quiet = s->quiet, .one_at_a_time = s->one_at_a_time, .stdio = -1, .pidfd = -1 };
 }
 
 /* ---- connecting ---- */

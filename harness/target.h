@@ -10,6 +10,7 @@
 #include "harness/quiet.h"
 #include "harness/uri.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -55,6 +56,7 @@ struct server {
 	bool spawned;			/* its command was started, or could not be */
 	bool starting;			/* nobody has connected yet */
 	struct quiet *quiet;		/* for VIA_FORK */
+	_Atomic bool *one_at_a_time;	/* for the others; shared with the cases, one of which found a second client unserved */
 	bool terminated;		/* a case asked it to end: that it does is no fault */
 	int64_t end_by;			/* CLOCK_MONOTONIC, ms: it was asked to end until then; 0: it was not */
 };

@@ -311,6 +311,11 @@ void expect_disconnect(struct test *t, enum requirement_id r);
 /* Waits for what comes first: true and nothing taken where bytes come, false where the connection ended. */
 bool peer_goes_on(struct test *t, enum requirement_id owed);
 /*
+ * Opens a connection beside the others. False where it is not served: closed at once, or left without a byte for two
+ * seconds, as servers for one client at a time do. No text forbids that; of a target it is found out once.
+ */
+bool open_beside(struct test *t);
+/*
  * Asks the server to end by SIGTERM, and returns when it has begun with it, or had the time to. The case opens no further
  * connection; the next one gets a new server. Skips where the server is not ours to end.
  */

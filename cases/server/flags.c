@@ -277,11 +277,9 @@ CASE(flags, df_is_told,
 
 /* A second session beside the first; a server need not serve two at a time, whatever it advertises. */
 static struct session *
-enter_beside(struct test *t)
+need_beside(struct test *t)
 {
-	need_connections(t);
-	open_connection(t);
-	if (!peer_goes_on(t, R(server_abandons_negotiation)))
+	if (!open_beside(t))
 		skip(t, "connections", "the server does not serve two connections at a time");
 	disconnect(t);
 	enter_transmission(t);
@@ -316,7 +314,7 @@ CASE(flags, multi_conn,
 			need_writable(t);
 			length = blocks(t, 4096);
 			need_size(t, length);
-			reader = enter_beside(t);
+			reader = need_beside(t);
 			must_read(t, 0, length, got, r);
 			use(t, writer);
 			for (uint32_t k = 0; k < length; k++)

@@ -179,9 +179,7 @@ CASE(shutdown, among_idle_clients,
 	idle = t->s;
 	in_step(t, R(each_request_one_reply));
 	for (unsigned stage = 0; stage < 3; stage++) {
-		open_connection(t);
-		/* Whoever lets in no more than two makes the rest of them wait. */
-		if (!peer_goes_on(t, R(supported_flags_set)))
+		if (!open_beside(t))
 			break;
 		recv_greeting(t);
 		if (stage > 0 && !t->s->oldstyle)
