@@ -6,6 +6,7 @@
 #include "fakeserver/server.h"
 #include "harness/cli.h"
 #include "harness/file.h"
+#include "harness/nbd.h"
 #include "harness/uri.h"
 
 #include <errno.h>
@@ -37,6 +38,11 @@ enum option_id {
 	OPT_GRACE,
 	OPT_MEMORY_LIMIT,
 	OPT_BUFFER_LIMIT,
+	OPT_CACHE,
+	OPT_CACHE_LIMIT,
+	OPT_TEAR_UNIT,
+	OPT_CUT,
+	OPT_CUT_AT,
 	OPT_RUN,
 	OPT_VERBOSE,
 	OPT_LIST_LIES,
@@ -66,6 +72,14 @@ static const struct cli_option options[] = {
 	  OPT_MEMORY_LIMIT, false },
 	{ "buffer-limit", 0, "SIZE", "how much all connections may take (default: 2G); then the largest is cut off",
 	  OPT_BUFFER_LIMIT, false },
+	{ "cache", 0, NULL, "a volatile write cache: a power cut takes what was not made durable", OPT_CACHE, false },
+	{ "cache-limit", 0, "SIZE", "how much is not durable at once (default: 64M); beyond, the oldest is destaged",
+	  OPT_CACHE_LIMIT, false },
+	{ "tear-unit", 0, "BYTES", "what a power cut leaves in one piece (default: 512)", OPT_TEAR_UNIT, false },
+	{ "cut", 0, "POLICY",
+	  "what a power cut takes: drop (all it may, the default), keep (nothing), random (by the seed)", OPT_CUT,
+	  false },
+	{ "cut-at", 0, "N", "cut the power when the Nth request has arrived", OPT_CUT_AT, false },
 	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
 	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
@@ -79,7 +93,8 @@ struct serve {
 	struct fake_config config;
 	struct fake_server *server;
 	const char *unix_path, *tcp, *size, *run, *trace_path, *log_path, *control_path;
-	bool stdio, list_lies, list_knobs;
+	bool stdio, list_lies, list_knobs, cached;
+	struct cache_config cache;
 	int activated; /* descriptors that systemd, or who plays it, hands over */
 	struct trace trace;
 	unsigned long grace_ms;
@@ -156,7 +171,44 @@ read_flag(struct serve *q, int id)
 	case OPT_LIST_KNOBS:
 		q->list_knobs = true;
 		break;
+	case OPT_CACHE:
+		q->cached = true;
+		break;
 	}
+}
+
+/* What goes with --cache, and does nothing without it. */
+static int
+read_cache_option(struct serve *q, int id, const char *value)
+{
+	unsigned long long bytes;
+	unsigned long n;
+
+	q->cached = true;
+	switch (id) {
+	case OPT_CACHE_LIMIT:
+		if (!size_parse(value, &bytes))
+			return cli_usage_error(q->cli, "--cache-limit %s: want bytes, or with k, M, G, T, P", value);
+		q->cache.most = bytes;
+		break;
+	case OPT_TEAR_UNIT:
+		if (!cli_number(q->cli, "--tear-unit", value, 1, 65536, &n))
+			return STATUS_USAGE;
+		if ((n & (n - 1)) != 0)
+			return cli_usage_error(q->cli, "--tear-unit %s: want a power of two", value);
+		q->cache.tear_unit = (uint32_t)n;
+		break;
+	case OPT_CUT:
+		if (!cut_parse(value, &q->config.cut))
+			return cli_usage_error(q->cli, "--cut '%s': want drop, keep or random", value);
+		break;
+	case OPT_CUT_AT:
+		if (!cli_number(q->cli, "--cut-at", value, 1, ULONG_MAX, &n))
+			return STATUS_USAGE;
+		q->config.cut_at = n;
+		break;
+	}
+	return 0;
 }
 
 static int
@@ -198,6 +250,11 @@ read_option(struct serve *q, int id, const char *value)
 			return cli_usage_error(q->cli, "--buffer-limit %s: want bytes, or with k, M, G, T, P", value);
 		q->config.buffers_most = bytes;
 		break;
+	case OPT_CACHE_LIMIT:
+	case OPT_TEAR_UNIT:
+	case OPT_CUT:
+	case OPT_CUT_AT:
+		return read_cache_option(q, id, value);
 	case OPT_RUN:
 		q->run = value;
 		break;
@@ -243,6 +300,17 @@ read_options(struct serve *q)
 	return status;
 }
 
+static void
+add_caches(struct serve *q)
+{
+	for (size_t i = 0; i < q->config.n_exports; i++) {
+		struct fake_export *e = &q->config.exports[i];
+
+		q->cache.flush_covers_all = (e->flags & NBD_FLAG_CAN_MULTI_CONN) != 0;
+		e->cache = cache_new(e->disk, &q->cache);
+	}
+}
+
 static int
 read_command_line(struct serve *q)
 {
@@ -260,6 +328,8 @@ read_command_line(struct serve *q)
 		return cli_usage_error(cli, "want one of --unix, --tcp and --stdio");
 	if (q->run != NULL && q->stdio)
 		return cli_usage_error(cli, "--run goes with --unix or --tcp, not with --stdio");
+	if (q->cached)
+		add_caches(q);
 	return 0;
 }
 
@@ -589,7 +659,12 @@ clean_up(struct serve *q)
 static int
 run_serve(struct cli *cli)
 {
-	struct serve q = { .cli = cli, .config.seed = 1, .trace.fd = -1, .signals = -1, .grace_ms = 1000 };
+	struct serve q = { .cli = cli,
+		           .config.seed = 1,
+		           .cache = { .most = CACHE_MOST_DEFAULT, .tear_unit = TEAR_UNIT_DEFAULT },
+		           .trace.fd = -1,
+		           .signals = -1,
+		           .grace_ms = 1000 };
 	int status = read_command_line(&q);
 
 	if (status == 0)

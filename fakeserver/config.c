@@ -79,6 +79,7 @@ export_free(struct fake_export *e)
 {
 	free(e->name);
 	free(e->description);
+	cache_free(e->cache);
 	disk_free(e->disk);
 	*e = (struct fake_export){ 0 };
 }

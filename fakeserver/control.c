@@ -2,11 +2,13 @@
 
 #include "fakeserver/disk.h"
 #include "harness/names.h"
+#include "harness/nbd.h"
 #include "harness/wire.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -34,12 +36,21 @@ struct control {
 static void
 do_status(struct control *k, char *rest, FILE *out)
 {
+	const struct fake_config *config = fake_config_of(k->server);
 	struct fake_counters n = fake_count(k->server);
+	uint64_t bytes = 0, pending = 0;
 
 	(void)rest;
-	fprintf(out, "ok state=%s connections=%u exports=%zu memory=%" PRIu64,
-	        n.shutting_down ? "shutting-down" : "serving", n.open, fake_config_of(k->server)->n_exports,
-	        disk_memory());
+	for (size_t i = 0; i < config->n_exports; i++)
+		if (config->exports[i].cache != NULL) {
+			bytes += cache_bytes(config->exports[i].cache);
+			pending += cache_pending(config->exports[i].cache);
+		}
+	fprintf(out,
+	        "ok state=%s connections=%u exports=%zu memory=%" PRIu64 " generation=%u cached=%" PRIu64
+	        " pending=%" PRIu64,
+	        n.shutting_down ? "shutting-down" : "serving", n.open, config->n_exports, disk_memory(), n.generation,
+	        bytes, pending);
 }
 
 static void
@@ -50,8 +61,8 @@ do_counters(struct control *k, char *rest, FILE *out)
 	(void)rest;
 	fprintf(out,
 	        "ok accepted=%u options=%" PRIu64 " requests=%" PRIu64 " sent=%" PRIu64 " bytes-received=%" PRIu64
-	        " bytes-sent=%" PRIu64,
-	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent);
+	        " bytes-sent=%" PRIu64 " flushes=%" PRIu64 " fua=%" PRIu64,
+	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent, n.flushes, n.fua);
 }
 
 static struct fake_export *
@@ -137,6 +148,72 @@ do_mark(struct control *k, char *rest, FILE *out)
 	fputs("ok", out);
 }
 
+/* The next word of the line, or NULL; the line goes on behind it. */
+static char *
+take_word(char **rest)
+{
+	char *word = strsep(rest, " ");
+
+	while (word != NULL && *word == '\0')
+		word = strsep(rest, " ");
+	return word;
+}
+
+static bool
+read_number(const char *text, unsigned long most, unsigned long *n)
+{
+	char *end;
+
+	if (text == NULL || !isdigit((unsigned char)*text))
+		return false;
+	errno = 0;
+	*n = strtoul(text, &end, 10);
+	return *end == '\0' && errno == 0 && *n <= most;
+}
+
+static void
+do_power(struct control *k, char *rest, FILE *out)
+{
+	char *verb = take_word(&rest), *policy = take_word(&rest), *seed = take_word(&rest);
+	enum cut how = fake_config_of(k->server)->cut;
+	unsigned long n;
+
+	if (verb == NULL || strcmp(verb, "cut") != 0 || (policy != NULL && !cut_parse(policy, &how)) ||
+	    (seed != NULL && (how != CUT_RANDOM || !read_number(seed, ULONG_MAX, &n))) || take_word(&rest) != NULL) {
+		fputs("error want power cut [drop|keep|random [SEED]]", out);
+		return;
+	}
+	if (seed != NULL)
+		fake_seed(k->server, n);
+	fprintf(out, "ok generation=%u", fake_cut_power(k->server, how));
+}
+
+static void
+do_fail(struct control *k, char *rest, FILE *out)
+{
+	char *command = take_word(&rest), *times = take_word(&rest), *word = take_word(&rest);
+	uint64_t type = 0, error = NBD_EIO;
+	bool forget = false, ok;
+	unsigned long n = 0;
+
+	ok = command != NULL && name_value(NAME_COMMAND, command, &type) && type <= NBD_CMD_BLOCK_STATUS &&
+	     type != NBD_CMD_DISC && read_number(times, UINT_MAX, &n);
+	if (ok && word != NULL && strcmp(word, "forget") != 0) {
+		ok = name_value(NAME_ERROR, word, &error) && error != NBD_SUCCESS;
+		word = take_word(&rest);
+	}
+	if (ok && word != NULL) {
+		forget = strcmp(word, "forget") == 0 && type == NBD_CMD_FLUSH;
+		ok = forget && take_word(&rest) == NULL;
+	}
+	if (!ok) {
+		fputs("error want fail COMMAND N [ERROR] [forget], such as fail FLUSH 1 EIO forget", out);
+		return;
+	}
+	fake_fail(k->server, (uint16_t)type, (unsigned)n, (uint32_t)error, forget);
+	fputs("ok", out);
+}
+
 static void do_help(struct control *k, char *rest, FILE *out);
 
 static const struct control_command {
@@ -149,6 +226,8 @@ static const struct control_command {
 	{ "disconnect", "disconnect N|all", do_disconnect },
 	{ "shutdown", "shutdown", do_shutdown },
 	{ "mark", "mark TEXT", do_mark },
+	{ "power", "power cut [drop|keep|random [SEED]]", do_power },
+	{ "fail", "fail COMMAND N [ERROR] [forget]", do_fail },
 	{ "help", "help", do_help },
 };
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };

@@ -10,6 +10,7 @@
 
 #include "fakeserver/lie.h"
 #include "fakeserver/server.h"
+#include "harness/nbd.h"
 
 /* Limits in bytes: what a client can make us keep. */
 enum {
@@ -113,6 +114,13 @@ struct watched {
 	struct watched *next;
 };
 
+/* Of fake_fail(). */
+struct failing {
+	unsigned times;
+	uint32_t error;
+	bool forget;
+};
+
 struct fake_server {
 	struct fake_config *config;
 	bool lies[LIE_PLACES];		/* some lie hooks this place */
@@ -124,6 +132,7 @@ struct fake_server {
 	bool shutting_down;
 	bool serves_on;			/* a lie: and nobody is told */
 	uint64_t shutdown_ns;		/* when it has taken long enough */
+	struct failing failing[NBD_CMD_BLOCK_STATUS + 1];	/* by command */
 	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
 	uint64_t buffers;		/* bytes that the buffers of all connections take */
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { PAGE_BITS = 12, PAGE_BYTES = 1 << PAGE_BITS, NODE_BITS = 9, NODE_SLOTS = 1 << NODE_BITS };
+enum { PAGE_BITS = 12, PAGE_BYTES = DISK_PAGE, NODE_BITS = 9, NODE_SLOTS = 1 << NODE_BITS };
 
 struct node {
 	void *slot[NODE_SLOTS];
@@ -25,6 +25,7 @@ struct disk {
  * Nodes and pages are blocks of one size, taken off slabs of huge pages: a page fault for each page would cost a long
  * WRITE more than its copying. Freed blocks are used again and never given back before the process ends.
  */
+_Static_assert(PAGE_BYTES == 1 << PAGE_BITS, "one size of a page");
 _Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
 
 static struct {
@@ -36,7 +37,13 @@ static struct {
 void
 disk_limit_memory(uint64_t bytes)
 {
-	blocks.most = bytes >> PAGE_BITS;
+	blocks.most = bytes == UINT64_MAX ? UINT64_MAX : bytes >> PAGE_BITS;
+}
+
+uint64_t
+disk_memory_limit(void)
+{
+	return blocks.most == UINT64_MAX ? UINT64_MAX : blocks.most << PAGE_BITS;
 }
 
 uint64_t
@@ -313,4 +320,29 @@ disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how)
 	if (length > d->size - offset)
 		length = d->size - offset;
 	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : TRIMMED);
+}
+
+uint64_t
+disk_copy(struct disk *to, uint64_t to_offset, const struct disk *from, uint64_t from_offset, uint64_t length)
+{
+	uint64_t limit = disk_memory_limit(), run, data = 0;
+	uint8_t page[PAGE_BYTES];
+
+	disk_limit_memory(UINT64_MAX);
+	for (; length > 0; length -= run, to_offset += run, from_offset += run) {
+		enum disk_state state = disk_state(from, from_offset, &run), failed;
+
+		if (run > length)
+			run = length;
+		if (state != DISK_DATA) {
+			disk_zero(to, to_offset, run, state);
+			continue;
+		}
+		disk_read(from, from_offset, (size_t)run, page);
+		if (!disk_write(to, to_offset, (size_t)run, page, &failed))
+			abort();
+		data += run;
+	}
+	disk_limit_memory(limit);
+	return data;
 }

@@ -12,6 +12,8 @@
 
 struct disk;
 
+enum { DISK_PAGE = 4096 };		/* bytes: what is touched as a whole */
+
 struct disk *disk_new(uint64_t size);		/* aborts the process when memory runs out */
 void disk_free(struct disk *d);
 uint64_t disk_size(const struct disk *d);
@@ -29,8 +31,15 @@ void disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state
 /* The state at an offset on the disk; *run is how many bytes from there have it at the least, to the end of a page or the disk. */
 enum disk_state disk_state(const struct disk *d, uint64_t offset, uint64_t *run);
 
+/*
+ * Copies a range with the states of its pages, over whatever limit there is; aborts the process when memory runs out.
+ * Returns how many bytes of it are data.
+ */
+uint64_t disk_copy(struct disk *to, uint64_t to_offset, const struct disk *from, uint64_t from_offset, uint64_t length);
+
 /* How much memory all disks together may take, bytes; and how much they take. */
 void disk_limit_memory(uint64_t bytes);
+uint64_t disk_memory_limit(void);
 uint64_t disk_memory(void);
 
 #endif

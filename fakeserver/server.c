@@ -900,6 +900,40 @@ fake_disconnect(struct fake_server *s, unsigned number)
 	return n;
 }
 
+static uint64_t
+more_random(void *arg)
+{
+	return random_bits(arg);
+}
+
+unsigned
+fake_cut_power(struct fake_server *s, enum cut how)
+{
+	char text[40];
+
+	while (s->conns != NULL)
+		conn_reset(s->conns);
+	for (size_t i = 0; i < s->config->n_exports; i++)
+		if (s->config->exports[i].cache != NULL)
+			cache_cut(s->config->exports[i].cache, how, more_random, s);
+	s->counters.generation++;
+	snprintf(text, sizeof(text), "power cut, generation %u", s->counters.generation);
+	fake_mark(s, text);
+	return s->counters.generation;
+}
+
+void
+fake_fail(struct fake_server *s, uint16_t command, unsigned times, uint32_t error, bool forget)
+{
+	s->failing[command] = (struct failing){ times, error, forget };
+}
+
+void
+fake_seed(struct fake_server *s, uint64_t seed)
+{
+	s->random = seed;
+}
+
 struct fake_counters
 fake_count(const struct fake_server *s)
 {

@@ -5,6 +5,7 @@
 #ifndef NBDSPEC_FAKESERVER_H
 #define NBDSPEC_FAKESERVER_H
 
+#include "fakeserver/cache.h"
 #include "harness/quiet.h"
 #include "harness/requirement.h"
 #include "harness/trace.h"
@@ -43,6 +44,7 @@ struct fake_export {
 	struct info_block_size block;	/* bytes; all 0: the defaults (export_block) */
 	unsigned contexts;		/* 1 << META_… */
 	struct disk *disk;		/* owned */
+	struct cache *cache;		/* owned; NULL: what is written is durable at once */
 };
 
 struct fake_config {
@@ -59,6 +61,8 @@ struct fake_config {
 	FILE *log;			/* every message in words, NULL for none */
 	FILE *events;			/* every message as a line of JSON (event_log.h), NULL for none */
 	bool once;			/* stop after the first connection has ended */
+	enum cut cut;			/* how the power is cut where it is not said */
+	uint64_t cut_at;		/* the power is cut when the nth request has arrived, unanswered; 0: never */
 	bool *knob_asked;		/* [N_KNOBS] or NULL: notes which knobs the sessions have asked for */
 };
 
@@ -103,6 +107,14 @@ void fake_stop(struct fake_server *s);				/* at once; async-signal-safe */
  */
 void fake_shutdown(struct fake_server *s, unsigned grace_ms);
 unsigned fake_disconnect(struct fake_server *s, unsigned number);	/* 0: all; returns how many there were */
+/*
+ * Cuts the power: every connection is closed at once, with what is unsent, and each disk with a cache holds what the cut
+ * leaves. Returns the new generation, from 1.
+ */
+unsigned fake_cut_power(struct fake_server *s, enum cut how);
+/* The next so many commands of this type fail: they are not carried out. `forget`: a FLUSH that fails forgets (cache.h). */
+void fake_fail(struct fake_server *s, uint16_t command, unsigned times, uint32_t error, bool forget);
+void fake_seed(struct fake_server *s, uint64_t seed);		/* for all that is chosen at random from now on */
 void fake_mark(struct fake_server *s, const char *text);		/* into the trace and the logs */
 /* Calls `ready` in the loop whenever the descriptor, which stays the caller's, can be read. 0, or -1 and errno. */
 int fake_watch(struct fake_server *s, int fd, void (*ready)(void *arg), void *arg);
@@ -111,7 +123,9 @@ void fake_unwatch(struct fake_server *s, int fd);
 struct fake_counters {
 	bool shutting_down;
 	unsigned accepted, open;		/* connections */
+	unsigned generation;			/* power cuts */
 	uint64_t options, requests, messages_sent;
+	uint64_t flushes, fua;			/* carried out: NBD_CMD_FLUSH, and commands with NBD_CMD_FLAG_FUA */
 	uint64_t bytes_received, bytes_sent;
 };
 struct fake_counters fake_count(const struct fake_server *s);

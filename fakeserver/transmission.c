@@ -202,7 +202,7 @@ read_ahead(const struct conn *c, const struct disk_op *op)
 		disk_read(c->export->disk, op->offset, op->length < sizeof(read) ? op->length : sizeof(read), read);
 }
 
-/* Flushing does nothing: what is in memory is as durable as this disk gets. So is what FUA asks for. */
+/* The disk has its visible effect at once; what becomes of FLUSH and FUA is told to the cache. */
 static uint32_t
 carry_out(const struct conn *c, const struct disk_op *op)
 {
@@ -255,6 +255,46 @@ answer_early(struct conn *c, struct disk_op *op)
 	carry_out(c, op);
 }
 
+/* What cache_answer wants; 0: nothing was told to a cache. */
+static uint64_t
+tell_cache(const struct conn *c, const struct disk_op *op)
+{
+	struct cache_command m = { .fua = (op->flags & NBD_CMD_FLAG_FUA) != 0,
+		                   .no_hole = (op->flags & NBD_CMD_FLAG_NO_HOLE) != 0,
+		                   .connection = c->number,
+		                   .offset = op->offset,
+		                   .length = op->length,
+		                   .data = op->data };
+
+	if (op->type == NBD_CMD_FLUSH)
+		m = (struct cache_command){ .kind = CACHED_FLUSH, .connection = c->number };
+	else if (op->type == NBD_CMD_WRITE && op->data != NULL)
+		m.length = op->length < op->request->length ? op->length : op->request->length;
+	else if (op->type == NBD_CMD_WRITE_ZEROES)
+		m.kind = CACHED_ZEROES;
+	else if (op->type == NBD_CMD_TRIM)
+		m.kind = CACHED_TRIM;
+	else
+		return 0;
+	c->server->counters.flushes += op->type == NBD_CMD_FLUSH;
+	c->server->counters.fua += m.fua;
+	return c->export->cache != NULL ? cache_receive(c->export->cache, &m) : 0;
+}
+
+static void
+fail_as_told(const struct conn *c, struct disk_op *op)
+{
+	struct failing *f = &c->server->failing[op->type];
+
+	if (f->times == 0)
+		return;
+	f->times--;
+	op->skip = true;
+	op->error = f->error;
+	if (f->forget && op->type == NBD_CMD_FLUSH && c->export->cache != NULL)
+		cache_forget(c->export->cache);
+}
+
 static void
 answer(struct conn *c, struct disk_op *op)
 {
@@ -294,7 +334,13 @@ handle_request(struct conn *c, const struct request *r)
 		              .offset = r->offset,
 		              .length = r->length,
 		              .data = r->data.len == r->length ? r->data.at : NULL };
+	struct cache *cache = c->export->cache;
+	uint64_t number;
 
+	if (c->server->config->cut_at != 0 && c->server->counters.requests == c->server->config->cut_at) {
+		fake_cut_power(c->server, c->server->config->cut);
+		return;
+	}
 	/* Where the next request begins is anybody's guess now (proto.md:447). */
 	if (r->magic != NBD_REQUEST_MAGIC && !knob(c, KNOB_bad_request_magic_replies)) {
 		conn_end(c);
@@ -311,7 +357,12 @@ handle_request(struct conn *c, const struct request *r)
 	}
 	op.error = check_request(c, r);
 	op.skip = op.error != NBD_SUCCESS;
+	if (!op.skip && op.type < sizeof(c->server->failing) / sizeof(c->server->failing[0]))
+		fail_as_told(c, &op);
 	if (lies(c, ON_DISK))
 		lie_disk(c, &op);
+	number = op.skip ? 0 : tell_cache(c, &op);
 	answer(c, &op);
+	if (number != 0)
+		cache_answer(cache, number, op.error == NBD_SUCCESS);
 }
