@@ -660,6 +660,7 @@ run_server(struct cli *cli)
 		                  .target = { .size = 64u << 20, .factor = 1, .export_name = "" },
 		                  .runner = { .slots = 1,
 		                              .trace_fd = -1,
+		                              .in_turn = true,
 		                              .transcripts = true,
 		                              .result = on_result,
 		                              .progress = on_progress } };

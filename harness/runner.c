@@ -36,7 +36,8 @@ struct slot {
 	int64_t deadline;       /* ms */
 	uint64_t started_us;
 	unsigned results;
-	bool done; /* the case ended by itself */
+	bool done;   /* the case ended by itself */
+	size_t next; /* where jobs are run in turn */
 	bool timed_out;
 	bool silenced;       /* it was ended, and what it says no longer counts */
 	bool fault;          /* the server died during the case */
@@ -684,6 +685,18 @@ turn(struct state *st)
 	}
 }
 
+/* NULL: there is none left for this slot. */
+static const struct job *
+next_job(struct state *st, struct slot *s)
+{
+	size_t *next = st->r->in_turn ? &s->next : &st->next, step = st->r->in_turn ? st->r->slots : 1, i = *next;
+
+	if (i >= st->n)
+		return NULL;
+	*next += step;
+	return &st->jobs[i];
+}
+
 static bool
 fill_slots(struct state *st)
 {
@@ -691,9 +704,10 @@ fill_slots(struct state *st)
 
 	for (unsigned i = 0; i < st->r->slots; i++) {
 		struct slot *s = &st->slots[i];
+		const struct job *job;
 
-		while (s->job == NULL && !st->stopping && st->next < st->n)
-			start_case(st, s, &st->jobs[st->next++]);
+		while (s->job == NULL && !st->stopping && (job = next_job(st, s)) != NULL)
+			start_case(st, s, job);
 		busy |= s->job != NULL;
 	}
 	return busy;
@@ -766,8 +780,10 @@ run_jobs(const struct runner *r, const struct job *jobs, size_t n)
 	st.slots = calloc(r->slots, sizeof(*st.slots));
 	if (st.slots == NULL)
 		abort();
-	for (unsigned i = 0; i < r->slots; i++)
+	for (unsigned i = 0; i < r->slots; i++) {
+		st.slots[i].next = i;
 		st.slots[i].trace_fd = st.slots[i].server.pidfd = st.slots[i].server.stdio = -1;
+	}
 	while (fill_slots(&st))
 		turn(&st);
 	end_slots(&st);

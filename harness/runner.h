@@ -17,6 +17,8 @@ struct job {
 struct runner {
 	unsigned slots;			/* from 1 */
 	int trace_fd;			/* all records of all cases are appended here; -1 for none */
+	/* Slot i of N runs the jobs i, i + N …, so that what earlier cases left on a disk is the same in every run. */
+	bool in_turn;
 	bool transcripts;		/* decode them for what is not a pass */
 	void *arg;
 	/* A result as it comes; its strings live during the call. */

@@ -92,7 +92,7 @@ def image(tmp_path):
 def test_nbdinfo(serve):
     need("nbdinfo")
     s = serve("--size", "1G")
-    info = json.loads(run("nbdinfo", "--json", s.uri))
+    info = json.loads(run("nbdinfo", "--no-content", "--json", s.uri))
     export = info["exports"][0]
     assert info["protocol"] == "newstyle-fixed" and info["structured"]
     assert export["export-size"] == 1 << 30 and export["is_read_only"] is False

@@ -70,8 +70,8 @@ ERROR_LIE(shutdown_request_answered_twice, BREAKS(R(each_request_one_reply)), "i
           m->repeat = 1)
 ERROR_LIE(shutdown_request_wrong_cookie, BREAKS(R(cookie_echoed)), "in a shutdown errors have cookie 0",
           m->simple.cookie = 0)
-ERROR_LIE(shutdown_reply_cut, BREAKS(R(shutdown_waits_for_inflight)),
-          "in a shutdown the connection ends within a reply", m->cut = 9;
+ERROR_LIE(shutdown_reply_cut, BREAKS(R(each_request_one_reply)), "in a shutdown the connection ends within a reply",
+          m->cut = 9;
           m->after = AFTER_CLOSE)
 
 LIE(shutdown_write_payload_unread, ON_INCOMING, BREAKS(R(request_payload_consumed)),
