@@ -5,16 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BYTES_MOST = 64 << 10 };
-
-/* What a range may hold. Ranges beyond BYTES_MOST that were written here and there are kept as a sparse disk. */
+/*
+ * What one command put on the disk, as far as others have overwritten it since; the rest is on the disk still. Each
+ * piece is what one later command was laid over, so that a cell of the history never reaches from one into another.
+ */
 struct content {
-	enum { CONTENT_BYTES, CONTENT_STATE, CONTENT_SPARSE } kind;
-	enum disk_state state;
-	uint64_t offset, length;
-	uint64_t base; /* of CONTENT_SPARSE: where its disk begins, on a page's border of the other */
-	struct disk *sparse;
-	uint8_t bytes[];
+	unsigned n, room;
+	bool sorted;
+	struct disk_saved **pieces;
 };
 
 struct cache {
@@ -22,29 +20,48 @@ struct cache {
 	struct history *history;
 	struct cache_config config;
 	uint64_t bytes;
-	bool write_through; /* the command that is arriving is durable at once: what it overwrites is not kept */
+	bool write_through;   /* the command that is arriving is durable at once: what it overwrites is not kept */
+	uint64_t arriving;    /* its number; 0: none is */
+	struct content taken; /* by it; the pieces are others' */
 };
 
-static uint64_t
-weight(const struct content *k)
-{
-	return sizeof(*k) + (k->kind == CONTENT_STATE ? 0 : k->length);
-}
-
 static struct content *
-content_new(struct cache *c, size_t n, struct content k)
+content_new(struct cache *c)
 {
-	struct content *content = malloc(sizeof(*content) + n);
+	struct content *k = calloc(1, sizeof(*k));
 
-	if (content == NULL)
+	if (k == NULL)
 		abort();
-	*content = k;
-	c->bytes += weight(content);
-	return content;
+	c->bytes += sizeof(*k);
+	return k;
 }
 
 static void
-content_release(void *arg, enum history_kind kind, void *content)
+add_piece(struct content *k, struct disk_saved *piece)
+{
+	if (k->n == k->room) {
+		k->room = k->room > 0 ? 2 * k->room : 1;
+		k->pieces = reallocarray(k->pieces, k->room, sizeof(struct disk_saved *));
+		if (k->pieces == NULL)
+			abort();
+	}
+	k->pieces[k->n++] = piece;
+	k->sorted = false;
+}
+
+/* The range is about to be overwritten: what this one put there goes into the content. */
+static void
+save(struct cache *c, struct content *k, uint64_t offset, uint64_t length)
+{
+	struct disk_saved *piece = disk_take(c->disk, offset, length);
+
+	c->bytes += disk_saved_bytes(piece);
+	add_piece(k, piece);
+	add_piece(&c->taken, piece);
+}
+
+static void
+release(void *arg, enum history_kind kind, void *content)
 {
 	struct cache *c = arg;
 	struct content *k = content;
@@ -52,48 +69,40 @@ content_release(void *arg, enum history_kind kind, void *content)
 	(void)kind;
 	if (k == NULL)
 		return;
-	c->bytes -= weight(k);
-	disk_free(k->sparse);
+	c->bytes -= sizeof(*k);
+	for (unsigned i = 0; i < k->n; i++) {
+		c->bytes -= disk_saved_bytes(k->pieces[i]);
+		disk_saved_free(k->pieces[i]);
+	}
+	free(k->pieces);
 	free(k);
 }
 
-/* Is the range in one state, without data? */
-static bool
-is_plain(const struct disk *d, uint64_t offset, uint64_t length, enum disk_state *state)
-{
-	uint64_t run;
-
-	*state = disk_state(d, offset, &run);
-	if (*state == DISK_DATA)
-		return false;
-	for (uint64_t at = run; at < length; at += run)
-		if (disk_state(d, offset + at, &run) != *state)
-			return false;
-	return true;
-}
-
 static void *
-content_of_disk(void *arg, uint64_t offset, uint64_t length)
+save_initial(void *arg, uint64_t offset, uint64_t length)
 {
 	struct cache *c = arg;
-	struct content k = { .offset = offset, .length = length }, *saved;
+	struct content *k;
 
 	if (c->write_through)
 		return NULL;
-	if (is_plain(c->disk, offset, length, &k.state)) {
-		k.kind = CONTENT_STATE;
-		return content_new(c, 0, k);
+	k = content_new(c);
+	save(c, k, offset, length);
+	return k;
+}
+
+static void
+save_overwritten(struct cache *c, uint64_t offset, uint64_t length)
+{
+	struct history_cell cell;
+
+	for (uint64_t end = offset + length; history_next(c->history, offset, &cell) && cell.offset < end;
+	     offset = cell.offset + cell.length) {
+		uint64_t first = cell.offset > offset ? cell.offset : offset, last = cell.offset + cell.length;
+
+		if (cell.candidates[cell.n - 1]->content != NULL)
+			save(c, cell.candidates[cell.n - 1]->content, first, (last < end ? last : end) - first);
 	}
-	if (length <= BYTES_MOST) {
-		saved = content_new(c, (size_t)length, k);
-		disk_read(c->disk, offset, (size_t)length, saved->bytes);
-		return saved;
-	}
-	k.kind = CONTENT_SPARSE;
-	k.base = offset - offset % DISK_PAGE;
-	k.sparse = disk_new(offset + length - k.base);
-	k.length = disk_copy(k.sparse, offset - k.base, c->disk, offset, length);
-	return content_new(c, 0, k);
 }
 
 struct cache *
@@ -105,9 +114,8 @@ cache_new(struct disk *d, const struct cache_config *config)
 		abort();
 	c->disk = d;
 	c->config = *config;
-	c->history = history_new(
-		config->flush_covers_all, false,
-		&(struct history_owner){ .arg = c, .initial = content_of_disk, .release = content_release });
+	c->history = history_new(config->flush_covers_all, false,
+	                         &(struct history_owner){ .arg = c, .initial = save_initial, .release = release });
 	return c;
 }
 
@@ -117,6 +125,7 @@ cache_free(struct cache *c)
 	if (c == NULL)
 		return;
 	history_free(c->history);
+	free(c->taken.pieces);
 	free(c);
 }
 
@@ -158,31 +167,39 @@ cache_receive(struct cache *c, const struct cache_command *m)
 		                     .connection = m->connection,
 		                     .offset = m->offset,
 		                     .length = m->length };
-	struct content k = { .kind = CONTENT_STATE, .state = m->no_hole ? DISK_PROVISIONED : DISK_TRIMMED };
-	uint64_t number;
 
 	clamp(c, &h);
-	c->write_through = m->kind != CACHED_FLUSH && is_too_much(c, m);
+	c->taken.n = 0;
+	c->write_through = h.length > 0 && is_too_much(c, m);
 	while (c->write_through && history_destage(c->history))
 		;
 	h.fua |= c->write_through;
-	k.offset = h.offset;
-	k.length = h.length;
-	if (m->kind == CACHED_WRITE) {
-		k.kind = CONTENT_BYTES;
-		h.content = content_new(c, (size_t)h.length, k);
-		memcpy(((struct content *)h.content)->bytes, m->data, (size_t)h.length);
-	} else if (m->kind != CACHED_FLUSH) {
-		h.content = content_new(c, 0, k);
+	if (h.kind != HISTORY_FLUSH && h.length > 0 && !c->write_through) {
+		save_overwritten(c, h.offset, h.length);
+		h.content = content_new(c);
 	}
-	number = history_receive(c->history, &h);
+	c->arriving = history_receive(c->history, &h);
 	c->write_through = false;
-	return number;
+	return c->arriving;
+}
+
+/* A command that failed may have been carried out in part; what is not there any more comes back. */
+static void
+take_back(struct cache *c)
+{
+	for (unsigned i = 0; i < c->taken.n; i++) {
+		const struct disk_saved *s = c->taken.pieces[i];
+
+		disk_put(c->disk, s, disk_saved_offset(s), disk_saved_length(s));
+	}
 }
 
 void
 cache_answer(struct cache *c, uint64_t number, bool success)
 {
+	if (!success && number == c->arriving)
+		take_back(c);
+	c->taken.n = 0;
 	history_answer(c->history, number, success);
 	while (c->bytes > c->config.most && history_destage(c->history))
 		;
@@ -209,23 +226,33 @@ cut_parse(const char *text, enum cut *cut)
 	return false;
 }
 
-static void
-restore(struct cache *c, const struct content *k, uint64_t offset, uint64_t length)
+static int
+compare_pieces(const void *a, const void *b)
 {
-	enum disk_state failed;
+	uint64_t x = disk_saved_offset(*(struct disk_saved *const *)a);
+	uint64_t y = disk_saved_offset(*(struct disk_saved *const *)b);
 
-	switch (k->kind) {
-	case CONTENT_STATE:
-		disk_zero(c->disk, offset, length, k->state);
-		break;
-	case CONTENT_BYTES:
-		if (!disk_write(c->disk, offset, (size_t)length, k->bytes + (offset - k->offset), &failed))
-			abort();
-		break;
-	case CONTENT_SPARSE:
-		disk_copy(c->disk, offset, k->sparse, offset - k->base, length);
-		break;
+	return x < y ? -1 : x > y;
+}
+
+/* The piece that holds `offset`; NULL: what was written through went over it. */
+static const struct disk_saved *
+piece_at(struct content *k, uint64_t offset)
+{
+	unsigned low = 0, high = k->n;
+
+	if (!k->sorted)
+		qsort(k->pieces, k->n, sizeof(struct disk_saved *), compare_pieces);
+	k->sorted = true;
+	while (high - low > 1) {
+		unsigned middle = low + (high - low) / 2;
+
+		*(disk_saved_offset(k->pieces[middle]) <= offset ? &low : &high) = middle;
 	}
+	return k->n > 0 && disk_saved_offset(k->pieces[low]) <= offset &&
+	                       offset - disk_saved_offset(k->pieces[low]) < disk_saved_length(k->pieces[low])
+	               ? k->pieces[low]
+	               : NULL;
 }
 
 /* The newest of the guaranteed ones; none: what was there first. The last of all is what the disk holds already. */
@@ -241,9 +268,14 @@ newest_guaranteed(const struct history_cell *cell)
 static void
 leave(struct cache *c, const struct history_cell *cell, unsigned i, uint64_t offset, uint64_t length)
 {
-	if (i + 1 < cell->n && cell->candidates[i]->content != NULL)
-		restore(c, cell->candidates[i]->content, offset, length);
+	struct content *k = cell->candidates[i]->content;
+	const struct disk_saved *piece = i + 1 < cell->n && k != NULL ? piece_at(k, offset) : NULL;
+
+	if (piece != NULL)
+		disk_put(c->disk, piece, offset, length);
 }
+
+enum { FINE_MOST = 64 << 10 };
 
 static void
 leave_pieces(struct cache *c, const struct history_cell *cell, uint64_t (*random)(void *arg), void *arg)
@@ -253,8 +285,8 @@ leave_pieces(struct cache *c, const struct history_cell *cell, uint64_t (*random
 	for (uint64_t at = cell->offset; at < end; at = next) {
 		next = (at / unit + 1) * unit;
 		/* Nobody looks at each unit of a long range. */
-		if (cell->length > BYTES_MOST && end - at > BYTES_MOST)
-			next = (at / BYTES_MOST + 1) * BYTES_MOST;
+		if (cell->length > FINE_MOST && end - at > FINE_MOST)
+			next = (at / FINE_MOST + 1) * FINE_MOST;
 		if (cell->length >> 40 != 0)
 			next = end;
 		if (next > end)
@@ -266,10 +298,8 @@ leave_pieces(struct cache *c, const struct history_cell *cell, uint64_t (*random
 void
 cache_cut(struct cache *c, enum cut how, uint64_t (*random)(void *arg), void *arg)
 {
-	uint64_t limit = disk_memory_limit();
 	struct history_cell cell;
 
-	disk_limit_memory(UINT64_MAX);
 	for (uint64_t from = 0; how != CUT_KEEP && history_next(c->history, from, &cell);
 	     from = cell.offset + cell.length) {
 		if (how == CUT_DROP)
@@ -277,7 +307,6 @@ cache_cut(struct cache *c, enum cut how, uint64_t (*random)(void *arg), void *ar
 		else
 			leave_pieces(c, &cell, random, arg);
 	}
-	disk_limit_memory(limit);
 	history_cut(c->history);
 }
 

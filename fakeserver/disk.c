@@ -37,13 +37,7 @@ static struct {
 void
 disk_limit_memory(uint64_t bytes)
 {
-	blocks.most = bytes == UINT64_MAX ? UINT64_MAX : bytes >> PAGE_BITS;
-}
-
-uint64_t
-disk_memory_limit(void)
-{
-	return blocks.most == UINT64_MAX ? UINT64_MAX : blocks.most << PAGE_BITS;
+	blocks.most = bytes >> PAGE_BITS;
 }
 
 uint64_t
@@ -322,27 +316,202 @@ disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how)
 	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : TRIMMED);
 }
 
-uint64_t
-disk_copy(struct disk *to, uint64_t to_offset, const struct disk *from, uint64_t from_offset, uint64_t length)
+/* ---- saved ranges ---- */
+
+enum { SAVED_PAGES_MOST = 16384 };
+
+struct disk_saved {
+	uint64_t offset, length, bytes;
+	bool paged;
+	void *plain;         /* what every page is; or else … */
+	struct disk *sparse; /* … a copy of the range, with its pages where they were; or else … */
+	void *page[];        /* … what each page is, from that of .offset on */
+};
+
+static uint64_t
+page_of(uint64_t offset)
 {
-	uint64_t limit = disk_memory_limit(), run, data = 0;
-	uint8_t page[PAGE_BYTES];
+	return offset >> PAGE_BITS;
+}
 
-	disk_limit_memory(UINT64_MAX);
-	for (; length > 0; length -= run, to_offset += run, from_offset += run) {
-		enum disk_state state = disk_state(from, from_offset, &run), failed;
+/* Is the range all of one state and no data? Then *slot is it. */
+static bool
+is_plain(const struct disk *d, uint64_t offset, uint64_t length, void **slot)
+{
+	unsigned level;
+	uint64_t to_end;
 
-		if (run > length)
-			run = length;
+	*slot = (void *)(uintptr_t)find(d, offset, &level);
+	for (uint64_t at = offset, last = offset + length - 1;;) {
+		const void *now = find(d, at, &level);
+
+		if (!is_empty(now) || now != *slot)
+			return false;
+		to_end = level_mask(level) - (at & level_mask(level));
+		if (to_end >= last - at)
+			return true;
+		at += to_end + 1;
+	}
+}
+
+static void *
+copy_of_page(const void *page)
+{
+	void *copy = block_alloc(false);
+
+	if (copy == NULL)
+		abort();
+	return memcpy(copy, page, PAGE_BYTES);
+}
+
+/* The slot of a page, or NULL where a whole subtree is empty: then *empty is what it is. */
+static void **
+slot_of(struct disk *d, uint64_t offset, void **empty)
+{
+	void **slot = &d->root;
+
+	for (unsigned level = d->levels; level > 0; level--) {
+		if (is_empty(*slot)) {
+			*empty = *slot;
+			return NULL;
+		}
+		slot = &((struct node *)*slot)->slot[index_at(offset, level)];
+	}
+	return slot;
+}
+
+static struct disk_saved *
+take_pages(struct disk *d, uint64_t offset, uint64_t length)
+{
+	uint64_t first = page_of(offset), n = page_of(offset + length - 1) - first + 1;
+	struct disk_saved *s = malloc(sizeof(*s) + n * sizeof(s->page[0]));
+
+	if (s == NULL)
+		abort();
+	*s = (struct disk_saved){ .offset = offset, .length = length, .paged = true };
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t at = (first + i) << PAGE_BITS;
+		void **slot = slot_of(d, at, &s->page[i]);
+
+		if (slot == NULL)
+			continue;
+		s->page[i] = *slot;
+		if (is_empty(*slot))
+			continue;
+		s->bytes += PAGE_BYTES;
+		if (at >= offset && PAGE_BYTES <= offset + length - at)
+			*slot = NULL;
+		else
+			s->page[i] = copy_of_page(*slot);
+	}
+	return s;
+}
+
+/* Copies the pages between two disks with the same offsets. */
+static uint64_t
+copy_pages(struct disk *to, const struct disk *from, uint64_t offset, uint64_t length)
+{
+	uint64_t data = 0;
+
+	for (uint64_t run; length > 0; length -= run, offset += run) {
+		enum disk_state state = disk_state(from, offset, &run), failed;
+		unsigned level;
+
+		run = run < length ? run : length;
 		if (state != DISK_DATA) {
-			disk_zero(to, to_offset, run, state);
+			disk_zero(to, offset, run, state);
 			continue;
 		}
-		disk_read(from, from_offset, (size_t)run, page);
-		if (!disk_write(to, to_offset, (size_t)run, page, &failed))
+		if (!disk_write(to, offset, (size_t)run,
+		                (const uint8_t *)find(from, offset, &level) + offset % PAGE_BYTES, &failed))
 			abort();
 		data += run;
 	}
-	disk_limit_memory(limit);
 	return data;
+}
+
+struct disk_saved *
+disk_take(struct disk *d, uint64_t offset, uint64_t length)
+{
+	uint64_t limit = blocks.most;
+	struct disk_saved *s;
+	void *slot;
+
+	blocks.most = UINT64_MAX;
+	if (!is_plain(d, offset, length, &slot) && length <= (uint64_t)SAVED_PAGES_MOST << PAGE_BITS) {
+		s = take_pages(d, offset, length);
+	} else {
+		s = calloc(1, sizeof(*s));
+		if (s == NULL)
+			abort();
+		*s = (struct disk_saved){ .offset = offset, .length = length, .plain = slot };
+		if (!is_plain(d, offset, length, &slot)) {
+			s->sparse = disk_new(d->size);
+			s->bytes = copy_pages(s->sparse, d, offset, length);
+		}
+	}
+	blocks.most = limit;
+	return s;
+}
+
+static void
+put_page(struct disk *d, const void *page, uint64_t offset, uint64_t length)
+{
+	enum disk_state failed;
+
+	if (is_empty(page))
+		disk_zero(d, offset, length, state_of(page));
+	else if (!disk_write(d, offset, (size_t)length, (const uint8_t *)page + offset % PAGE_BYTES, &failed))
+		abort();
+}
+
+void
+disk_put(struct disk *d, const struct disk_saved *s, uint64_t offset, uint64_t length)
+{
+	uint64_t limit = blocks.most, n;
+
+	blocks.most = UINT64_MAX;
+	if (s->sparse != NULL) {
+		copy_pages(d, s->sparse, offset, length);
+	} else if (!s->paged) {
+		disk_zero(d, offset, length, state_of(s->plain));
+	} else {
+		for (; length > 0; length -= n, offset += n) {
+			n = PAGE_BYTES - offset % PAGE_BYTES;
+			n = n < length ? n : length;
+			put_page(d, s->page[page_of(offset) - page_of(s->offset)], offset, n);
+		}
+	}
+	blocks.most = limit;
+}
+
+void
+disk_saved_free(struct disk_saved *s)
+{
+	if (s == NULL)
+		return;
+	if (s->paged)
+		for (uint64_t i = 0; i <= page_of(s->offset + s->length - 1) - page_of(s->offset); i++)
+			if (!is_empty(s->page[i]))
+				block_free(s->page[i]);
+	disk_free(s->sparse);
+	free(s);
+}
+
+uint64_t
+disk_saved_offset(const struct disk_saved *s)
+{
+	return s->offset;
+}
+
+uint64_t
+disk_saved_length(const struct disk_saved *s)
+{
+	return s->length;
+}
+
+uint64_t
+disk_saved_bytes(const struct disk_saved *s)
+{
+	return sizeof(*s) + s->bytes;
 }

@@ -32,14 +32,20 @@ void disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state
 enum disk_state disk_state(const struct disk *d, uint64_t offset, uint64_t *run);
 
 /*
- * Copies a range with the states of its pages, over whatever limit there is; aborts the process when memory runs out.
- * Returns how many bytes of it are data.
+ * What a range holds, with the states of its pages, taken off the disk: whole pages go with it, so that it costs no
+ * copying, and the range is undefined until it is written, zeroed or put back. The limit of memory does not count for
+ * it; the process aborts when there is none.
  */
-uint64_t disk_copy(struct disk *to, uint64_t to_offset, const struct disk *from, uint64_t from_offset, uint64_t length);
+struct disk_saved;
+struct disk_saved *disk_take(struct disk *d, uint64_t offset, uint64_t length);	/* length > 0, all of it on the disk */
+void disk_put(struct disk *d, const struct disk_saved *s, uint64_t offset, uint64_t length);	/* a part, copied back */
+void disk_saved_free(struct disk_saved *s);
+uint64_t disk_saved_offset(const struct disk_saved *s);
+uint64_t disk_saved_length(const struct disk_saved *s);
+uint64_t disk_saved_bytes(const struct disk_saved *s);	/* of memory */
 
 /* How much memory all disks together may take, bytes; and how much they take. */
 void disk_limit_memory(uint64_t bytes);
-uint64_t disk_memory_limit(void);
 uint64_t disk_memory(void);
 
 #endif
