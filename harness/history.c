@@ -367,6 +367,7 @@ take_from_flight(struct history *h, uint64_t number)
 
 	TAILQ_FOREACH(c, &h->in_flight, next)
 	{
+		/* cppcheck-suppress uninitvar; it does not see into TAILQ_FIRST */
 		if (c->told.number == number) {
 			TAILQ_REMOVE(&h->in_flight, c, next);
 			c->in_flight = false;
