@@ -964,7 +964,7 @@ class Control:
 def test_control(serve, tmp_path):
     s = serve("--control", str(tmp_path / "c"), "--export", "name=a b,size=1M", "--export", "name=", "--log", str(tmp_path / "l"))
     control = Control(tmp_path / "c")
-    assert control("status") == "ok state=serving connections=0 exports=2 memory=0"
+    assert control("status") == "ok state=serving connections=0 exports=2 memory=0 generation=0 cached=0 pending=0"
     a, b = Client(s), Client(s)
     a.go(b"a b")
     assert a.command(CMD_WRITE, 0, 1, b"x") == 0
