@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,9 @@ enum option_id {
 	OPT_QUIET,
 	OPT_FRESH,
 	OPT_DAEMON,
+	OPT_CHECK,
+	OPT_SEED,
+	OPT_WAIVED,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -59,6 +63,11 @@ static const struct cli_option options[] = {
 	  false },
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false },
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
+	{ "check", 0, "SHELL", "run after every power cut, with the same placeholders: it fails for a broken image",
+	  OPT_CHECK, false },
+	{ "seed", 0, "N", "for all that the cases do at random (default: 1)", OPT_SEED, false },
+	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
+	  OPT_WAIVED, false },
 	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false },
 	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false },
 	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false },
@@ -85,6 +94,7 @@ struct server_run {
 	struct cli *cli;
 	struct target target;
 	struct runner runner;
+	enum suite suite;
 	bool strict, list, quiet, sized;
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -136,6 +146,8 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
 		{ OPT_FRESH, &run->target.fresh, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
+		{ OPT_WAIVED, &run->target.waived, NULL },
+		{ OPT_CHECK, NULL, &run->target.check },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },
 		{ OPT_EXPORT, NULL, &run->export_name },
@@ -177,6 +189,11 @@ take_option(struct server_run *run, const struct cli_given *g)
 		if (!cli_number(run->cli, "--jobs", g->value, 1, 64, &number))
 			return STATUS_USAGE;
 		run->runner.slots = (unsigned)number;
+		return 0;
+	case OPT_SEED:
+		if (!cli_number(run->cli, "--seed", g->value, 0, ULONG_MAX, &number))
+			return STATUS_USAGE;
+		run->target.seed = number;
 		return 0;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
@@ -229,6 +246,22 @@ take_uri(struct server_run *run)
 	return refuse_for_uri(run);
 }
 
+/* What the server keeps its data in must be ours, so that its power can be cut. */
+static int
+check_lower(struct server_run *run)
+{
+	const char *lacks = lower_lacks();
+
+	if (run->target.via == VIA_STDIO)
+		return cli_usage_error(run->cli, "--via stdio does not go with durability: the server is started anew");
+	if (!target_names(&run->target, "{file}") && !target_names(&run->target, "{uri}"))
+		return cli_usage_error(run->cli,
+		                       "the command names neither {file} nor {uri}, so its disk has no power to cut");
+	if (target_names(&run->target, "{file}") && lacks != NULL)
+		return cli_broken(run->cli, "skipped: %s", lacks);
+	return 0;
+}
+
 static int
 take_program(struct server_run *run)
 {
@@ -243,7 +276,7 @@ take_program(struct server_run *run)
 	if (wrong != NULL)
 		return cli_usage_error(run->cli, "%s", wrong);
 	t->fresh |= t->via == VIA_STDIO;
-	return 0;
+	return run->suite == SUITE_DURABILITY ? check_lower(run) : 0;
 }
 
 static int
@@ -304,12 +337,12 @@ take_cases(struct server_run *run)
 	size_t n;
 
 	for (size_t i = 0; i < run->n_globs; i++) {
-		free(select_cases(SUITE_SERVER, &run->globs[i], 1, &n));
+		free(select_cases(run->suite, &run->globs[i], 1, &n));
 		if (n == 0)
 			return cli_usage_error(run->cli, "--case '%s': no case matches; 'nbdspec list' prints them all",
 			                       run->globs[i]);
 	}
-	run->cases = select_cases(SUITE_SERVER, run->globs, run->n_globs, &run->n_cases);
+	run->cases = select_cases(run->suite, run->globs, run->n_globs, &run->n_cases);
 	return run->n_cases > 0 ? 0 : cli_broken(run->cli, "there are no cases");
 }
 
@@ -630,7 +663,7 @@ conduct(struct server_run *run)
 	char *name = target_describe(&run->target);
 	struct run_info info = { .command = run->cli->line,
 		                 .target = run->target_name ? run->target_name : name,
-		                 .suite = "server",
+		                 .suite = run->suite == SUITE_DURABILITY ? "durability" : "server",
 		                 .version = NBDSPEC_VERSION,
 		                 .started = (uint64_t)time(NULL),
 		                 .n_cases = (unsigned)run->n_cases,
@@ -654,10 +687,16 @@ conduct(struct server_run *run)
 }
 
 static int
-run_server(struct cli *cli)
+run_suite(struct cli *cli, enum suite suite)
 {
 	struct server_run run = { .cli = cli,
-		                  .target = { .size = 64u << 20, .factor = 1, .export_name = "" },
+		                  .suite = suite,
+		                  .target = { .size = 64u << 20,
+		                              .factor = 1,
+		                              .export_name = "",
+		                              .seed = 1,
+		                              .cuts = suite == SUITE_DURABILITY,
+		                              .fresh = suite == SUITE_DURABILITY },
 		                  .runner = { .slots = 1,
 		                              .trace_fd = -1,
 		                              .in_turn = true,
@@ -681,6 +720,18 @@ run_server(struct cli *cli)
 	return status;
 }
 
+static int
+run_server(struct cli *cli)
+{
+	return run_suite(cli, SUITE_SERVER);
+}
+
+static int
+run_durability(struct cli *cli)
+{
+	return run_suite(cli, SUITE_DURABILITY);
+}
+
 COMMAND(server) = {
 	.name = "server",
 	.usage = "[OPTION]... URI | [OPTION]... -- COMMAND... | [OPTION]... [ COMMAND... ]",
@@ -694,4 +745,22 @@ COMMAND(server) = {
 	.options = options,
 	.takes_program = true,
 	.run = run_server,
+};
+
+COMMAND(durability) = {
+	.name = "durability",
+	.usage = "[OPTION]... -- COMMAND...",
+	.summary = "cut the power below a server, and see what it had promised",
+	.help = "nbdspec starts the server over a fake disk that loses at a power cut whatever was not made durable. "
+	        "COMMAND\n"
+		"has {file}, which is on that disk, or {uri}, which is the disk itself, for a server that is a client "
+	        "of\n"
+		"another; and as for 'nbdspec server' {socket} {port} {size} {export} {dir}. --prepare runs once for "
+	        "each\n"
+		"case and --check after each cut.\n\n"
+		"  nbdspec durability -- qemu-nbd -t -f raw -k {socket} {file}\n"
+		"  nbdspec durability -- nbdkit -f -U {socket} nbd uri={uri}\n",
+	.options = options,
+	.takes_program = true,
+	.run = run_durability,
 };

@@ -1,5 +1,7 @@
 #include "harness/process.h"
 
+#include "harness/lower.h"
+
 #include "harness/file.h"
 
 #include <ctype.h>
@@ -192,6 +194,7 @@ end_marked_children(const char *mark)
 _Noreturn static void
 stand_guard(const char *dir, pid_t ward)
 {
+	char *lower = lower_mark(dir);
 	sigset_t death;
 	int null = open("/dev/null", O_RDWR), came;
 
@@ -207,8 +210,9 @@ stand_guard(const char *dir, pid_t ward)
 	close_range(3, ~0u, 0);
 	if (getppid() == ward)
 		sigwait(&death, &came);
-	for (int round = 0; round < 200 && signal_marked(dir, SIGKILL) > 0; round++)
+	for (int round = 0; round < 200 && signal_marked(dir, SIGKILL) + signal_marked(lower, SIGKILL) > 0; round++)
 		poll(NULL, 0, 5);
+	lower_unmount(dir);
 	remove_dir(dir);
 	_exit(0);
 }

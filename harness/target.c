@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -34,8 +35,8 @@ program_has(char *const *program, const char *what)
 }
 
 /* The command, or what is run before it, names the place. */
-static bool
-names(const struct target *t, const char *place)
+bool
+target_names(const struct target *t, const char *place)
 {
 	return program_has(t->program, place) || (t->prepare != NULL && strstr(t->prepare, place) != NULL);
 }
@@ -43,13 +44,13 @@ names(const struct target *t, const char *place)
 bool
 target_may_write(const struct target *t)
 {
-	return t->destructive || t->via == VIA_FORK || names(t, "{file}");
+	return t->destructive || t->cuts || t->via == VIA_FORK || target_names(t, "{file}");
 }
 
 bool
 target_has_size(const struct target *t)
 {
-	return names(t, "{file}") || names(t, "{size}");
+	return target_names(t, "{file}") || target_names(t, "{size}");
 }
 
 static const struct way {
@@ -74,7 +75,10 @@ choose_via(struct target *t, const char *via, bool bracket)
 		}
 	if (via != NULL)
 		return "--via wants one of unix, tcp, stdio, activation";
-	t->via = bracket ? VIA_ACTIVATION : names(t, "{socket}") ? VIA_UNIX : names(t, "{port}") ? VIA_TCP : VIA_FORK;
+	t->via = bracket                       ? VIA_ACTIVATION
+	         : target_names(t, "{socket}") ? VIA_UNIX
+	         : target_names(t, "{port}")   ? VIA_TCP
+	                                       : VIA_FORK;
 	return t->via != VIA_FORK ? NULL
 	                          : "the command names neither {socket} nor {port}: put one where the server takes its "
 	                            "address, or say --via stdio or --via activation";
@@ -90,9 +94,9 @@ target_check_program(struct target *t, const char *via, bool bracket)
 	wrong = choose_via(t, via, bracket);
 	if (wrong != NULL)
 		return wrong;
-	if (t->via == VIA_UNIX && !names(t, "{socket}") && !names(t, "{dir}"))
+	if (t->via == VIA_UNIX && !target_names(t, "{socket}") && !target_names(t, "{dir}"))
 		return "--via unix wants {socket} in the command or in --prepare, where the server takes its address";
-	if (t->via == VIA_TCP && !names(t, "{port}"))
+	if (t->via == VIA_TCP && !target_names(t, "{port}"))
 		return "--via tcp wants {port} in the command or in --prepare, where the server takes its address";
 	if (t->via == VIA_STDIO && t->daemon)
 		return "--daemon does not go with --via stdio: a server in the background has no standard input";
@@ -130,6 +134,7 @@ fill(const struct server *s, const char *text)
 #define PLACE(name, v) (strncmp(text, name, sizeof(name) - 1) == 0 && (len = sizeof(name) - 1, value = (v)))
 		snprintf(number, sizeof(number), "%u", s->port);
 		if (PLACE("{socket}", s->socket) || PLACE("{file}", s->file) || PLACE("{dir}", s->dir) ||
+		    (s->lower != NULL && PLACE("{uri}", lower_uri(s->lower))) ||
 		    PLACE("{export}", s->target->export_name) || PLACE("{port}", number) ||
 		    PLACE("{size}", (snprintf(number, sizeof(number), "%llu", s->target->size), number))) {
 			put_text(&b, value);
@@ -178,25 +183,26 @@ start_ms(const struct target *t)
 	return (int)(START_MS * t->factor);
 }
 
+/* `name` is the option that it comes from. */
 static bool
-run_prepare(struct server *s, char error[512])
+run_command(struct server *s, const char *name, const char *text, char error[512])
 {
 	char *command, *log, *end = NULL;
 	int status, failed;
 
-	if (s->target->prepare == NULL)
+	if (text == NULL)
 		return true;
-	command = fill(s, s->target->prepare);
+	command = fill(s, text);
 	log = join_path(s->dir, "output");
 	status = run_shell(command, log, s->dir, start_ms(s->target));
 	failed = errno;
 	if (status > 0)
 		end = end_in_words("it", status);
 	if (status < 0 && failed == ETIMEDOUT)
-		snprintf(error, 512, "--prepare does not end within %g s (--time-factor): %.300s",
-		         start_ms(s->target) / 1000.0, s->target->prepare);
+		snprintf(error, 512, "%s does not end within %g s (--time-factor): %.300s", name,
+		         start_ms(s->target) / 1000.0, text);
 	else if (status != 0)
-		snprintf(error, 512, "--prepare failed, %s: %.300s", end ? end : strerror(failed), s->target->prepare);
+		snprintf(error, 512, "%s failed, %s: %.300s", name, end ? end : strerror(failed), text);
 	free(end);
 	free(command);
 	free(log);
@@ -462,6 +468,17 @@ adopt_daemon(struct server *s, char error[512])
 	return false;
 }
 
+static bool
+make_lower(struct server *s, char error[512])
+{
+	s->lower = lower_start(s->dir, target_names(s->target, "{file}"), s->target->size, start_ms(s->target), error);
+	if (s->lower == NULL || lower_file(s->lower) == NULL)
+		return s->lower != NULL;
+	free(s->file);
+	s->file = strdup(lower_file(s->lower));
+	return true;
+}
+
 bool
 server_start(struct server *s, const struct target *t, char error[512])
 {
@@ -488,8 +505,9 @@ server_start(struct server *s, const struct target *t, char error[512])
 	}
 	if (s->dir != NULL)
 		s->guard = post_guard(s->dir);
-	ok = (s->file == NULL || !names(t, "{file}") || make_file(s, error)) && make_address(s, &passed, error) &&
-	     (s->dir == NULL || run_prepare(s, error)) && spawn(s, passed, error);
+	ok = (t->cuts ? make_lower(s, error) : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
+	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
+	     spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
 	if (!ok)
@@ -619,6 +637,7 @@ server_stop(struct server *s)
 		close(s->pidfd);
 	if (s->dir != NULL) {
 		end_marked_children(s->dir);
+		lower_stop(s->lower);
 		remove_dir(s->dir);
 		dismiss_guard(s->guard, s->dir);
 	}
@@ -626,6 +645,62 @@ server_stop(struct server *s)
 	free(s->socket);
 	free(s->file);
 	*s = (struct server){ .quiet = s->quiet, .one_at_a_time = s->one_at_a_time, .stdio = -1, .pidfd = -1 };
+}
+
+/* ---- power cuts ---- */
+
+/* With all that it has started, and at once: it is the machine that loses its power. */
+static void
+end_abruptly(struct server *s)
+{
+	bool ours;
+
+	if (s->pid > 0) {
+		kill(-s->pid, SIGKILL);
+		kill(s->pid, SIGKILL);
+		ours = waitpid(s->pid, NULL, 0) == s->pid;
+		if (!ours && s->pidfd >= 0)
+			process_wait(s->pidfd, STOP_MS);
+	}
+	if (s->pidfd >= 0)
+		close(s->pidfd);
+	s->pid = 0;
+	s->pidfd = -1;
+	for (int round = 0; round < 200 && signal_marked(s->dir, SIGKILL) > 0; round++) {
+		end_marked_children(s->dir);
+		process_wait(-1, 2);
+	}
+}
+
+bool
+server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512])
+{
+	char request[100], reply[512];
+	int passed = -1;
+	bool ok;
+
+	*failed_check = false;
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	snprintf(request, sizeof(request), "power cut %s", policy);
+	if (!lower_ask(s->lower, request, reply, error))
+		return false;
+	end_abruptly(s);
+	if (!lower_remount(s->lower, start_ms(s->target), error))
+		return false;
+	if (!run_command(s, "--check", s->target->check, error)) {
+		*failed_check = true;
+		return false;
+	}
+	if (s->target->via == VIA_UNIX || s->target->via == VIA_ACTIVATION)
+		unlink(s->socket);
+	s->starting = true;
+	ok = make_address(s, &passed, error) && spawn(s, passed, error);
+	if (passed >= 0)
+		close(passed);
+	if (!ok)
+		return false;
+	s->pidfd = process_open(s->pid);
+	return !s->target->daemon || adopt_daemon(s, error);
 }
 
 /* ---- connecting ---- */

@@ -7,6 +7,7 @@
 #ifndef NBDSPEC_TARGET_H
 #define NBDSPEC_TARGET_H
 
+#include "harness/lower.h"
 #include "harness/quiet.h"
 #include "harness/uri.h"
 
@@ -40,6 +41,10 @@ struct target {
 	bool tcp;			/* for VIA_FORK: at port 10809 of a loopback address of its own, where that can be had */
 	bool fresh;			/* a new server for every case */
 	bool daemon;			/* the command ends once the server is in the background */
+	bool cuts;			/* {file}, or {uri}, stands for a fake disk whose power can be cut (lower.h) */
+	const char *check;		/* shell command, with placeholders, after every power cut; or NULL */
+	uint64_t seed;			/* of what durability cases do at random */
+	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
 struct server {
@@ -51,6 +56,7 @@ struct server {
 	socklen_t address_len;		/* 0 for VIA_STDIO */
 	int stdio;			/* our end of the one connection, or -1 */
 	pid_t pid;			/* 0: not running */
+	struct lower *lower;		/* what its data is kept in, where the power can be cut; or NULL */
 	pid_t guard;			/* cleans up should we be killed; 0 */
 	int pidfd;			/* readable once it has ended; -1 */
 	bool spawned;			/* its command was started, or could not be */
@@ -63,6 +69,7 @@ struct server {
 
 /* May a case write to the export? (What we made ourselves, or --destructive.) */
 bool target_may_write(const struct target *t);
+bool target_names(const struct target *t, const char *placeholder);	/* the command does, or --prepare */
 bool target_has_size(const struct target *t);	/* the size that it holds says something to the server */
 
 /*
@@ -82,6 +89,12 @@ char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of
  * or closed `fd`, or a tenth of a second is over. False where it is no process of ours.
  */
 bool server_terminate(const struct server *s, int fd);
+/*
+ * For the case, where target.cuts: cuts the power of the disk below by a policy ("drop", "keep", "random 7"), ends the
+ * server, and starts it anew over what is left. From then on the processes are the caller's. False and one line in
+ * error; *failed_check: the server's image is not what target.check wants, which is no fault of the set-up.
+ */
+bool server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512]);
 bool server_listens(const struct server *s);		/* a new client can connect; it leaves at once */
 void server_ask(struct server *s);			/* to end: SIGTERM; the time that server_stop leaves it begins */
 void server_stop(struct server *s);			/* with all its children; removes its directory */
@@ -96,6 +109,7 @@ bool server_greets(const struct server *s, char error[512]);
 
 /* The placeholders that a command may have, for messages. */
 #define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir}"
+#define TARGET_LOWER_PLACEHOLDERS "{uri}"
 /* The line that says what is wrong with a command, or NULL. Chooses the via. */
 const char *target_check_program(struct target *t, const char *via, bool bracket);
 char *target_describe(const struct target *t);		/* malloc'd */

@@ -82,13 +82,19 @@ report_served(struct test *t)
 
 /* The runner is told first, so that it takes nothing amiss that follows. */
 void
+report_terminated(struct test *t)
+{
+	send_report(t, &(struct report_header){ .type = REPORT_TERMINATED }, NULL);
+}
+
+void
 terminate_server(struct test *t)
 {
 	const struct server *server = t->private->server;
 
 	if (server->pid <= 0)
 		skip(t, "shutdown", "the server was not started by nbdspec, which therefore does not end it");
-	send_report(t, &(struct report_header){ .type = REPORT_TERMINATED }, NULL);
+	report_terminated(t);
 	note(t, "SIGTERM is sent to the server");
 	if (!server_terminate(server, t->s->fd))
 		skip(t, "shutdown", "the server has ended before it was asked to");

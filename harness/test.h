@@ -43,14 +43,16 @@ struct case_def {
 	bool bulk;				/* moves tens of megabytes, which costs as much as a hundred others */
 };
 
-#define CASE(group, ident, title_, ...) CASE_(group, ident, title_, false, __VA_ARGS__)
+#define CASE(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_SERVER, false, __VA_ARGS__)
 /* `nbdspec mutants` runs it only against lies that declare to break something that it cites. */
-#define CASE_BULK(group, ident, title_, ...) CASE_(group, ident, title_, true, __VA_ARGS__)
+#define CASE_BULK(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_SERVER, true, __VA_ARGS__)
+/* `nbdspec durability` runs it: it may cut the power. */
+#define CASE_DURABILITY(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DURABILITY, false, __VA_ARGS__)
 
-#define CASE_(group, ident, title_, bulk_, ...)                                                                                \
+#define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                                \
 	static void case_##group##_##ident(struct test *t);                                                            \
 	static const struct case_def case_def_##group##_##ident = {                                                    \
-		.id = #group "/" #ident, .title = title_, .suite = SUITE_SERVER,                                       \
+		.id = #group "/" #ident, .title = title_, .suite = suite_,                                       \
 		.cites = (const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE },                               \
 		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__, .bulk = bulk_,                                     \
 	};                                                                                                             \
@@ -155,6 +157,20 @@ void open_connection(struct test *t);		/* connects only; becomes t->s */
 void use(struct test *t, struct session *s);
 void disconnect(struct test *t);		/* our side closes, at once */
 void shut_write(struct test *t);		/* our side will send no more, but reads on */
+
+/* ---- power cuts: in durability cases ---- */
+
+/*
+ * Cuts the power below the server: "drop", "keep" or "random N" (fakeserver/cache.h). All connections are closed, and
+ * the next one is to the server as it was started anew over what is left. Each cut proves that it takes something.
+ */
+void cut_power(struct test *t, const char *policy);
+/* A request to the control socket of the disk below ("fail FLUSH 1 EIO"); its reply, which stays until the next. */
+const char *ask_below(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A session beside the server, with the disk below itself; in transmission, becomes t->s. */
+void enter_below(struct test *t, const char *export);
+uint64_t case_seed(const struct test *t);	/* of the run, for all that a case does at random */
+bool durability_waived(const struct test *t);
 
 /* ---- the handshake ---- */
 void recv_greeting(struct test *t);		/* either style; fills t->s */

@@ -40,6 +40,7 @@ struct test_private {
 	struct trace trace;
 	int report_fd;
 	double factor;
+	struct server cut;		/* after a power cut: .server points to it, and its processes are ours */
 	unsigned n_connections;
 	struct session *sessions;
 	struct outcome outcome;
@@ -75,6 +76,7 @@ void trace_wait(struct test *t, enum outcome_of_wait w);
 void check_error_value(struct test *t, uint32_t error);
 bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
+void report_terminated(struct test *t);
 void close_sessions(struct test *t);
 _Noreturn void end_case(struct test *t);
 

@@ -1,0 +1,411 @@
+#include "cases/durability/durability.h"
+
+#include "cases/server/transmission.h"
+#include "harness/history.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { CHUNK = 1 << 20, TEAR_UNIT = 512, OPS_MOST = 1 << 16 };
+
+struct op {
+	uint16_t type, flags;
+	uint64_t offset, cookie;
+	uint32_t length, error;
+	unsigned connection;
+	bool answered;
+	uint64_t promise; /* the FLUSH, or the command itself, by which it is guaranteed; 0: it is not */
+};
+
+struct work {
+	struct test *t;
+	struct history *history;
+	struct op *ops; /* by number */
+	uint64_t n, n_lost;
+	uint64_t size, random;
+	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
+	uint32_t *settler; /* for each tear unit the command that settled it */
+	uint8_t *touched;  /* for each chunk */
+};
+
+static void *
+sparse(uint64_t size)
+{
+	void *at = mmap(NULL, size + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		abort();
+	return at;
+}
+
+/* What a command puts there. */
+static void
+contents(const struct work *w, uint64_t number, enum history_kind kind, uint64_t offset, size_t length, uint8_t *data)
+{
+	if (kind == HISTORY_INITIAL)
+		memcpy(data, w->settled + offset, length);
+	else if (kind == HISTORY_WRITE)
+		fill_pattern(data, length, offset, (unsigned)number);
+	else
+		memset(data, 0, length);
+}
+
+static void
+on_settled(void *arg, uint64_t offset, uint64_t length, const struct history_candidate *c)
+{
+	struct work *w = arg;
+
+	contents(w, c->number, c->kind, offset, length, w->settled + offset);
+	for (uint64_t at = offset; at < offset + length; at += TEAR_UNIT - at % TEAR_UNIT)
+		w->settler[at / TEAR_UNIT] = (uint32_t)c->number;
+	w->ops[c->number].promise = c->promise;
+}
+
+static void
+read_all(struct work *w, uint64_t offset, uint64_t length, uint8_t *data)
+{
+	uint32_t most = longest_payload(w->t), n;
+
+	most = most < CHUNK ? most : CHUNK;
+	for (; length > 0; length -= n, offset += n, data += n) {
+		n = length < most ? (uint32_t)length : most;
+		read_served(w->t, offset, n, data, R(read_returns_data));
+	}
+}
+
+struct work *
+work_start(struct test *t)
+{
+	struct work *w = calloc(1, sizeof(*w));
+
+	enter_transmission(t);
+	need_writable(t);
+	need_range(t, 0, blocks(t, 65536));
+	if (w == NULL)
+		abort();
+	w->t = t;
+	w->size = usable_size(t);
+	w->random = case_seed(t);
+	w->history = history_new((t->s->flags & NBD_FLAG_CAN_MULTI_CONN) != 0, true,
+	                         &(struct history_owner){ .arg = w, .settled = on_settled });
+	w->ops = sparse(OPS_MOST * sizeof(*w->ops));
+	w->settled = sparse(w->size);
+	w->settler = sparse(w->size / TEAR_UNIT * sizeof(*w->settler) + sizeof(*w->settler));
+	w->touched = sparse(w->size / CHUNK + 1);
+	return w;
+}
+
+bool
+work_beside(struct work *w)
+{
+	return enter_beside(w->t);
+}
+
+unsigned
+some(struct work *w, unsigned n)
+{
+	uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+	return (unsigned)((z ^ z >> 31) % n);
+}
+
+/* ---- commands ---- */
+
+/* Before anything is done to a range for the first time: what it and its neighbours hold. */
+static void
+touch(struct work *w, uint64_t offset, uint32_t length)
+{
+	uint64_t first = offset / CHUNK, last = (offset + length - 1) / CHUNK;
+
+	first -= first > 0;
+	last += (last + 1) * CHUNK < w->size;
+	for (uint64_t chunk = first; chunk <= last; chunk++)
+		w->touched[chunk] = true;
+}
+
+uint64_t
+begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length)
+{
+	static const enum history_kind kinds[] = { [NBD_CMD_WRITE] = HISTORY_WRITE,
+		                                   [NBD_CMD_WRITE_ZEROES] = HISTORY_ZEROES,
+		                                   [NBD_CMD_TRIM] = HISTORY_TRIM,
+		                                   [NBD_CMD_FLUSH] = HISTORY_FLUSH };
+	struct history_command c = { .kind = kinds[type],
+		                     .fua = (flags & NBD_CMD_FLAG_FUA) != 0,
+		                     .connection = w->t->s->number,
+		                     .offset = offset,
+		                     .length = length };
+	uint8_t *data = NULL;
+	struct op *op;
+
+	if (w->n + 1 == OPS_MOST)
+		harness_error(w->t, "a case has more than %d commands", OPS_MOST);
+	if (length > 0)
+		touch(w, offset, length);
+	w->n = history_receive(w->history, &c);
+	op = &w->ops[w->n];
+	*op = (struct op){ .type = type,
+		           .flags = flags,
+		           .offset = offset,
+		           .length = length,
+		           .cookie = new_cookie(w->t),
+		           .connection = w->t->s->number };
+	if (type == NBD_CMD_WRITE) {
+		data = malloc(length);
+		if (data == NULL)
+			abort();
+		contents(w, w->n, HISTORY_WRITE, offset, length, data);
+	}
+	send_request(w->t, flags, type, op->cookie, offset, length, data);
+	free(data);
+	return w->n;
+}
+
+uint64_t
+take_reply(struct work *w, uint32_t *error)
+{
+	struct simple_reply r = recv_simple_header(w->t, R(each_request_one_reply));
+
+	for (uint64_t i = w->n; i > 0; i--) {
+		struct op *op = &w->ops[i];
+
+		if (op->connection != w->t->s->number || op->cookie != r.cookie || op->answered)
+			continue;
+		op->answered = true;
+		op->error = *error = r.error;
+		history_answer(w->history, i, r.error == NBD_SUCCESS);
+		return i;
+	}
+	broken(w->t, R(cookie_echoed), "a reply has a cookie of no request in flight");
+}
+
+uint32_t
+one_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length)
+{
+	uint32_t error;
+
+	begin_command(w, type, flags, offset, length);
+	take_reply(w, &error);
+	return error;
+}
+
+void
+must_do(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length)
+{
+	char text[NAME_MAX_TEXT], name[NAME_MAX_TEXT];
+	uint32_t error = one_command(w, type, flags, offset, length);
+
+	if (error != NBD_SUCCESS)
+		skip(w->t, "success", "%s of %" PRIu32 " bytes gets %s", name_text(NAME_COMMAND, type, name), length,
+		     name_text(NAME_ERROR, error, text));
+}
+
+void
+must_flush(struct work *w)
+{
+	need_flag(w->t, NBD_FLAG_SEND_FLUSH);
+	must_do(w, NBD_CMD_FLUSH, 0, 0, 0);
+}
+
+/* ---- the judgement ---- */
+
+static const char *
+op_text(const struct work *w, uint64_t number, char text[200])
+{
+	const struct op *op = &w->ops[number];
+	const char *name = name_of(NAME_COMMAND, op->type);
+
+	if (op->type == NBD_CMD_FLUSH)
+		snprintf(text, 200, "%s (command %" PRIu64 ", connection %u)", name, number, op->connection);
+	else
+		snprintf(text, 200, "%s%s (command %" PRIu64 ") of %" PRIu32 " bytes at %" PRIu64, name,
+		         op->flags & NBD_CMD_FLAG_FUA ? " with FUA" : "", number, op->length, op->offset);
+	return text;
+}
+
+/* What the bytes are, as far as anything is known of them. */
+static void
+describe(const struct work *w, uint64_t offset, const uint8_t *is, size_t length, char text[200])
+{
+	uint8_t want[TEAR_UNIT], other = 0;
+	char op[200];
+
+	for (size_t i = 0; i < length; i++)
+		other |= is[i];
+	snprintf(text, 200, "%s", other == 0 ? "zeroes" : "bytes that nobody wrote there");
+	for (uint64_t i = w->n; i > 0 && other != 0; i--) {
+		if (w->ops[i].type != NBD_CMD_WRITE || w->ops[i].offset > offset ||
+		    offset + length > w->ops[i].offset + w->ops[i].length)
+			continue;
+		contents(w, i, HISTORY_WRITE, offset, length, want);
+		if (memcmp(want, is, length) == 0) {
+			snprintf(text, 200, "what %s put there", op_text(w, i, op));
+			return;
+		}
+	}
+}
+
+static enum requirement_id
+promise_of(const struct work *w, uint64_t lost, uint64_t promise)
+{
+	if (w->ops[promise].type != NBD_CMD_FLUSH)
+		return R(fua_persists);
+	return w->ops[promise].connection == w->ops[lost].connection ? R(flush_persists) : R(flush_before_reply);
+}
+
+/* The first piece that is not as it must be ends the case. */
+static void
+lost(struct work *w, uint64_t number, uint64_t promise, uint64_t offset, const uint8_t *is, size_t length)
+{
+	char what[200], by[200], there[200], want[512], got[300];
+
+	if (durability_waived(w->t))
+		skip(w->t, "durability", "--durability-waived: and %s is lost", op_text(w, number, what));
+	describe(w, offset, is, length, there);
+	if (promise == number)
+		snprintf(by, sizeof(by), "its FUA");
+	else
+		op_text(w, promise, by);
+	snprintf(want, sizeof(want), "at %" PRIu64 " what %s put there, which %s promised", offset,
+	         op_text(w, number, what), by);
+	snprintf(got, sizeof(got), "%s (--seed %" PRIu64 ")", there, case_seed(w->t));
+	broken_values(w->t, promise_of(w, number, promise), want, got);
+}
+
+static void
+unexplained(struct work *w, uint64_t offset, const uint8_t *is, size_t length, bool pending)
+{
+	char there[200];
+
+	describe(w, offset, is, length, there);
+	if (pending)
+		observe(w->t, R(write_may_reply_before_stable),
+		        "at %" PRIu64 " there is %s, which no order of events explains", offset, there);
+	else
+		broken(w->t, R(write_stored),
+		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut (--seed %" PRIu64
+		       ")",
+		       offset, there, case_seed(w->t));
+}
+
+/* The one that must at least be there: the newest guaranteed one; 0: none. */
+static const struct history_candidate *
+owed(const struct history_cell *cell)
+{
+	for (unsigned i = cell->n; i-- > 0;)
+		if (cell->candidates[i]->guaranteed)
+			return cell->candidates[i];
+	return NULL;
+}
+
+static void
+judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, const uint8_t *is, size_t length)
+{
+	const struct history_candidate *g;
+	uint8_t want[TEAR_UNIT];
+
+	for (unsigned i = 0; i < cell->n; i++) {
+		const struct history_candidate *c = cell->candidates[i];
+
+		contents(w, c->number, c->kind, offset, length, want);
+		if (c->kind == HISTORY_TRIM || memcmp(want, is, length) == 0)
+			return;
+	}
+	g = owed(cell);
+	if (g != NULL)
+		lost(w, g->number, g->promise, offset, is, length);
+	else
+		unexplained(w, offset, is, length, true);
+}
+
+static void
+judge_settled(struct work *w, uint64_t offset, const uint8_t *is, uint64_t length)
+{
+	uint64_t n, number;
+
+	if (memcmp(is, w->settled + offset, length) == 0)
+		return;
+	for (; length > 0; length -= n, offset += n, is += n) {
+		n = TEAR_UNIT - offset % TEAR_UNIT;
+		n = n < length ? n : length;
+		if (memcmp(is, w->settled + offset, n) == 0)
+			continue;
+		number = w->settler[offset / TEAR_UNIT];
+		if (number != 0)
+			lost(w, number, w->ops[number].promise, offset, is, n);
+		unexplained(w, offset, is, n, false);
+	}
+}
+
+static void
+judge_chunk(struct work *w, uint64_t start, const uint8_t *is, uint64_t length)
+{
+	uint64_t end = start + length, at = start, next;
+	struct history_cell cell;
+
+	while (at < end) {
+		bool more = history_next(w->history, at, &cell);
+
+		if (!more || cell.offset > at) {
+			next = more && cell.offset < end ? cell.offset : end;
+			judge_settled(w, at, is + (at - start), next - at);
+		} else {
+			next = (at / TEAR_UNIT + 1) * TEAR_UNIT;
+			next = next < cell.offset + cell.length ? next : cell.offset + cell.length;
+			next = next < end ? next : end;
+			judge_piece(w, &cell, at, is + (at - start), (size_t)(next - at));
+		}
+		at = next;
+	}
+}
+
+void
+cut(struct work *w, const char *policy)
+{
+	cut_power(w->t, policy);
+	enter_transmission(w->t);
+}
+
+void
+look(struct work *w)
+{
+	uint8_t *is = malloc(CHUNK);
+
+	if (is == NULL)
+		abort();
+	for (uint64_t chunk = 0; chunk * CHUNK < w->size; chunk++) {
+		uint64_t at = chunk * CHUNK, n = w->size - at < CHUNK ? w->size - at : CHUNK;
+
+		if (!w->touched[chunk])
+			continue;
+		read_all(w, at, n, is);
+		judge_chunk(w, at, is, n);
+		/* And from now on that is what was there first. */
+		memcpy(w->settled + at, is, n);
+	}
+	free(is);
+	history_cut(w->history);
+}
+
+void
+cut_and_look(struct work *w, const char *policy)
+{
+	cut(w, policy);
+	look(w);
+}
+
+const char *
+next_policy(const struct test *t, const char *policy)
+{
+	static char text[40];
+
+	if (strcmp(policy, "drop") != 0)
+		return NULL;
+	snprintf(text, sizeof(text), "random %" PRIu64, case_seed(t));
+	return text;
+}

@@ -1,0 +1,41 @@
+/*
+ * What stands below a server under test, for power cuts (design, section 9): the fake server with a volatile cache, and
+ * over it a file (nbdfuse) that the server keeps its data in, or its URI for a server that is itself a client.
+ */
+#ifndef NBDSPEC_LOWER_H
+#define NBDSPEC_LOWER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct lower;
+
+/* NULL, or what is missing here for a file over a fake disk, one line: /dev/fuse, nbdfuse. */
+const char *lower_lacks(void);
+
+/*
+ * Starts it in `dir`, the server's private directory; everything that it starts carries a mark of its own
+ * (lower_mark). `file`: with a file, dir/mnt/disk. NULL, and one line in error.
+ */
+struct lower *lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512]);
+void lower_stop(struct lower *l);		/* unmounts and ends all; may be NULL */
+
+const char *lower_file(const struct lower *l);	/* NULL without one */
+const char *lower_uri(const struct lower *l);	/* "nbd+unix:///?socket=…" */
+const char *lower_socket(const struct lower *l);
+
+/* One request to the fake server's control socket; its reply without the line end in reply, or one line in error. */
+bool lower_ask(const struct lower *l, const char *request, char reply[512], char error[512]);
+
+/* After a power cut: the file is mounted anew, so that nothing of it is cached anywhere. */
+bool lower_remount(struct lower *l, int ms, char error[512]);
+
+/*
+ * For a process that survives us (harness/process.h): the mark of what `dir` has below it (malloc'd), and the end of the
+ * mount that may be in it.
+ */
+char *lower_mark(const char *dir);
+void lower_unmount(const char *dir);
+
+#endif
