@@ -47,39 +47,49 @@ enum option_id {
 	OPT_REPORT, /* and one more for each report writer */
 };
 
-static const struct cli_option options[] = {
-	{ "case", 'c', "GLOB", "only the cases that match, such as 'option/*'; repeatable", OPT_CASE, true },
-	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false },
-	{ "jobs", 'j', "N", "N servers side by side (default: 1; not for a URI)", OPT_JOBS, false },
-	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false },
-	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE,
-	  true },
-	{ "destructive", 0, NULL, "allow writing to an export that nbdspec did not make", OPT_DESTRUCTIVE, false },
-	{ "export", 0, "NAME", "the export to test (default: the URI's, else the default export)", OPT_EXPORT, false },
-	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default: 64M)", OPT_SIZE, false },
-	{ "via", 0, "WAY", "unix, tcp, stdio or activation (default: by the placeholder in the command)", OPT_VIA,
-	  false },
-	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE,
-	  false },
-	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false },
+/* clang-format off */
+#define OPTIONS_OF_BOTH_1 \
+	{ "case", 'c', "GLOB", "only the cases that match, such as 'option/*'; repeatable", OPT_CASE, true }, \
+	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false }, \
+	{ "jobs", 'j', "N", "N servers side by side (default: 1; not for a URI)", OPT_JOBS, false }, \
+	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false }, \
+	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE, \
+	  true }, \
+	{ "destructive", 0, NULL, "allow writing to an export that nbdspec did not make", OPT_DESTRUCTIVE, false }, \
+	{ "export", 0, "NAME", "the export to test (default: the URI's, else the default export)", OPT_EXPORT, false }, \
+	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default: 64M)", OPT_SIZE, false }, \
+	{ "via", 0, "WAY", "unix, tcp, stdio or activation (default: by the placeholder in the command)", OPT_VIA, \
+	  false }, \
+	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE, \
+	  false }, \
+	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false }, \
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
-	{ "check", 0, "SHELL", "run after every power cut, with the same placeholders: it fails for a broken image",
-	  OPT_CHECK, false },
+
+#define OPTIONS_OF_BOTH_2 \
+	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false }, \
+	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false }, \
+	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false }, \
+	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in", \
+	  OPT_WRITE_EXPECT, false }, \
+	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false }, \
+	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false }, \
+	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true }, \
+	{ "junit", 0, "FILE", "report: JUnit XML", OPT_REPORT + 1, true }, \
+	{ "json", 0, "FILE", "report: JSON, docs/json-schema.json", OPT_REPORT + 2, true }, \
+	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true },
+/* clang-format on */
+
+static const struct cli_option server_options[] = { OPTIONS_OF_BOTH_1 OPTIONS_OF_BOTH_2{ 0 } };
+
+/* A superset. */
+static const struct cli_option durability_options[] = {
+	OPTIONS_OF_BOTH_1{ "check", 0, "SHELL",
+	                   "run after every power cut, with the same placeholders: it fails for a broken image",
+	                   OPT_CHECK, false },
 	{ "seed", 0, "N", "for all that the cases do at random (default: 1)", OPT_SEED, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
 	  OPT_WAIVED, false },
-	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false },
-	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false },
-	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false },
-	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in",
-	  OPT_WRITE_EXPECT, false },
-	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false },
-	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false },
-	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true },
-	{ "junit", 0, "FILE", "report: JUnit XML", OPT_REPORT + 1, true },
-	{ "json", 0, "FILE", "report: JSON, docs/json-schema.json", OPT_REPORT + 2, true },
-	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true },
-	{ 0 },
+	OPTIONS_OF_BOTH_2{ 0 },
 };
 
 struct output {
@@ -118,7 +128,7 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = options;
+	const struct cli_option *o = durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -291,6 +301,9 @@ take_target(struct server_run *run)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
 	if (cli->program != NULL)
 		return take_program(run);
+	if (run->suite == SUITE_DURABILITY)
+		return cli_usage_error(cli,
+		                       "want -- and the command that starts the server: it dies at every power cut");
 	if (cli->n_args > 1)
 		return cli_usage_error(cli, "'%s': one URI only; a command to start stands behind --", cli->args[1]);
 	if (cli->n_args == 0)
@@ -742,7 +755,7 @@ COMMAND(server) = {
 		"  nbdspec server nbd://localhost/\n"
 		"  nbdspec server -- qemu-nbd -t -f raw -k {socket} {file}\n"
 		"  nbdkit memory 64M --run 'nbdspec server --destructive $uri'\n",
-	.options = options,
+	.options = server_options,
 	.takes_program = true,
 	.run = run_server,
 };
@@ -752,15 +765,15 @@ COMMAND(durability) = {
 	.usage = "[OPTION]... -- COMMAND...",
 	.summary = "cut the power below a server, and see what it had promised",
 	.help = "nbdspec starts the server over a fake disk that loses at a power cut whatever was not made durable. "
-	        "COMMAND\n"
+		"COMMAND\n"
 		"has {file}, which is on that disk, or {uri}, which is the disk itself, for a server that is a client "
-	        "of\n"
+		"of\n"
 		"another; and as for 'nbdspec server' {socket} {port} {size} {export} {dir}. --prepare runs once for "
-	        "each\n"
+		"each\n"
 		"case and --check after each cut.\n\n"
 		"  nbdspec durability -- qemu-nbd -t -f raw -k {socket} {file}\n"
 		"  nbdspec durability -- nbdkit -f -U {socket} nbd uri={uri}\n",
-	.options = options,
+	.options = durability_options,
 	.takes_program = true,
 	.run = run_durability,
 };

@@ -185,7 +185,8 @@ def test_list(nbdspec):
     assert ids == sorted(set(ids)) and "read/first_block" in ids
     reads = [i for i in ids if i.startswith("read/")]
     assert [line.split()[0] for line in nbdspec("list", "read/*", status=0).stdout.splitlines()] == reads
-    assert nbdspec("server", "--list", status=0).stdout.split() == ids
+    server, durability = (nbdspec(suite, "--list", status=0).stdout.split() for suite in ("server", "durability"))
+    assert sorted(server + durability) == ids and "promise/flush" in durability
     assert nbdspec("server", "--list", "-c", "read/*", status=0).stdout.split() == reads
 
 

@@ -19,13 +19,12 @@ enum { N_WRITES = sizeof(writes) / sizeof(writes[0]) };
 
 /* Ranges of many shapes, near and far, none over another. */
 static unsigned
-ranges(struct work *w, struct test *t, struct range r[8])
+ranges(struct test *t, struct range r[8])
 {
 	uint64_t size = usable_size(t), at[8] = { 0, 131072, 262144 + 4096, 1 << 20, 0, 0, 0, 0 };
 	uint32_t length[8] = { 4096, 65536, 512, 262144, 4096, 8192, 512, 4096 };
 	unsigned n = 0;
 
-	(void)w;
 	at[4] = size / 2;
 	at[5] = size / 4 * 3 + 65536;
 	at[6] = size - blocks(t, 4096) - blocks(t, 512);
@@ -56,8 +55,8 @@ CASE_DURABILITY(promise, flush, "What was answered before a FLUSH is there after
 		EACH_CUT(t, policy, "%s, %s", writes[i].name, policy)
 		{
 			struct work *w = work_start(t);
-			struct range r[8];
-			unsigned n = ranges(w, t, r);
+			struct range r[8] = { 0 };
+			unsigned n = ranges(t, r);
 
 			need_flag(t, NBD_FLAG_SEND_FLUSH);
 			if (writes[i].flag != 0)
@@ -77,8 +76,8 @@ CASE_DURABILITY(promise, fua, "What was answered with FUA is there after a power
 		EACH_CUT(t, policy, "%s, %s", writes[i].name, policy)
 		{
 			struct work *w = work_start(t);
-			struct range r[8];
-			unsigned n = ranges(w, t, r);
+			struct range r[8] = { 0 };
+			unsigned n = ranges(t, r);
 
 			need_flag(t, NBD_FLAG_SEND_FUA);
 			if (writes[i].flag != 0)
