@@ -44,6 +44,7 @@ enum option_id {
 	OPT_CHECK,
 	OPT_SEED,
 	OPT_WAIVED,
+	OPT_DIRECT,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -87,6 +88,8 @@ static const struct cli_option durability_options[] = {
 	                   "run after every power cut, with the same placeholders: it fails for a broken image",
 	                   OPT_CHECK, false },
 	{ "seed", 0, "N", "for all that the cases do at random (default: 1)", OPT_SEED, false },
+	{ "direct-io", 0, NULL, "the server opens {file} with O_DIRECT: no page cache forgets what it failed to write",
+	  OPT_DIRECT, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
 	  OPT_WAIVED, false },
 	OPTIONS_OF_BOTH_2{ 0 },
@@ -157,6 +160,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_FRESH, &run->target.fresh, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
+		{ OPT_DIRECT, &run->target.direct, NULL },
 		{ OPT_CHECK, NULL, &run->target.check },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },

@@ -116,3 +116,9 @@ durability_waived(const struct test *t)
 {
 	return t->private->server->target->waived;
 }
+
+bool
+bypasses_page_cache(const struct test *t)
+{
+	return t->private->server->target->direct;
+}

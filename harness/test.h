@@ -172,6 +172,7 @@ void enter_below(struct test *t, const char *export);
 bool below_is_a_file(const struct test *t);	/* to the server; else it knows it for an NBD server */
 uint64_t case_seed(const struct test *t);	/* of the run, for all that a case does at random */
 bool durability_waived(const struct test *t);
+bool bypasses_page_cache(const struct test *t);		/* as its user says */
 
 /* ---- the handshake ---- */
 void recv_greeting(struct test *t);		/* either style; fills t->s */
