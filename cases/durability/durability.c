@@ -325,6 +325,7 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 {
 	const struct history_candidate *g;
 	uint8_t want[TEAR_UNIT];
+	uint64_t settler;
 
 	for (unsigned i = 0; i < cell->n; i++) {
 		const struct history_candidate *c = cell->candidates[i];
@@ -334,8 +335,11 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 			return;
 	}
 	g = owed(cell);
+	settler = w->settler[offset / TEAR_UNIT];
 	if (g != NULL)
 		lost(w, g->number, g->promise, offset, is, length);
+	else if (settler != 0)
+		lost(w, settler, w->ops[settler].promise, offset, is, length);
 	else
 		unexplained(w, offset, is, length, true);
 }
