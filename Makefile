@@ -72,7 +72,13 @@ $(filter build/fuzz/fuzz_serve_%,$(fuzzers)): build/fuzz/%: tests/fuzz/%.c tests
 	@mkdir -p $(@D)
 	$(call quiet,FUZZ)$(CLANG) $(fuzz_flags) -fsanitize=fuzzer -o $@ $(filter-out %.h,$^) $(pkg_libs) -lm
 
-units: $(units)
+# Each runs when it has changed.
+units: $(units:=.passed)
+
+$(units:=.passed): %.passed: %
+	$(call quiet,UNIT)$< >$<.log 2>&1 || { cat $<.log; exit 1; }
+	@touch $@
+
 fuzzers: $(fuzzers)
 
 # ---- the two commands; each installs what is missing, then starts over with it ----
