@@ -107,6 +107,8 @@ _Noreturn void broken(struct test *t, enum requirement_id r, const char *fmt, ..
 _Noreturn void broken_values(struct test *t, enum requirement_id r, const char *expected, const char *got);
 /* Records a broken requirement; returns where it is a SHOULD (warn), ends the case where it is a MUST. */
 void deviates(struct test *t, enum requirement_id r, const char *expected, const char *got);
+/* Records a warning, whatever the level of the requirement: what cannot be certain. */
+void warns(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Records what was seen of a MAY. */
 void observe(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Ends the case: the server does not offer the feature ("FLUSH", "fixed newstyle"). */

@@ -284,8 +284,9 @@ unexplained(struct work *w, uint64_t offset, const uint8_t *is, size_t length, b
 
 	describe(w, offset, is, length, there);
 	if (pending)
-		observe(w->t, R(write_may_reply_before_stable),
-		        "at %" PRIu64 " there is %s, which no order of events explains", offset, there);
+		warns(w->t, R(write_stored),
+		      "at %" PRIu64 " there is %s, which no order of events explains (--seed %" PRIu64 ")", offset,
+		      there, case_seed(w->t));
 	else
 		broken(w->t, R(write_stored),
 		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut (--seed %" PRIu64
@@ -308,6 +309,7 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 {
 	const struct history_candidate *g;
 	uint8_t want[TEAR_UNIT];
+	uint64_t number;
 
 	for (unsigned i = 0; i < cell->n; i++) {
 		const struct history_candidate *c = cell->candidates[i];
@@ -317,8 +319,10 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 			return;
 	}
 	g = owed(cell);
-	if (g != NULL)
-		lost(w, g->number, g->promise, offset, is, length);
+	/* What was settled before later commands came is told as what was there first. */
+	number = g != NULL ? g->number : w->settler[offset / TEAR_UNIT];
+	if (number != 0)
+		lost(w, number, g != NULL ? g->promise : w->ops[number].promise, offset, is, length);
 	else
 		unexplained(w, offset, is, length, true);
 }
@@ -371,6 +375,19 @@ cut(struct work *w, const char *policy)
 	enter_transmission(w->t);
 }
 
+/* From now on that is what was there first. Where it is not what a command had put there for good, nobody did. */
+static void
+accept_chunk(struct work *w, uint64_t start, const uint8_t *is, uint64_t length)
+{
+	for (uint64_t at = 0; at < length; at += TEAR_UNIT) {
+		uint64_t n = length - at < TEAR_UNIT ? length - at : TEAR_UNIT;
+
+		if (memcmp(w->settled + start + at, is + at, n) != 0)
+			w->settler[(start + at) / TEAR_UNIT] = 0;
+	}
+	memcpy(w->settled + start, is, length);
+}
+
 void
 look(struct work *w)
 {
@@ -385,8 +402,7 @@ look(struct work *w)
 			continue;
 		read_all(w, at, n, is);
 		judge_chunk(w, at, is, n);
-		/* And from now on that is what was there first. */
-		memcpy(w->settled + at, is, n);
+		accept_chunk(w, at, is, n);
 	}
 	free(is);
 	history_cut(w->history);
