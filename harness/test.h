@@ -172,6 +172,8 @@ const char *ask_below(struct test *t, const char *fmt, ...) __attribute__((forma
 /* A session beside the server, with the disk below itself; in transmission, becomes t->s. */
 void enter_below(struct test *t, const char *export);
 uint64_t case_seed(const struct test *t);	/* of the run, for all that a case does at random */
+/* A command line, malloc'd, that repeats this case with its seed. */
+char *command_again(const struct test *t);
 bool durability_waived(const struct test *t);
 
 /* ---- the handshake ---- */

@@ -262,7 +262,7 @@ promise_of(const struct work *w, uint64_t lost, uint64_t promise)
 static void
 lost(struct work *w, uint64_t number, uint64_t promise, uint64_t offset, const uint8_t *is, size_t length)
 {
-	char what[200], by[200], there[200], want[512], got[300];
+	char what[200], by[200], there[200], want[512], *got, *again = command_again(w->t);
 
 	if (durability_waived(w->t))
 		skip(w->t, "durability", "--durability-waived: and %s is lost", op_text(w, number, what));
@@ -273,25 +273,25 @@ lost(struct work *w, uint64_t number, uint64_t promise, uint64_t offset, const u
 		op_text(w, promise, by);
 	snprintf(want, sizeof(want), "at %" PRIu64 " what %s put there, which %s promised", offset,
 	         op_text(w, number, what), by);
-	snprintf(got, sizeof(got), "%s (--seed %" PRIu64 ")", there, case_seed(w->t));
+	if (asprintf(&got, "%s; once more: %s", there, again) < 0)
+		abort();
 	broken_values(w->t, promise_of(w, number, promise), want, got);
 }
 
 static void
 unexplained(struct work *w, uint64_t offset, const uint8_t *is, size_t length, bool pending)
 {
-	char there[200];
+	char there[200], *again = command_again(w->t);
 
 	describe(w, offset, is, length, there);
 	if (pending)
 		warns(w->t, R(write_stored),
-		      "at %" PRIu64 " there is %s, which no order of events explains (--seed %" PRIu64 ")", offset,
-		      there, case_seed(w->t));
+		      "at %" PRIu64 " there is %s, which no order of events explains; once more: %s", offset, there,
+		      again);
 	else
 		broken(w->t, R(write_stored),
-		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut (--seed %" PRIu64
-		       ")",
-		       offset, there, case_seed(w->t));
+		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut; once more: %s",
+		       offset, there, again);
 }
 
 /* The one that must at least be there: the newest guaranteed one; 0: none. */
