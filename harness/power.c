@@ -98,6 +98,14 @@ cut_power(struct test *t, const char *policy)
 		expect_witness_lost(t);
 }
 
+bool
+below_is_a_file(const struct test *t)
+{
+	const struct lower *l = t->private->server->lower;
+
+	return l != NULL && lower_file(l) != NULL;
+}
+
 uint64_t
 case_seed(const struct test *t)
 {

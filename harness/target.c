@@ -675,7 +675,7 @@ end_abruptly(struct server *s)
 bool
 server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512])
 {
-	char request[100], reply[512];
+	char request[100], reply[512], why[512] = "";
 	int passed = -1;
 	bool ok;
 
@@ -687,20 +687,25 @@ server_cut_power(struct server *s, const char *policy, bool *failed_check, char 
 	end_abruptly(s);
 	if (!lower_remount(s->lower, start_ms(s->target), error))
 		return false;
-	if (!run_command(s, "--check", s->target->check, error)) {
-		*failed_check = true;
-		return false;
-	}
+	*failed_check = !run_command(s, "--check", s->target->check, why);
 	if (s->target->via == VIA_UNIX || s->target->via == VIA_ACTIVATION)
 		unlink(s->socket);
 	s->starting = true;
 	ok = make_address(s, &passed, error) && spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
-	if (!ok)
+	if (!ok) {
+		*failed_check = false;
 		return false;
+	}
 	s->pidfd = process_open(s->pid);
-	return !s->target->daemon || adopt_daemon(s, error);
+	if (s->target->daemon && !adopt_daemon(s, error))
+		*failed_check = false;
+	else if (*failed_check)
+		memcpy(error, why, sizeof(why));
+	else
+		return true;
+	return false;
 }
 
 /* ---- connecting ---- */

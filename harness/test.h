@@ -171,6 +171,7 @@ void cut_power(struct test *t, const char *policy);
 const char *ask_below(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A session beside the server, with the disk below itself; in transmission, becomes t->s. */
 void enter_below(struct test *t, const char *export);
+bool below_is_a_file(const struct test *t);	/* to the server; else it knows it for an NBD server */
 uint64_t case_seed(const struct test *t);	/* of the run, for all that a case does at random */
 /* A command line, malloc'd, that repeats this case with its seed. */
 char *command_again(const struct test *t);

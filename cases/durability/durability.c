@@ -26,6 +26,7 @@ struct work {
 	struct op *ops; /* by number */
 	uint64_t n, n_lost;
 	uint64_t size, random;
+	unsigned salt;     /* so that no two points write the same */
 	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
 	uint32_t *settler; /* for each tear unit the command that settled it */
 	uint8_t *touched;  /* for each chunk */
@@ -48,7 +49,7 @@ contents(const struct work *w, uint64_t number, enum history_kind kind, uint64_t
 	if (kind == HISTORY_INITIAL)
 		memcpy(data, w->settled + offset, length);
 	else if (kind == HISTORY_WRITE)
-		fill_pattern(data, length, offset, (unsigned)number);
+		fill_pattern(data, length, offset, w->salt + (unsigned)number);
 	else
 		memset(data, 0, length);
 }
@@ -76,9 +77,22 @@ read_all(struct work *w, uint64_t offset, uint64_t length, uint8_t *data)
 	}
 }
 
+/* What earlier points have left there. */
+static void
+reread(struct work *w)
+{
+	for (uint64_t chunk = 0; chunk * CHUNK < w->size; chunk++) {
+		uint64_t at = chunk * CHUNK, n = w->size - at < CHUNK ? w->size - at : CHUNK;
+
+		if (w->touched[chunk])
+			read_all(w, at, n, w->settled + at);
+	}
+}
+
 struct work *
 work_start(struct test *t)
 {
+	static struct work earlier;
 	struct work *w = calloc(1, sizeof(*w));
 
 	enter_transmission(t);
@@ -92,9 +106,12 @@ work_start(struct test *t)
 	w->history = history_new((t->s->flags & NBD_FLAG_CAN_MULTI_CONN) != 0, true,
 	                         &(struct history_owner){ .arg = w, .settled = on_settled });
 	w->ops = sparse(OPS_MOST * sizeof(*w->ops));
-	w->settled = sparse(w->size);
+	w->salt = earlier.salt + OPS_MOST;
+	w->settled = earlier.settled != NULL ? earlier.settled : sparse(w->size);
+	w->touched = earlier.touched != NULL ? earlier.touched : sparse(w->size / CHUNK + 1);
 	w->settler = sparse(w->size / TEAR_UNIT * sizeof(*w->settler) + sizeof(*w->settler));
-	w->touched = sparse(w->size / CHUNK + 1);
+	reread(w);
+	earlier = *w;
 	return w;
 }
 
