@@ -1,0 +1,171 @@
+"""nbdspec durability: what it finds, what it says of it, and that no mount, process or file is left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import NBDSPEC, PATIENCE, processes, until
+
+QEMU = ["qemu-nbd", "-t", "-f", "raw", "-k", "{socket}"]
+NBDKIT = ["nbdkit", "-f", "-U", "{socket}"]
+SANDWICH = [*NBDKIT, "nbd", "uri={uri}"]
+FLUSH = ("-c", "promise/flush")
+
+needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK) or not shutil.which("nbdfuse"),
+                                reason="needs /dev/fuse and nbdfuse")
+
+
+def mounts(nbdspec):
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
+        return [line for line in f if str(nbdspec.tmp) in line]
+
+
+@pytest.fixture
+def durability(nbdspec):
+    """Runs the command; afterwards nothing is mounted, either (conftest.py looks for processes and directories)."""
+
+    def run(*args, **kwargs):
+        return nbdspec("durability", *args, **kwargs)
+
+    yield run
+    left = mounts(nbdspec)
+    for line in left:
+        subprocess.run(["umount", "-l", line.split()[1]], check=False)
+    assert not left
+
+
+def results(nbdspec, path="json"):
+    return json.loads((nbdspec.cwd / path).read_text())["results"]
+
+
+NO_SYNC = """
+#include <stddef.h>
+int fsync(int fd) { (void)fd; return 0; }
+int fdatasync(int fd) { (void)fd; return 0; }
+int syncfs(int fd) { (void)fd; return 0; }
+int sync_file_range(int fd, long offset, long n, unsigned flags) { (void)fd; (void)offset; (void)n; (void)flags; return 0; }
+void sync(void) {}
+"""
+
+
+@pytest.fixture
+def no_sync(tmp_path):
+    """A library that makes fsync do nothing, as eatmydata does."""
+    source, library = tmp_path / "no_sync.c", tmp_path / "no_sync.so"
+    source.write_text(NO_SYNC)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=PATIENCE)
+    return library
+
+
+# ---- what it finds ----
+
+@needs_fuse
+@pytest.mark.parametrize("server", [[*QEMU, "{file}"], [*NBDKIT, "file", "{file}"]], ids=["qemu-nbd", "nbdkit"])
+def test_without_fsync(nbdspec, durability, no_sync, server):
+    """A packaged server keeps what it promises; the same one whose fsync does nothing is caught by every promise."""
+    cases = (*FLUSH, "-c", "promise/fua", "-c", "promise/later_cuts")
+    durability(*cases, "--", *server, status=0)
+    durability("-q", *cases, "--json", "json", "--", "env", f"LD_PRELOAD={no_sync}", *server, status=1)
+    failed = [r for r in results(nbdspec) if r["verdict"] == "fail"]
+    assert {r["case"] for r in failed} == {"promise/flush", "promise/fua", "promise/later_cuts"}
+    assert {r["requirement"] for r in failed} == {"flush_persists", "fua_persists"}
+
+
+def test_sandwich_that_waives(nbdspec, durability):
+    """nbdkit's fua filter drops what it promised; nothing of that needs a file."""
+    cases = ("-c", "promise/fua_among_others")
+    durability(*cases, "--", *SANDWICH, status=0)
+    durability("-q", *cases, "--json", "json", "--", *NBDKIT, "--filter=fua", "nbd", "uri={uri}", "fuamode=discard",
+               status=1)
+    assert {r["requirement"] for r in results(nbdspec) if r["verdict"] == "fail"} == {"fua_persists"}
+
+
+def test_waived(nbdspec, durability):
+    durability("-q", "-c", "promise/fua_among_others", "--durability-waived", "--json", "json", "--", *NBDKIT,
+               "--filter=fua", "nbd", "uri={uri}", "fuamode=discard")
+    found = results(nbdspec)
+    assert {r["verdict"] for r in found} == {"skip"} and "waived" in found[0]["message"]
+
+
+def test_failure_names_all(nbdspec, durability):
+    """The write that was lost, the reply that promised it, the offsets, the seed, and how to have it once more."""
+    command = [*NBDKIT, "--filter=fua", "nbd", "uri={uri}", "fuamode=discard"]
+    durability("-q", "-c", "promise/fua_among_others", "--seed", "77", "--json", "json", "--", *command, status=1)
+    first = next(r for r in results(nbdspec) if r["verdict"] == "fail")
+    assert "at 4096 " in first["expected"] and "NBD_CMD_WRITE with FUA (command 2)" in first["expected"]
+    assert "which its FUA promised" in first["expected"]
+    again = first["got"].split("once more: ")[1]
+    assert again.startswith("nbdspec durability -c promise/fua_among_others --seed 77 --")
+    p = subprocess.run(["sh", "-c", again.replace("nbdspec", f"'{NBDSPEC}'", 1) + " >/dev/null"], env=nbdspec.env, timeout=PATIENCE,
+                       check=False)
+    assert p.returncode == 1
+
+
+def test_runs(nbdspec, durability):
+    durability("-q", "-c", "promise/overwritten", "--seed", "5", "--runs", "3", "--json", "json", "--", *SANDWICH, status=0)
+    assert [r["point"] for r in results(nbdspec)] == ["drop, seed 5", "random 5, seed 5", "drop, seed 6", "random 6, seed 6",
+                                                    "drop, seed 7", "random 7, seed 7"]
+
+
+@needs_fuse
+def test_image(nbdspec, durability):
+    """A qcow2 image, made on the fake disk and checked after each cut."""
+    prepare = 'qemu-img create -q -f qcow2 {dir}/image 48M && dd if={dir}/image of={file} conv=notrunc,fsync status=none'
+    durability(*FLUSH, "--prepare", prepare, "--check", "qemu-img check -q -f qcow2 {file}", "--", "qemu-nbd", "-t", "-f",
+               "qcow2", "-k", "{socket}", "{file}", status=0)
+
+
+@needs_fuse
+def test_image_that_is_not_sound(durability):
+    durability("-c", "promise/later_cuts", "--check", "false", "--", *QEMU, "{file}", status=1)
+
+
+# ---- what it refuses ----
+
+@pytest.mark.parametrize("args", [["--via", "stdio", "--", "nbdkit", "-s", "nbd", "uri={uri}"],
+                                  ["--", "nbdkit", "-f", "-U", "{socket}", "memory", "64M"], []])
+def test_usage(nbdspec, args):
+    nbdspec.usage("durability", *args)
+
+
+def test_without_nbdfuse(nbdspec, tmp_path):
+    """It says what is missing, and that alone is status 3."""
+    done = nbdspec("durability", "--", *QEMU, "{file}", env={**nbdspec.env, "PATH": str(tmp_path)}, status=3)
+    assert "nbdfuse" in done.stdout + done.stderr and "skip" in done.stdout + done.stderr
+
+
+# ---- what it leaves behind ----
+
+@needs_fuse
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("ms", [5, 15, 25, 40, 70, 120, 250, 600])
+def test_ended_at_any_moment(nbdspec, durability, which, ms):
+    p = nbdspec.start("durability", "-j", "2", "--", *QEMU, "{file}")
+    time.sleep(ms / 1000)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    assert p.returncode in ((-signal.SIGKILL,) if which == signal.SIGKILL else (130, -signal.SIGINT))
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_fuse
+def test_killed_while_the_server_hangs(nbdspec, durability):
+    """A server that never listens, over a file that it has open."""
+    p = nbdspec.start("durability", *FLUSH, "--", "sh", "-c", "exec sleep 1000 < \"$1\"", "{socket}", "{file}")
+    until(lambda: any(line.startswith("sleep 1000") for line in processes(nbdspec.mark).values()))
+    p.kill()
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_fuse
+def test_server_that_does_not_come_back(nbdspec, durability):
+    """After the first cut it ends at once: that is said of the server, and the run goes on."""
+    script = 'test -e "$0/once" && exit 9; touch "$0/once"; exec "$@"'
+    done = durability("-q", "-c", "promise/later_cuts", "--", "sh", "-c", script, "{dir}", *QEMU, "{file}")
+    assert done.returncode in (1, 3)
