@@ -479,6 +479,20 @@ make_lower(struct server *s, char error[512])
 	return true;
 }
 
+/* What --prepare made is there from the start, and no power cut takes it. */
+static bool
+sync_file(const struct server *s, char error[512])
+{
+	int fd = s->lower != NULL && s->target->prepare != NULL ? open(s->file, O_RDWR | O_CLOEXEC) : -1;
+	bool ok = fd < 0 || fsync(fd) == 0;
+
+	if (!ok)
+		snprintf(error, 512, "%.300s: %s", s->file, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 bool
 server_start(struct server *s, const struct target *t, char error[512])
 {

@@ -11,23 +11,24 @@ CASE_DURABILITY(setup, can_lose,
                 "What was written beside the server and not flushed is gone after a power cut; what was flushed is not",
                 R(flush_persists))
 {
-	uint8_t data[4096], is[4096];
+	enum { KEPT = 1024, LOST = 2048 };
+	uint8_t data[512], is[512];
 
 	enter_transmission(t);
 	disconnect(t);
 	memset(data, 'k', sizeof(data));
-	enter_below(t, "");
-	must_write(t, 0, sizeof(data), data, R(write_stored));
+	enter_below(t, "witness");
+	must_write(t, KEPT, sizeof(data), data, R(write_stored));
 	do_command(t, 0, NBD_CMD_FLUSH, 0, 0, R(flush_persists));
 	memset(data, 'l', sizeof(data));
-	must_write(t, 8192, sizeof(data), data, R(write_stored));
+	must_write(t, LOST, sizeof(data), data, R(write_stored));
 	disconnect(t);
 	cut_power(t, "drop");
-	enter_below(t, "");
-	must_read(t, 0, sizeof(is), is, R(read_returns_data));
+	enter_below(t, "witness");
+	must_read(t, KEPT, sizeof(is), is, R(read_returns_data));
 	if (is[0] != 'k')
 		harness_error(t, "the disk below lost what was flushed");
-	must_read(t, 8192, sizeof(is), is, R(read_returns_data));
+	must_read(t, LOST, sizeof(is), is, R(read_returns_data));
 	if (is[0] == 'l')
 		harness_error(t, "the disk below lost nothing, so no case could fail");
 	disconnect(t);
