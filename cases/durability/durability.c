@@ -26,6 +26,7 @@ struct work {
 	struct op *ops; /* by number */
 	uint64_t n, n_lost;
 	uint64_t size, random;
+	bool open;         /* something was sent since the last look */
 	unsigned salt;     /* so that no two points write the same */
 	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
 	uint32_t *settler; /* for each tear unit the command that settled it */
@@ -77,7 +78,7 @@ read_all(struct work *w, uint64_t offset, uint64_t length, uint8_t *data)
 	}
 }
 
-/* What earlier points have left there. */
+/* What earlier points have left there; one that ended in its middle has a cut behind it, so that it is durable. */
 static void
 reread(struct work *w)
 {
@@ -92,10 +93,14 @@ reread(struct work *w)
 struct work *
 work_start(struct test *t)
 {
-	static struct work earlier;
+	static struct work *earlier;
 	struct work *w = calloc(1, sizeof(*w));
 
 	enter_transmission(t);
+	if (earlier != NULL && earlier->open) {
+		cut_power(t, "keep");
+		enter_transmission(t);
+	}
 	need_writable(t);
 	need_range(t, 0, blocks(t, 65536));
 	if (w == NULL)
@@ -106,12 +111,12 @@ work_start(struct test *t)
 	w->history = history_new((t->s->flags & NBD_FLAG_CAN_MULTI_CONN) != 0, true,
 	                         &(struct history_owner){ .arg = w, .settled = on_settled });
 	w->ops = sparse(OPS_MOST * sizeof(*w->ops));
-	w->salt = earlier.salt + OPS_MOST;
-	w->settled = earlier.settled != NULL ? earlier.settled : sparse(w->size);
-	w->touched = earlier.touched != NULL ? earlier.touched : sparse(w->size / CHUNK + 1);
+	w->salt = earlier != NULL ? earlier->salt + OPS_MOST : OPS_MOST;
+	w->settled = earlier != NULL ? earlier->settled : sparse(w->size);
+	w->touched = earlier != NULL ? earlier->touched : sparse(w->size / CHUNK + 1);
 	w->settler = sparse(w->size / TEAR_UNIT * sizeof(*w->settler) + sizeof(*w->settler));
 	reread(w);
-	earlier = *w;
+	earlier = w;
 	return w;
 }
 
@@ -164,6 +169,7 @@ begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, ui
 		harness_error(w->t, "a case has more than %d commands", OPS_MOST);
 	if (length > 0)
 		touch(w, offset, length);
+	w->open = true;
 	w->n = history_receive(w->history, &c);
 	op = &w->ops[w->n];
 	*op = (struct op){ .type = type,
@@ -423,6 +429,7 @@ look(struct work *w)
 	}
 	free(is);
 	history_cut(w->history);
+	w->open = false;
 }
 
 void
