@@ -43,37 +43,93 @@ def results(nbdspec, path="json"):
     return json.loads((nbdspec.cwd / path).read_text())["results"]
 
 
-NO_SYNC = """
-#include <stddef.h>
-int fsync(int fd) { (void)fd; return 0; }
-int fdatasync(int fd) { (void)fd; return 0; }
-int syncfs(int fd) { (void)fd; return 0; }
-int sync_file_range(int fd, long offset, long n, unsigned flags) { (void)fd; (void)offset; (void)n; (void)flags; return 0; }
-void sync(void) {}
+FAULTS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int fault(const char *name) { const char *f = getenv("FAULT"); return f && strcmp(f, name) == 0; }
+
+static int really(int fd) { return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
+static void *later(void *arg) { usleep(20000); really((int)(long)arg); return NULL; }
+
+int fdatasync(int fd)
+{
+	static unsigned n;
+	pthread_t thread;
+
+	if (fault("none") || (fault("every second one") && n++ % 2 == 1))
+		return 0;
+	if (fault("later"))
+		return pthread_create(&thread, NULL, later, (void *)(long)fd) | pthread_detach(thread);
+	return really(fd) && !fault("errors hidden");
+}
+int fsync(int fd) { return fdatasync(fd); }
+int syncfs(int fd) { return fdatasync(fd); }
+
+#define PWRITE(name) \
+ssize_t name(int fd, const void *data, size_t n, off_t at) \
+{ \
+	ssize_t r = ((ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, #name))(fd, data, n, at); \
+ \
+	return r < 0 && fault("write errors hidden") ? (ssize_t)n : r; \
+}
+PWRITE(pwrite)
+PWRITE(pwrite64)
 """
 
 
-@pytest.fixture
-def no_sync(tmp_path):
-    """A library that makes fsync do nothing, as eatmydata does."""
-    source, library = tmp_path / "no_sync.c", tmp_path / "no_sync.so"
-    source.write_text(NO_SYNC)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=PATIENCE)
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory):
+    """A library that breaks how a server makes things durable; "none" is what eatmydata does."""
+    directory = tmp_path_factory.mktemp("faults")
+    source, library = directory / "faults.c", directory / "faults.so"
+    source.write_text(FAULTS)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl", "-lpthread"], check=True,
+                   timeout=PATIENCE)
     return library
 
 
 # ---- what it finds ----
 
+FILE_SERVERS = {"qemu-nbd": [*QEMU, "{file}"], "nbdkit": [*NBDKIT, "file", "{file}"]}
+
+
 @needs_fuse
-@pytest.mark.parametrize("server", [[*QEMU, "{file}"], [*NBDKIT, "file", "{file}"]], ids=["qemu-nbd", "nbdkit"])
-def test_without_fsync(nbdspec, durability, no_sync, server):
+@pytest.mark.parametrize("server", FILE_SERVERS)
+def test_without_fsync(nbdspec, durability, faults, server):
     """A packaged server keeps what it promises; the same one whose fsync does nothing is caught by every promise."""
-    cases = (*FLUSH, "-c", "promise/fua", "-c", "promise/later_cuts")
-    durability(*cases, "--", *server, status=0)
-    durability("-q", *cases, "--json", "json", "--", "env", f"LD_PRELOAD={no_sync}", *server, status=1)
+    cases = (*FLUSH, "-c", "promise/fua", "-c", "promise/later_cuts", "-c", "promise/fua_among_others")
+    durability(*cases, "--", *FILE_SERVERS[server], status=0)
+    durability("-q", *cases, "--json", "json", "--", "env", "FAULT=none", f"LD_PRELOAD={faults}", *FILE_SERVERS[server],
+               status=1)
     failed = [r for r in results(nbdspec) if r["verdict"] == "fail"]
-    assert {r["case"] for r in failed} == {"promise/flush", "promise/fua", "promise/later_cuts"}
+    assert {r["case"] for r in failed} == set(cases[1::2])
     assert {r["requirement"] for r in failed} == {"flush_persists", "fua_persists"}
+
+
+@needs_fuse
+@pytest.mark.parametrize("fault, points", [
+    ("every second one", {"promise/flush[WRITE, drop]", "promise/fua[WRITE, drop]"}),
+    ("later", {"promise/flush[WRITE, drop]", "promise/flush[WRITE_ZEROES, drop]", "promise/fua[WRITE, drop]",
+               "promise/overwritten[drop]", "workload/one_connection"}),
+    ("errors hidden", {"errors/flush_fails_once[the data is kept]"}),
+    ("write errors hidden", {"errors/write_fails[EIO]", "errors/write_fails[ENOSPC]"}),
+])
+def test_fault(nbdspec, durability, faults, fault, points):
+    """Servers that are wrong in one way only: each is seen, by what is lost."""
+    globs = [word for case in {point.split("[")[0] for point in points} for word in ("-c", case)]
+
+    def failed(*environment):
+        durability("-q", *globs, "--json", "json", "--", "env", *environment, *NBDKIT, "file", "{file}")
+        return {r["case"] + (f"[{r['point']}]" if r["point"] else "") for r in results(nbdspec) if r["verdict"] == "fail"}
+
+    assert not points & failed("FAULT=")
+    assert points <= failed(f"FAULT={fault}", f"LD_PRELOAD={faults}")
 
 
 def test_sandwich_that_waives(nbdspec, durability):
