@@ -46,6 +46,7 @@ enum option_id {
 	OPT_SEED,
 	OPT_RUNS,
 	OPT_WAIVED,
+	OPT_DIRECT,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -90,6 +91,8 @@ static const struct cli_option durability_options[] = {
 	                   OPT_CHECK, false },
 	{ "seed", 0, "N", "for all that the cases do at random (default: 1)", OPT_SEED, false },
 	{ "runs", 0, "N", "every case with N seeds, from that of --seed on (default: 1)", OPT_RUNS, false },
+	{ "direct-io", 0, NULL, "the server opens {file} with O_DIRECT: no page cache forgets what it failed to write",
+	  OPT_DIRECT, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
 	  OPT_WAIVED, false },
 	OPTIONS_OF_BOTH_2{ 0 },
@@ -161,6 +164,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_FRESH, &run->target.fresh, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
+		{ OPT_DIRECT, &run->target.direct, NULL },
 		{ OPT_CHECK, NULL, &run->target.check },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },
@@ -285,8 +289,8 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,   OPT_VIA,  OPT_PREPARE,
-		                               OPT_DAEMON, OPT_FACTOR, OPT_CHECK };
+	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,   OPT_VIA,   OPT_PREPARE,
+		                               OPT_DAEMON, OPT_FACTOR, OPT_CHECK, OPT_DIRECT };
 	const struct cli *cli = run->cli;
 	size_t n = 0, n_program = 0;
 	char **words, *text;

@@ -129,3 +129,9 @@ command_again(const struct test *t)
 		abort();
 	return text;
 }
+
+bool
+bypasses_page_cache(const struct test *t)
+{
+	return t->private->server->target->direct;
+}

@@ -521,7 +521,7 @@ server_start(struct server *s, const struct target *t, char error[512])
 		s->guard = post_guard(s->dir);
 	ok = (t->cuts ? make_lower(s, error) : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
 	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
-	     spawn(s, passed, error);
+	     sync_file(s, error) && spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
 	if (!ok)

@@ -176,6 +176,7 @@ uint64_t case_seed(const struct test *t);	/* of the run, for all that a case doe
 /* A command line, malloc'd, that repeats this case with its seed. */
 char *command_again(const struct test *t);
 bool durability_waived(const struct test *t);
+bool bypasses_page_cache(const struct test *t);		/* as its user says */
 
 /* ---- the handshake ---- */
 void recv_greeting(struct test *t);		/* either style; fills t->s */

@@ -33,6 +33,9 @@ CASE_DURABILITY(
 			if (i == 1 && !below_is_a_file(t))
 				skip(t, "file",
 				     "the disk below is an NBD server, which owes what it was asked to flush");
+			if (i == 1 && bypasses_page_cache(t))
+				skip(t, "page cache",
+				     "--direct-io: the server's data is in no page cache, which alone forgets");
 			need_flag(t, NBD_FLAG_SEND_FLUSH);
 			need_range(t, 0, 32 * unit);
 			for (unsigned k = 0; k < 16; k++)
