@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ enum option_id {
 	OPT_DAEMON,
 	OPT_CHECK,
 	OPT_SEED,
+	OPT_RUNS,
 	OPT_WAIVED,
 	OPT_DIRECT,
 	OPT_REPORT, /* and one more for each report writer */
@@ -88,6 +90,7 @@ static const struct cli_option durability_options[] = {
 	                   "run after every power cut, with the same placeholders: it fails for a broken image",
 	                   OPT_CHECK, false },
 	{ "seed", 0, "N", "for all that the cases do at random (default: 1)", OPT_SEED, false },
+	{ "runs", 0, "N", "every case with N seeds, from that of --seed on (default: 1)", OPT_RUNS, false },
 	{ "direct-io", 0, NULL, "the server opens {file} with O_DIRECT: no page cache forgets what it failed to write",
 	  OPT_DIRECT, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
@@ -108,6 +111,7 @@ struct server_run {
 	struct target target;
 	struct runner runner;
 	enum suite suite;
+	unsigned runs; /* with seeds of their own */
 	bool strict, list, quiet, sized;
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -204,6 +208,11 @@ take_option(struct server_run *run, const struct cli_given *g)
 			return STATUS_USAGE;
 		run->runner.slots = (unsigned)number;
 		return 0;
+	case OPT_RUNS:
+		if (!cli_number(run->cli, "--runs", g->value, 1, 1000000, &number))
+			return STATUS_USAGE;
+		run->runs = (unsigned)number;
+		return 0;
 	case OPT_SEED:
 		if (!cli_number(run->cli, "--seed", g->value, 0, ULONG_MAX, &number))
 			return STATUS_USAGE;
@@ -276,6 +285,40 @@ check_lower(struct server_run *run)
 	return 0;
 }
 
+/* What a failure's own command line has of ours; the case, the seed and where results go it has anew. */
+static char *
+again_text(const struct server_run *run)
+{
+	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,   OPT_VIA,   OPT_PREPARE,
+		                               OPT_DAEMON, OPT_FACTOR, OPT_CHECK, OPT_DIRECT };
+	const struct cli *cli = run->cli;
+	size_t n = 0, n_program = 0;
+	char **words, *text;
+
+	while (cli->program[n_program] != NULL)
+		n_program++;
+	words = calloc(2 * cli->n_given + n_program + 3, sizeof(*words));
+	if (words == NULL)
+		abort();
+	for (size_t i = 0; i < cli->n_given; i++)
+		for (size_t k = 0; k < sizeof(kept) / sizeof(kept[0]); k++) {
+			if (cli->given[i].id != (int)kept[k])
+				continue;
+			if (asprintf(&words[n++], "--%s", option_with(cli->given[i].id)->name) < 0)
+				abort(); /* a few bytes, until the end */
+			if (cli->given[i].value != NULL)
+				words[n++] = (char *)cli->given[i].value;
+		}
+	words[n++] = (char *)(cli->bracket ? "[" : "--");
+	for (size_t i = 0; i < n_program; i++)
+		words[n++] = cli->program[i];
+	if (cli->bracket)
+		words[n++] = (char *)"]";
+	text = shell_quote(words);
+	free(words);
+	return text;
+}
+
 static int
 take_program(struct server_run *run)
 {
@@ -290,6 +333,7 @@ take_program(struct server_run *run)
 	if (wrong != NULL)
 		return cli_usage_error(run->cli, "%s", wrong);
 	t->fresh |= t->via == VIA_STDIO;
+	t->again = again_text(run);
 	return run->suite == SUITE_DURABILITY ? check_lower(run) : 0;
 }
 
@@ -423,9 +467,13 @@ on_result(void *arg, const struct job *job, const struct result *came)
 {
 	struct server_run *run = arg;
 	struct result r = *came;
-	char message[512];
+	char message[512], point[512];
 
-	(void)job;
+	if (run->runs > 1) {
+		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
+		         r.point != NULL ? ", " : "", job->target->seed);
+		r.point = point;
+	}
 	expect_judge(run->expect, &r, run->strict);
 	if (r.verdict == VERDICT_SKIP && is_required(run, r.feature))
 		r = required(r, message);
@@ -451,8 +499,8 @@ on_progress(void *arg, unsigned done, const struct case_def *running)
 
 	for (unsigned i = 0; i < run->n_outputs; i++)
 		if (run->outputs[i].writer->progress != NULL)
-			run->outputs[i].writer->progress(run->outputs[i].state, done, (unsigned)run->n_cases,
-			                                 running->id);
+			run->outputs[i].writer->progress(run->outputs[i].state, done,
+			                                 (unsigned)run->n_cases * run->runs, running->id);
 }
 
 static bool
@@ -616,16 +664,22 @@ close_files(struct server_run *run)
 static void
 run_all(struct server_run *run)
 {
-	struct job *jobs = calloc(run->n_cases, sizeof(*jobs));
+	size_t n = run->n_cases * run->runs;
+	struct job *jobs = calloc(n, sizeof(*jobs));
+	struct target *targets = calloc(run->runs, sizeof(*targets));
 	uint64_t from;
 	struct run_end end;
 
-	if (jobs == NULL)
+	if (jobs == NULL || targets == NULL)
 		abort();
-	for (size_t i = 0; i < run->n_cases; i++)
-		jobs[i] = (struct job){ .def = run->cases[i], .target = &run->target };
+	for (unsigned k = 0; k < run->runs; k++) {
+		targets[k] = run->target;
+		targets[k].seed += k;
+	}
+	for (size_t i = 0; i < n; i++)
+		jobs[i] = (struct job){ .def = run->cases[i % run->n_cases], .target = &targets[i / run->n_cases] };
 	from = now_us();
-	end = run_jobs(&run->runner, jobs, run->n_cases);
+	end = run_jobs(&run->runner, jobs, n);
 	run->summary.duration_us = now_us() - from;
 	run->summary.interrupted = end.interrupted;
 	run->summary.broken = end.broken;
@@ -640,6 +694,7 @@ run_all(struct server_run *run)
 		run->summary.red += run->summary.stale;
 	}
 	free(jobs);
+	free(targets);
 }
 
 /* Who sees our standard error has just read a report that says the same. */
@@ -683,7 +738,7 @@ conduct(struct server_run *run)
 		                 .suite = run->suite == SUITE_DURABILITY ? "durability" : "server",
 		                 .version = NBDSPEC_VERSION,
 		                 .started = (uint64_t)time(NULL),
-		                 .n_cases = (unsigned)run->n_cases,
+		                 .n_cases = (unsigned)run->n_cases * run->runs,
 		                 .strict = run->strict };
 	sigset_t stop = stop_signals();
 	int status = STATUS_BROKEN;
@@ -707,6 +762,7 @@ static int
 run_suite(struct cli *cli, enum suite suite)
 {
 	struct server_run run = { .cli = cli,
+		                  .runs = 1,
 		                  .suite = suite,
 		                  .target = { .size = 64u << 20,
 		                              .factor = 1,

@@ -2,6 +2,7 @@
 #include "harness/nbd.h"
 #include "harness/test_private.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,6 +116,18 @@ bool
 durability_waived(const struct test *t)
 {
 	return t->private->server->target->waived;
+}
+
+char *
+command_again(const struct test *t)
+{
+	const struct target *target = t->private->server->target;
+	char *text;
+
+	if (asprintf(&text, "nbdspec durability -c %s --seed %" PRIu64 " %s", t->def->id, target->seed, target->again) <
+	    0)
+		abort();
+	return text;
 }
 
 bool

@@ -190,7 +190,10 @@ end_marked_children(const char *mark)
 	}
 }
 
-/* A process that is being killed is listed until it has let go of its memory, so there is more than one round. */
+/*
+ * A process that is being killed is listed until it has let go of its memory, and one that is just being executed is not
+ * yet; that may mount what it was started for. So there is more than one round: in a directory that is gone nobody mounts.
+ */
 _Noreturn static void
 stand_guard(const char *dir, pid_t ward)
 {
@@ -210,10 +213,16 @@ stand_guard(const char *dir, pid_t ward)
 	close_range(3, ~0u, 0);
 	if (getppid() == ward)
 		sigwait(&death, &came);
-	for (int round = 0; round < 200 && signal_marked(dir, SIGKILL) + signal_marked(lower, SIGKILL) > 0; round++)
+	for (int round = 0; round < 200; round++) {
+		bool some = signal_marked(dir, SIGKILL) + signal_marked(lower, SIGKILL) > 0;
+
+		lower_unmount(dir);
+		if (!some)
+			remove_dir(dir);
+		if (!some && access(dir, F_OK) != 0)
+			break;
 		poll(NULL, 0, 5);
-	lower_unmount(dir);
-	remove_dir(dir);
+	}
 	_exit(0);
 }
 

@@ -44,6 +44,7 @@ struct target {
 	bool cuts;			/* {file}, or {uri}, stands for a fake disk whose power can be cut (lower.h) */
 	const char *check;		/* shell command, with placeholders, after every power cut; or NULL */
 	uint64_t seed;			/* of what durability cases do at random */
+	const char *again;		/* the options and the command, quoted for a shell, that start the same server */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };

@@ -107,6 +107,8 @@ _Noreturn void broken(struct test *t, enum requirement_id r, const char *fmt, ..
 _Noreturn void broken_values(struct test *t, enum requirement_id r, const char *expected, const char *got);
 /* Records a broken requirement; returns where it is a SHOULD (warn), ends the case where it is a MUST. */
 void deviates(struct test *t, enum requirement_id r, const char *expected, const char *got);
+/* Records a warning, whatever the level of the requirement: what cannot be certain. */
+void warns(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Records what was seen of a MAY. */
 void observe(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Ends the case: the server does not offer the feature ("FLUSH", "fixed newstyle"). */
@@ -171,6 +173,8 @@ const char *ask_below(struct test *t, const char *fmt, ...) __attribute__((forma
 void enter_below(struct test *t, const char *export);
 bool below_is_a_file(const struct test *t);	/* to the server; else it knows it for an NBD server */
 uint64_t case_seed(const struct test *t);	/* of the run, for all that a case does at random */
+/* A command line, malloc'd, that repeats this case with its seed. */
+char *command_again(const struct test *t);
 bool durability_waived(const struct test *t);
 bool bypasses_page_cache(const struct test *t);		/* as its user says */
 

@@ -26,6 +26,7 @@ struct work {
 	struct op *ops; /* by number */
 	uint64_t n, n_lost;
 	uint64_t size, random;
+	bool open;         /* something was sent since the last look */
 	unsigned salt;     /* so that no two points write the same */
 	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
 	uint32_t *settler; /* for each tear unit the command that settled it */
@@ -77,7 +78,7 @@ read_all(struct work *w, uint64_t offset, uint64_t length, uint8_t *data)
 	}
 }
 
-/* What earlier points have left there. */
+/* What earlier points have left there; one that ended in its middle has a cut behind it, so that it is durable. */
 static void
 reread(struct work *w)
 {
@@ -92,10 +93,14 @@ reread(struct work *w)
 struct work *
 work_start(struct test *t)
 {
-	static struct work earlier;
+	static struct work *earlier;
 	struct work *w = calloc(1, sizeof(*w));
 
 	enter_transmission(t);
+	if (earlier != NULL && earlier->open) {
+		cut_power(t, "keep");
+		enter_transmission(t);
+	}
 	need_writable(t);
 	need_range(t, 0, blocks(t, 65536));
 	if (w == NULL)
@@ -106,12 +111,12 @@ work_start(struct test *t)
 	w->history = history_new((t->s->flags & NBD_FLAG_CAN_MULTI_CONN) != 0, true,
 	                         &(struct history_owner){ .arg = w, .settled = on_settled });
 	w->ops = sparse(OPS_MOST * sizeof(*w->ops));
-	w->salt = earlier.salt + OPS_MOST;
-	w->settled = earlier.settled != NULL ? earlier.settled : sparse(w->size);
-	w->touched = earlier.touched != NULL ? earlier.touched : sparse(w->size / CHUNK + 1);
+	w->salt = earlier != NULL ? earlier->salt + OPS_MOST : OPS_MOST;
+	w->settled = earlier != NULL ? earlier->settled : sparse(w->size);
+	w->touched = earlier != NULL ? earlier->touched : sparse(w->size / CHUNK + 1);
 	w->settler = sparse(w->size / TEAR_UNIT * sizeof(*w->settler) + sizeof(*w->settler));
 	reread(w);
-	earlier = *w;
+	earlier = w;
 	return w;
 }
 
@@ -164,6 +169,7 @@ begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, ui
 		harness_error(w->t, "a case has more than %d commands", OPS_MOST);
 	if (length > 0)
 		touch(w, offset, length);
+	w->open = true;
 	w->n = history_receive(w->history, &c);
 	op = &w->ops[w->n];
 	*op = (struct op){ .type = type,
@@ -279,7 +285,7 @@ promise_of(const struct work *w, uint64_t lost, uint64_t promise)
 static void
 lost(struct work *w, uint64_t number, uint64_t promise, uint64_t offset, const uint8_t *is, size_t length)
 {
-	char what[200], by[200], there[200], want[512], got[300];
+	char what[200], by[200], there[200], want[512], *got, *again = command_again(w->t);
 
 	if (durability_waived(w->t))
 		skip(w->t, "durability", "--durability-waived: and %s is lost", op_text(w, number, what));
@@ -290,24 +296,25 @@ lost(struct work *w, uint64_t number, uint64_t promise, uint64_t offset, const u
 		op_text(w, promise, by);
 	snprintf(want, sizeof(want), "at %" PRIu64 " what %s put there, which %s promised", offset,
 	         op_text(w, number, what), by);
-	snprintf(got, sizeof(got), "%s (--seed %" PRIu64 ")", there, case_seed(w->t));
+	if (asprintf(&got, "%s; once more: %s", there, again) < 0)
+		abort();
 	broken_values(w->t, promise_of(w, number, promise), want, got);
 }
 
 static void
 unexplained(struct work *w, uint64_t offset, const uint8_t *is, size_t length, bool pending)
 {
-	char there[200];
+	char there[200], *again = command_again(w->t);
 
 	describe(w, offset, is, length, there);
 	if (pending)
-		observe(w->t, R(write_may_reply_before_stable),
-		        "at %" PRIu64 " there is %s, which no order of events explains", offset, there);
+		warns(w->t, R(write_stored),
+		      "at %" PRIu64 " there is %s, which no order of events explains; once more: %s", offset, there,
+		      again);
 	else
 		broken(w->t, R(write_stored),
-		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut (--seed %" PRIu64
-		       ")",
-		       offset, there, case_seed(w->t));
+		       "at %" PRIu64 ", where nothing was under way, there is %s after the power cut; once more: %s",
+		       offset, there, again);
 }
 
 /* The one that must at least be there: the newest guaranteed one; 0: none. */
@@ -325,7 +332,7 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 {
 	const struct history_candidate *g;
 	uint8_t want[TEAR_UNIT];
-	uint64_t settler;
+	uint64_t number;
 
 	for (unsigned i = 0; i < cell->n; i++) {
 		const struct history_candidate *c = cell->candidates[i];
@@ -335,11 +342,10 @@ judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, co
 			return;
 	}
 	g = owed(cell);
-	settler = w->settler[offset / TEAR_UNIT];
-	if (g != NULL)
-		lost(w, g->number, g->promise, offset, is, length);
-	else if (settler != 0)
-		lost(w, settler, w->ops[settler].promise, offset, is, length);
+	/* What was settled before later commands came is told as what was there first. */
+	number = g != NULL ? g->number : w->settler[offset / TEAR_UNIT];
+	if (number != 0)
+		lost(w, number, g != NULL ? g->promise : w->ops[number].promise, offset, is, length);
 	else
 		unexplained(w, offset, is, length, true);
 }
@@ -392,6 +398,19 @@ cut(struct work *w, const char *policy)
 	enter_transmission(w->t);
 }
 
+/* From now on that is what was there first. Where it is not what a command had put there for good, nobody did. */
+static void
+accept_chunk(struct work *w, uint64_t start, const uint8_t *is, uint64_t length)
+{
+	for (uint64_t at = 0; at < length; at += TEAR_UNIT) {
+		uint64_t n = length - at < TEAR_UNIT ? length - at : TEAR_UNIT;
+
+		if (memcmp(w->settled + start + at, is + at, n) != 0)
+			w->settler[(start + at) / TEAR_UNIT] = 0;
+	}
+	memcpy(w->settled + start, is, length);
+}
+
 void
 look(struct work *w)
 {
@@ -406,11 +425,11 @@ look(struct work *w)
 			continue;
 		read_all(w, at, n, is);
 		judge_chunk(w, at, is, n);
-		/* And from now on that is what was there first. */
-		memcpy(w->settled + at, is, n);
+		accept_chunk(w, at, is, n);
 	}
 	free(is);
 	history_cut(w->history);
+	w->open = false;
 }
 
 void
