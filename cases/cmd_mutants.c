@@ -81,7 +81,9 @@ check_watched(const struct matrix *m)
 	unsigned wrong = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++)
-		for (size_t c = 0; c < m->n_cases && strcmp(m->mutants[i].name, "honest") == 0; c++) {
+		for (size_t c = 0; c < m->n_cases; c++) {
+			if (strcmp(m->mutants[i].name, matrix_honest_name(m->cases[c])) != 0)
+				continue;
 			if (matrix_cell(m, i, c)->verdict == m->watched[c].verdict)
 				continue;
 			printf("a lie changes %s although LIE_NOW refused it: %s, not %s: %s\n", m->cases[c]->id,

@@ -16,6 +16,7 @@ struct profile {
 	const enum requirement_id *uses; /* the freedoms that it uses and the plain profile does not; or NULL */
 	int knob;                        /* set too; 0: none */
 	bool oldstyle, tcp;
+	bool cuts; /* volatile caches, and durability cases, which cut their power; the only profile for these */
 };
 
 #define DESCRIBED   "description=a disk of the fake server"
@@ -54,6 +55,10 @@ static const struct profile profiles[] = {
 	  { "name=nbdspec,size=64M,flags=SEND_FLUSH+SEND_FUA+ROTATIONAL", NULL },
 	  USES(R(rotational_flag_set)) },
 	{ "tcp", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .tcp = true },
+	{ "power-cuts",
+	  { "name=,size=8G", "name=witness,size=4096", NULL },
+	  USES(R(info_name_may_differ)),
+	  .cuts = true },
 };
 
 /* Knobs that use another freedom beside the one that knobs.def names. */
@@ -65,6 +70,9 @@ static const struct {
 };
 
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
+
+/* No less than a case may write, so that nothing is destaged that a lie must lose. */
+#define CACHE_MOST (UINT64_C(1) << 30)
 
 /* In the server's process; config holds what is not the mutant's own. */
 static void
@@ -84,6 +92,12 @@ serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
 			fprintf(stderr, "nbdspec: profile %s: %s\n", p->name, error);
 			_exit(1);
 		}
+	for (size_t i = 0; i < config.n_exports && p->cuts; i++)
+		exports[i].cache = cache_new(exports[i].disk, &(struct cache_config){ .most = CACHE_MOST,
+		                                                                      .tear_unit = TEAR_UNIT_DEFAULT,
+		                                                                      .flush_covers_all = true });
+	if (p->cuts)
+		config.control_fd = lower_listen();
 	if (m->knob >= 0)
 		config.knob[m->knob] = true;
 	if (p->knob > 0)
@@ -122,15 +136,29 @@ add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
 		mutant.profile = &profiles[0];
 	mutant.target = plain_target(serve_mutant);
 	mutant.target.tcp = mutant.profile->tcp;
+	mutant.target.cuts = mutant.profile->cuts;
+	mutant.target.seed = 1;
 	m->mutants[m->n_mutants++] = mutant;
 }
 
-/* What only a TCP connection can show. */
+static const struct profile *
+cutting_profile(void)
+{
+	const struct profile *p = profiles;
+
+	while (!p->cuts)
+		p++;
+	return p;
+}
+
+/* What only a TCP connection can show, or a power cut (fakeserver/lies/power.c). */
 static const struct profile *
 profile_for(const struct lie *l)
 {
 	bool tcp = lists(l->breaks, R(tcp_nodelay)) || lists(l->breaks, R(newstyle_port_refuses_oldstyle));
 
+	if (strncmp(l->name, "power_", 6) == 0)
+		return cutting_profile();
 	for (size_t i = 0; i < N_PROFILES; i++)
 		if (profiles[i].tcp == tcp)
 			return &profiles[i];
@@ -196,6 +224,7 @@ on_result(void *arg, const struct job *job, const struct result *r)
  */
 struct onlooker {
 	const struct matrix *m;
+	const struct profile *profile;
 	bool *occasions; /* shared memory: for each mutant, and behind them for each knob */
 	struct target target;
 };
@@ -210,7 +239,7 @@ static void
 serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 {
 	const struct onlooker *o = arg;
-	struct mutant plain = { .name = "honest", .knob = -1, .profile = &profiles[0] };
+	struct mutant plain = { .name = "honest", .knob = -1, .profile = o->profile };
 	struct lie_use *uses = calloc(o->m->n_mutants + 1, sizeof(*uses));
 	size_t n = 0;
 
@@ -227,10 +256,12 @@ serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 }
 
 static bool
-has_occasion(const struct matrix *m, const bool *row, size_t mutant)
+has_occasion(const struct matrix *m, const struct case_def *c, const bool *row, size_t mutant)
 {
 	const struct mutant *x = &m->mutants[mutant];
 
+	if (c->suite == SUITE_DURABILITY && !x->profile->cuts)
+		return false;
 	return x->lie != NULL ? row[mutant] : x->knob < 0 || row[m->n_mutants + (size_t)x->knob];
 }
 
@@ -245,7 +276,11 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 	if (lookers == NULL || jobs == NULL || m->watched == NULL)
 		abort();
 	for (size_t c = 0; c < m->n_cases; c++) {
-		lookers[c] = (struct onlooker){ m, occasions + c * row_size(m), plain_target(serve_onlookers) };
+		lookers[c] =
+			(struct onlooker){ m, m->cases[c]->suite == SUITE_DURABILITY ? cutting_profile() : &profiles[0],
+			                   occasions + c * row_size(m), plain_target(serve_onlookers) };
+		lookers[c].target.cuts = lookers[c].profile->cuts;
+		lookers[c].target.seed = 1;
 		lookers[c].target.arg = &lookers[c];
 		jobs[c] = (struct job){ m->cases[c], &lookers[c].target, &m->watched[c] };
 	}
@@ -287,7 +322,7 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 			const struct lie *lie = m->mutants[i].lie;
 
 			cell->of_lie = lie != NULL;
-			cell->decided = !has_occasion(m, occasions + c * row_size(m), i);
+			cell->decided = !has_occasion(m, m->cases[c], occasions + c * row_size(m), i);
 			cell->left_out = lie != NULL && !cell->decided && m->cases[c]->bulk &&
 			                 !any_listed(lie->breaks, m->cases[c]->cites);
 			if (!cell->decided && !cell->left_out)
@@ -295,6 +330,27 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 		}
 	}
 	return n;
+}
+
+const char *
+matrix_honest_name(const struct case_def *c)
+{
+	return c->suite == SUITE_DURABILITY ? "profile power-cuts" : "honest";
+}
+
+static void
+select_all(struct matrix *m, char *const *globs, size_t n_globs)
+{
+	size_t more;
+	const struct case_def **durability = select_cases(SUITE_DURABILITY, globs, n_globs, &more);
+
+	m->cases = select_cases(SUITE_SERVER, globs, n_globs, &m->n_cases);
+	m->cases = reallocarray(m->cases, m->n_cases + more + 1, sizeof(*m->cases));
+	if (m->cases == NULL)
+		abort();
+	memcpy(m->cases + m->n_cases, durability, (more + 1) * sizeof(*m->cases));
+	m->n_cases += more;
+	free(durability);
 }
 
 bool
@@ -307,7 +363,7 @@ matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, uns
 	struct run_end end;
 	bool *occasions;
 
-	m->cases = select_cases(SUITE_SERVER, globs, case_glob != NULL, &m->n_cases);
+	select_all(m, globs, case_glob != NULL);
 	list_mutants(m, mutant_glob);
 	size = m->n_mutants * m->n_cases + 1;
 	occasions_size = row_size(m) * m->n_cases + 1;

@@ -28,6 +28,9 @@ struct cell {
 	bool decided;			/* not run: the lie or knob has no occasion in this case, so it is the honest server's */
 };
 
+/* The mutant that plays by the rules where the case is run for what it finds: "honest", or the one whose power is cut. */
+const char *matrix_honest_name(const struct case_def *c);
+
 struct matrix {
 	struct mutant *mutants;
 	size_t n_mutants;

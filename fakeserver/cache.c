@@ -195,12 +195,12 @@ take_back(struct cache *c)
 }
 
 void
-cache_answer(struct cache *c, uint64_t number, bool success)
+cache_answer(struct cache *c, uint64_t number, bool success, bool volatile_only)
 {
 	if (!success && number == c->arriving)
 		take_back(c);
 	c->taken.n = 0;
-	history_answer(c->history, number, success);
+	history_answer(c->history, number, success && !volatile_only);
 	while (c->bytes > c->config.most && history_destage(c->history))
 		;
 }

@@ -39,8 +39,11 @@ struct cache_command {
 
 /* Before the command is carried out on the disk; returns what cache_answer wants. */
 uint64_t cache_receive(struct cache *c, const struct cache_command *m);
-/* It was carried out, or failed, and its answer is about to be sent. */
-void cache_answer(struct cache *c, uint64_t number, bool success);
+/*
+ * It was carried out, or failed, and its answer is about to be sent. `volatile_only`: a lie; whatever promises follow,
+ * a power cut may take it.
+ */
+void cache_answer(struct cache *c, uint64_t number, bool success, bool volatile_only);
 /* As Linux does after a failed fsync: what is dirty now no FLUSH will make durable any more. */
 void cache_forget(struct cache *c);
 

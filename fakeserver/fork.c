@@ -1,5 +1,7 @@
 #include "fakeserver/fork.h"
 
+#include "fakeserver/control.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -48,7 +50,7 @@ fake_child(struct fake_config *config, int listen_fd)
 	/* Cases look at our sockets, where the system lets nobody but a parent do so unasked. */
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
 	if (s == NULL || fake_add_listener(s, listen_fd) < 0 || fake_watch(s, w.fd, on_sigterm, &w) < 0 ||
-	    fake_run(s, -1) < 0) {
+	    (config->control_fd > 0 && control_new(s, config->control_fd, 1000) == NULL) || fake_run(s, -1) < 0) {
 		fprintf(stderr, "nbdspec: the fake server: %s\n", strerror(errno));
 		_exit(1);
 	}

@@ -127,6 +127,7 @@ struct disk_op {
 	const uint8_t *data;		/* of a WRITE, so many bytes as the request's length says; NULL if it was too long to keep */
 	bool skip;			/* not carried out, success all the same (a READ then gives zeroes) */
 	bool twice;
+	bool volatile_only;		/* no FLUSH and no FUA will make it durable */
 	uint32_t error;			/* NBD_E…: reported; with skip false the command is carried out nevertheless */
 };
 

@@ -63,6 +63,7 @@ struct fake_config {
 	bool once;			/* stop after the first connection has ended */
 	enum cut cut;			/* how the power is cut where it is not said */
 	uint64_t cut_at;		/* the power is cut when the nth request has arrived, unanswered; 0: never */
+	int control_fd;			/* where fake_child takes requests (control.h); 0: nowhere */
 	bool *knob_asked;		/* [N_KNOBS] or NULL: notes which knobs the sessions have asked for */
 };
 

@@ -364,5 +364,5 @@ handle_request(struct conn *c, const struct request *r)
 	number = op.skip ? 0 : tell_cache(c, &op);
 	answer(c, &op);
 	if (number != 0)
-		cache_answer(cache, number, op.error == NBD_SUCCESS);
+		cache_answer(cache, number, op.error == NBD_SUCCESS, op.volatile_only);
 }

@@ -123,14 +123,50 @@ end(pid_t *pid, int *pidfd)
 
 /* ---- the control socket ---- */
 
+/* '@' begins an abstract address. */
+static struct sockaddr_un
+address_of(const char *path)
+{
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
+	if (*path == '@')
+		un.sun_path[0] = '\0';
+	return un;
+}
+
+static char *
+abstract_control(pid_t pid)
+{
+	char *text;
+
+	if (asprintf(&text, "@nbdspec-control-%ld", (long)pid) < 0)
+		abort();
+	return text;
+}
+
+int
+lower_listen(void)
+{
+	char *path = abstract_control(getpid());
+	struct sockaddr_un un = address_of(path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	free(path);
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&un, sizeof(un)) == 0 && listen(fd, 8) == 0)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
 static int
 connect_control(const struct lower *l)
 {
-	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	struct sockaddr_un un = address_of(l->control);
 	struct timeval limit = { ASK_MS / 1000, 0 };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	snprintf(un.sun_path, sizeof(un.sun_path), "%s", l->control);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) == 0)
 		return fd;
@@ -256,6 +292,17 @@ lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512])
 	return NULL;
 }
 
+struct lower *
+lower_attach(pid_t pid)
+{
+	struct lower *l = calloc(1, sizeof(*l));
+
+	if (l == NULL)
+		abort();
+	*l = (struct lower){ .control = abstract_control(pid), .disk_fd = -1, .fuse_fd = -1 };
+	return l;
+}
+
 bool
 lower_remount(struct lower *l, int ms, char error[512])
 {
@@ -272,11 +319,13 @@ lower_stop(struct lower *l)
 {
 	if (l == NULL)
 		return;
-	lower_unmount(l->dir);
+	if (l->dir != NULL)
+		lower_unmount(l->dir);
 	end(&l->fuse, &l->fuse_fd);
 	end(&l->disk, &l->disk_fd);
 	/* What a case started, too. */
-	end_marked_children(l->mark);
+	if (l->mark != NULL)
+		end_marked_children(l->mark);
 	free(l->dir);
 	free(l->mark);
 	free(l->socket);

@@ -19,6 +19,10 @@ const char *lower_lacks(void);
  * (lower_mark). `file`: with a file, dir/mnt/disk. NULL, and one line in error.
  */
 struct lower *lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512]);
+/* A fake server that is itself under test, in a process of ours: it listens for requests at an abstract address. */
+struct lower *lower_attach(pid_t pid);
+/* That listener, for the process itself to make; -1 and errno. */
+int lower_listen(void);
 void lower_stop(struct lower *l);		/* unmounts and ends all; may be NULL */
 
 const char *lower_file(const struct lower *l);	/* NULL without one */

@@ -35,6 +35,13 @@ ask_below(struct test *t, const char *fmt, ...)
 	return reply;
 }
 
+/* A fake server under test is its own disk. */
+static bool
+is_its_own_disk(const struct test *t)
+{
+	return t->private->server->target->via == VIA_FORK;
+}
+
 void
 enter_below(struct test *t, const char *export)
 {
@@ -43,8 +50,13 @@ enter_below(struct test *t, const char *export)
 	struct server s = { .target = &target, .stdio = -1, .pidfd = -1, .address_len = sizeof(struct sockaddr_un) };
 	struct sockaddr_un *un = (struct sockaddr_un *)&s.address;
 
-	un->sun_family = AF_UNIX;
-	snprintf(un->sun_path, sizeof(un->sun_path), "%s", lower_socket(below(t)));
+	if (is_its_own_disk(t)) {
+		s = *above;
+		s.target = &target;
+	} else {
+		un->sun_family = AF_UNIX;
+		snprintf(un->sun_path, sizeof(un->sun_path), "%s", lower_socket(below(t)));
+	}
 	t->private->server = &s;
 	enter_transmission(t);
 	t->private->server = above;
@@ -83,7 +95,8 @@ cut_power(struct test *t, const char *policy)
 
 	if (strcmp(policy, "drop") == 0)
 		write_witness(t);
-	report_terminated(t);
+	if (!is_its_own_disk(t))
+		report_terminated(t);
 	note(t, "the power is cut, %s; the server is started anew", policy);
 	if (p->server != &p->cut)
 		p->cut = *p->server;

@@ -519,7 +519,8 @@ server_start(struct server *s, const struct target *t, char error[512])
 	}
 	if (s->dir != NULL)
 		s->guard = post_guard(s->dir);
-	ok = (t->cuts ? make_lower(s, error) : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
+	ok = (t->cuts && t->via != VIA_FORK ? make_lower(s, error)
+	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
 	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
 	     sync_file(s, error) && spawn(s, passed, error);
 	if (passed >= 0)
@@ -527,6 +528,8 @@ server_start(struct server *s, const struct target *t, char error[512])
 	if (!ok)
 		return false;
 	s->pidfd = process_open(s->pid);
+	if (t->cuts && t->via == VIA_FORK)
+		s->lower = lower_attach(s->pid);
 	return !t->daemon || adopt_daemon(s, error);
 }
 
@@ -652,9 +655,11 @@ server_stop(struct server *s)
 	if (s->dir != NULL) {
 		end_marked_children(s->dir);
 		lower_stop(s->lower);
+		s->lower = NULL;
 		remove_dir(s->dir);
 		dismiss_guard(s->guard, s->dir);
 	}
+	lower_stop(s->lower);
 	free(s->dir);
 	free(s->socket);
 	free(s->file);
@@ -698,6 +703,8 @@ server_cut_power(struct server *s, const char *policy, bool *failed_check, char 
 	snprintf(request, sizeof(request), "power cut %s", policy);
 	if (!lower_ask(s->lower, request, reply, error))
 		return false;
+	if (s->target->via == VIA_FORK)
+		return true;
 	end_abruptly(s);
 	if (!lower_remount(s->lower, start_ms(s->target), error))
 		return false;

@@ -152,7 +152,7 @@ def test_writes_in_pieces(durability):
 def test_nothing_promised(nbdspec, durability):
     """A server that loses data and offers neither FLUSH nor FUA is warned of."""
     prepare = r'printf "[generic]\nunixsock = %s\n[disk]\nexportname = %s\n" {socket} {file} > {dir}/nbd.conf'
-    durability("-q", "-c", "setup/some_promise", "--json", "json", "--daemon", "--via", "unix", "--export", "disk",
+    durability("-q", "-c", "setup/can_lose", "--json", "json", "--daemon", "--via", "unix", "--export", "disk",
                "--prepare", prepare, "--", "nbd-server", "-C", "{dir}/nbd.conf", status=0)
     assert [r["verdict"] for r in results(nbdspec)] == ["warn"]
 

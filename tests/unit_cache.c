@@ -117,7 +117,7 @@ command(struct rig *r)
 	if (!success)
 		m.length /= 2;
 	carry_out(r, &m);
-	cache_answer(r->cache, told, success);
+	cache_answer(r->cache, told, success, false);
 	history_answer(r->model, number, success);
 	if (success && h.kind != HISTORY_FLUSH)
 		memset(r->visible + m.offset, r->value[number], (size_t)m.length);
@@ -243,7 +243,7 @@ large_ranges(void **state)
 	memset(data, 'x', sizeof(data));
 	assert_true(disk_write(d, UINT64_C(1) << 40, sizeof(data), data, &failed));
 	for (unsigned i = 0; i < 3; i++) {
-		cache_answer(c, cache_receive(c, &zeroes), true);
+		cache_answer(c, cache_receive(c, &zeroes), true, false);
 		disk_zero(d, 0, zeroes.length, DISK_TRIMMED);
 	}
 	assert_in_range(cache_bytes(c), 1, 1 << 20);
@@ -273,7 +273,7 @@ limit(void **state)
 
 		memset(data, 'a' + (int)(i / 1024), sizeof(data));
 		assert_true(disk_write(d, m.offset, m.length, data, &failed));
-		cache_answer(c, number, true);
+		cache_answer(c, number, true, false);
 		assert_in_range(cache_bytes(c), 0, MOST);
 	}
 	cache_cut(c, CUT_DROP, bits, NULL);
