@@ -69,6 +69,9 @@ write_witness(struct test *t)
 	static uint8_t data[512];
 
 	memset(data, 'w', sizeof(data));
+	/* What a case has made to fail, and the server has not come across, is not for us. */
+	ask_below(t, "fail WRITE 0");
+	ask_below(t, "fail FLUSH 0");
 	enter_below(t, "witness");
 	must_write(t, 0, sizeof(data), data, R(write_stored));
 	disconnect(t);

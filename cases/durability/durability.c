@@ -30,6 +30,7 @@ struct work {
 	unsigned salt;     /* so that no two points write the same */
 	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
 	uint32_t *settler; /* for each tear unit the command that settled it */
+	uint8_t *before;   /* of the export's size: what was there at the last look */
 	uint8_t *touched;  /* for each chunk */
 };
 
@@ -85,8 +86,10 @@ reread(struct work *w)
 	for (uint64_t chunk = 0; chunk * CHUNK < w->size; chunk++) {
 		uint64_t at = chunk * CHUNK, n = w->size - at < CHUNK ? w->size - at : CHUNK;
 
-		if (w->touched[chunk])
-			read_all(w, at, n, w->settled + at);
+		if (!w->touched[chunk])
+			continue;
+		read_all(w, at, n, w->settled + at);
+		memcpy(w->before + at, w->settled + at, n);
 	}
 }
 
@@ -113,6 +116,7 @@ work_start(struct test *t)
 	w->ops = sparse(OPS_MOST * sizeof(*w->ops));
 	w->salt = earlier != NULL ? earlier->salt + OPS_MOST : OPS_MOST;
 	w->settled = earlier != NULL ? earlier->settled : sparse(w->size);
+	w->before = earlier != NULL ? earlier->before : sparse(w->size);
 	w->touched = earlier != NULL ? earlier->touched : sparse(w->size / CHUNK + 1);
 	w->settler = sparse(w->size / TEAR_UNIT * sizeof(*w->settler) + sizeof(*w->settler));
 	reread(w);
@@ -260,7 +264,10 @@ describe(const struct work *w, uint64_t offset, const uint8_t *is, size_t length
 
 	for (size_t i = 0; i < length; i++)
 		other |= is[i];
-	snprintf(text, 200, "%s", other == 0 ? "zeroes" : "bytes that nobody wrote there");
+	snprintf(text, 200, "%s",
+	         other == 0                                    ? "zeroes"
+	         : memcmp(is, w->before + offset, length) == 0 ? "what was there before"
+	                                                       : "bytes that nobody wrote there");
 	for (uint64_t i = w->n; i > 0 && other != 0; i--) {
 		if (w->ops[i].type != NBD_CMD_WRITE || w->ops[i].offset > offset ||
 		    offset + length > w->ops[i].offset + w->ops[i].length)
@@ -353,7 +360,7 @@ is_explained(const struct work *w, const struct history_cell *cell, uint64_t off
 	return !some;
 }
 
-/* Are all the bytes that nothing explains those of an earlier command, or of a disk that was never written? */
+/* Are all the bytes that nothing explains those of an earlier command, or what was there before? */
 static bool
 is_old(const struct work *w, uint64_t offset, const uint8_t *is, size_t length, uint8_t left[TEAR_UNIT])
 {
@@ -361,7 +368,7 @@ is_old(const struct work *w, uint64_t offset, const uint8_t *is, size_t length, 
 	bool some = false;
 
 	for (size_t k = 0; k < length; k++)
-		left[k] &= is[k] != 0;
+		left[k] &= is[k] != w->before[offset + k];
 	for (uint64_t i = w->n; i > 0; i--) {
 		const struct op *op = &w->ops[i];
 
@@ -457,6 +464,7 @@ accept_chunk(struct work *w, uint64_t start, const uint8_t *is, uint64_t length)
 			w->settler[(start + at) / TEAR_UNIT] = 0;
 	}
 	memcpy(w->settled + start, is, length);
+	memcpy(w->before + start, is, length);
 }
 
 void
