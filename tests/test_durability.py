@@ -141,6 +141,22 @@ def test_sandwich_that_waives(nbdspec, durability):
     assert {r["requirement"] for r in results(nbdspec) if r["verdict"] == "fail"} == {"fua_persists"}
 
 
+def test_writes_in_pieces(durability):
+    """No text says in what pieces a server passes on what came in one: none of them need end where a sector does."""
+    durability("-c", "promise/*", "-c", "workload/one_connection", "-c", "workload/flush_behind_writes", "--", *NBDKIT,
+               "--filter=blocksize", "nbd", "uri={uri}", "maxdata=1000", status=0)
+
+
+@needs_fuse
+@pytest.mark.skipif(not shutil.which("nbd-server"), reason="needs nbd-server")
+def test_nothing_promised(nbdspec, durability):
+    """A server that loses data and offers neither FLUSH nor FUA is warned of."""
+    prepare = r'printf "[generic]\nunixsock = %s\n[disk]\nexportname = %s\n" {socket} {file} > {dir}/nbd.conf'
+    durability("-q", "-c", "setup/can_lose", "--json", "json", "--daemon", "--via", "unix", "--export", "disk",
+               "--prepare", prepare, "--", "nbd-server", "-C", "{dir}/nbd.conf", status=0)
+    assert [r["verdict"] for r in results(nbdspec)] == ["warn"]
+
+
 def test_waived(nbdspec, durability):
     durability("-q", "-c", "promise/fua_among_others", "--durability-waived", "--json", "json", "--", *NBDKIT,
                "--filter=fua", "nbd", "uri={uri}", "fuamode=discard")

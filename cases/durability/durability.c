@@ -327,27 +327,75 @@ owed(const struct history_cell *cell)
 	return NULL;
 }
 
+/*
+ * Byte by byte: no text says in what pieces a server writes below what came in one, so each may be of another candidate.
+ */
+static bool
+is_explained(const struct work *w, const struct history_cell *cell, uint64_t offset, const uint8_t *is, size_t length,
+             uint8_t left[TEAR_UNIT])
+{
+	uint8_t want[TEAR_UNIT];
+	bool some = true;
+
+	memset(left, 1, length);
+	for (unsigned i = 0; i < cell->n && some; i++) {
+		const struct history_candidate *c = cell->candidates[i];
+
+		if (c->kind == HISTORY_TRIM)
+			return true;
+		contents(w, c->number, c->kind, offset, length, want);
+		some = false;
+		for (size_t k = 0; k < length; k++) {
+			left[k] &= want[k] != is[k];
+			some |= left[k];
+		}
+	}
+	return !some;
+}
+
+/* Are all the bytes that nothing explains those of an earlier command, or of a disk that was never written? */
+static bool
+is_old(const struct work *w, uint64_t offset, const uint8_t *is, size_t length, uint8_t left[TEAR_UNIT])
+{
+	uint8_t want[TEAR_UNIT];
+	bool some = false;
+
+	for (size_t k = 0; k < length; k++)
+		left[k] &= is[k] != 0;
+	for (uint64_t i = w->n; i > 0; i--) {
+		const struct op *op = &w->ops[i];
+
+		if (op->type != NBD_CMD_WRITE || op->offset >= offset + length || offset >= op->offset + op->length)
+			continue;
+		contents(w, i, HISTORY_WRITE, offset, length, want);
+		for (size_t k = 0; k < length; k++)
+			if (op->offset <= offset + k && offset + k < op->offset + op->length)
+				left[k] &= want[k] != is[k];
+	}
+	for (size_t k = 0; k < length; k++)
+		some |= left[k];
+	return !some;
+}
+
 static void
 judge_piece(struct work *w, const struct history_cell *cell, uint64_t offset, const uint8_t *is, size_t length)
 {
 	const struct history_candidate *g;
-	uint8_t want[TEAR_UNIT];
+	uint8_t left[TEAR_UNIT];
+	bool pending = false;
 	uint64_t number;
 
-	for (unsigned i = 0; i < cell->n; i++) {
-		const struct history_candidate *c = cell->candidates[i];
-
-		contents(w, c->number, c->kind, offset, length, want);
-		if (c->kind == HISTORY_TRIM || memcmp(want, is, length) == 0)
-			return;
-	}
+	if (is_explained(w, cell, offset, is, length, left))
+		return;
+	for (unsigned i = 0; i < cell->n; i++)
+		pending |= cell->candidates[i]->number != 0 && !cell->candidates[i]->guaranteed;
 	g = owed(cell);
 	/* What was settled before later commands came is told as what was there first. */
 	number = g != NULL ? g->number : w->settler[offset / TEAR_UNIT];
-	if (number != 0)
+	if (number != 0 && (!pending || is_old(w, offset, is, length, left)))
 		lost(w, number, g != NULL ? g->promise : w->ops[number].promise, offset, is, length);
 	else
-		unexplained(w, offset, is, length, true);
+		unexplained(w, offset, is, length, pending);
 }
 
 static void

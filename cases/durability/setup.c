@@ -20,10 +20,9 @@ look_for_a_promise(struct test *t)
 	cut(w, "drop");
 	read_served(t, 0, unit, is, R(read_returns_data));
 	if (memcmp(is, zeroes, unit) == 0)
-		observe(t, R(write_may_reply_before_stable),
-		        "what was written is lost at a power cut, and neither FLUSH nor FUA is offered: nothing can "
-		        "make it "
-		        "durable");
+		warns(t, R(write_may_reply_before_stable),
+		      "what was written is lost at a power cut, and neither FLUSH nor FUA is offered: nothing can make "
+		      "it durable");
 }
 
 /* Negative space: where a server can never lose anything, it is the disk below it that proves it could have. */
