@@ -60,3 +60,18 @@ LIE(power_flush_leaves_out_some, ON_DISK, BREAKS(R(flush_persists)), "a FLUSH le
 	if (m->type == NBD_CMD_WRITE && m->request->cookie % 3 == 0 && LIE_NOW)
 		m->volatile_only = true;
 }
+
+/* What was trimmed is trimmed once more, when data has been written there since. */
+LIE(power_late_trim, ON_DISK, BREAKS(R(write_stored)),
+    "a TRIM is carried out at the next FLUSH, over what was written since")
+{
+	static struct disk_op late;
+
+	if (m->type == NBD_CMD_TRIM && m->error == NBD_SUCCESS && LIE_NOW) {
+		late = *m;
+		m->skip = true;
+	} else if (m->type == NBD_CMD_FLUSH && late.type == NBD_CMD_TRIM) {
+		disk_zero(c->export->disk, late.offset, late.length, DISK_TRIMMED);
+		late.type = 0;
+	}
+}
