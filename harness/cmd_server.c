@@ -47,6 +47,7 @@ enum option_id {
 	OPT_RUNS,
 	OPT_WAIVED,
 	OPT_DIRECT,
+	OPT_LOWER_FLAGS,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -93,6 +94,8 @@ static const struct cli_option durability_options[] = {
 	{ "runs", 0, "N", "every case with N seeds, from that of --seed on (default: 1)", OPT_RUNS, false },
 	{ "direct-io", 0, NULL, "the server opens {file} with O_DIRECT: no page cache forgets what it failed to write",
 	  OPT_DIRECT, false },
+	{ "lower-flags", 0, "FLAG+FLAG",
+	  "what the disk below offers, such as SEND_FLUSH+SEND_FUA, or none (default: all)", OPT_LOWER_FLAGS, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
 	  OPT_WAIVED, false },
 	OPTIONS_OF_BOTH_2{ 0 },
@@ -165,6 +168,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
 		{ OPT_DIRECT, &run->target.direct, NULL },
+		{ OPT_LOWER_FLAGS, NULL, &run->target.lower_flags },
 		{ OPT_CHECK, NULL, &run->target.check },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },
@@ -289,8 +293,8 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,   OPT_VIA,   OPT_PREPARE,
-		                               OPT_DAEMON, OPT_FACTOR, OPT_CHECK, OPT_DIRECT };
+	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,    OPT_DAEMON,
+		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS };
 	const struct cli *cli = run->cli;
 	size_t n = 0, n_program = 0;
 	char **words, *text;

@@ -19,7 +19,7 @@
 enum { ASK_MS = 10000 };
 
 struct lower {
-	char *dir, *mark, *socket, *control, *uri;
+	char *dir, *mark, *socket, *control, *uri, *export;
 	char *mount, *file; /* NULL without a file */
 	uint64_t size;
 	pid_t disk, fuse;
@@ -200,15 +200,37 @@ lower_ask(const struct lower *l, const char *request, char reply[512], char erro
 
 /* ---- starting ---- */
 
+/* nbdfuse takes its own zeroing for granted where there is TRIM, and it is broken. */
+static char *
+export_of(bool file, const char *flags)
+{
+	char *text;
+
+	if (flags == NULL && file)
+		flags = "SEND_FLUSH+SEND_FUA+SEND_WRITE_ZEROES";
+	if (asprintf(&text, "name=%s%s", flags != NULL ? ",flags=" : "", flags != NULL ? flags : "") < 0)
+		abort();
+	return text;
+}
+
 static bool
 start_disk(struct lower *l, int ms, char error[512])
 {
 	char size[32];
-	char *argv[] = { (char *)"nbdspec", (char *)"serve", (char *)"--unix", l->socket, (char *)"--control",
-		         l->control, (char *)"--cache", (char *)"--size", size, (char *)"--export",
-		         /* nbdfuse takes its own zeroing for granted where there is TRIM, and it is broken. */
-		         (char *)(l->file != NULL ? "name=,flags=SEND_FLUSH+SEND_FUA+SEND_WRITE_ZEROES" : "name="),
-		         (char *)"--export", (char *)"name=witness,size=4096", NULL };
+	char *argv[] = { (char *)"nbdspec",
+		         (char *)"serve",
+		         (char *)"--unix",
+		         l->socket,
+		         (char *)"--control",
+		         l->control,
+		         (char *)"--cache",
+		         (char *)"--size",
+		         size,
+		         (char *)"--export",
+		         l->export,
+		         (char *)"--export",
+		         (char *)"name=witness,size=4096",
+		         NULL };
 	int64_t until = now_ms() + ms;
 	char reply[512];
 
@@ -267,7 +289,7 @@ lower_unmount(const char *dir)
 }
 
 struct lower *
-lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512])
+lower_start(const char *dir, bool file, uint64_t size, const char *flags, int ms, char error[512])
 {
 	struct lower *l = calloc(1, sizeof(*l));
 
@@ -278,6 +300,7 @@ lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512])
 		             .socket = join_path(dir, "below"),
 		             .control = join_path(dir, "control"),
 		             .size = size,
+		             .export = export_of(file, flags),
 		             .disk_fd = -1,
 		             .fuse_fd = -1 };
 	if (asprintf(&l->uri, "nbd+unix:///?socket=%s", l->socket) < 0)
@@ -331,6 +354,7 @@ lower_stop(struct lower *l)
 	free(l->socket);
 	free(l->control);
 	free(l->uri);
+	free(l->export);
 	free(l->mount);
 	free(l->file);
 	free(l);

@@ -16,9 +16,9 @@ const char *lower_lacks(void);
 
 /*
  * Starts it in `dir`, the server's private directory; everything that it starts carries a mark of its own
- * (lower_mark). `file`: with a file, dir/mnt/disk. NULL, and one line in error.
+ * (lower_mark). `file`: with a file, dir/mnt/disk. `flags` are what it offers, or NULL. NULL, and one line in error.
  */
-struct lower *lower_start(const char *dir, bool file, uint64_t size, int ms, char error[512]);
+struct lower *lower_start(const char *dir, bool file, uint64_t size, const char *flags, int ms, char error[512]);
 /* A fake server that is itself under test, in a process of ours: it listens for requests at an abstract address. */
 struct lower *lower_attach(pid_t pid);
 /* That listener, for the process itself to make; -1 and errno. */

@@ -471,7 +471,8 @@ adopt_daemon(struct server *s, char error[512])
 static bool
 make_lower(struct server *s, char error[512])
 {
-	s->lower = lower_start(s->dir, target_names(s->target, "{file}"), s->target->size, start_ms(s->target), error);
+	s->lower = lower_start(s->dir, target_names(s->target, "{file}"), s->target->size, s->target->lower_flags,
+	                       start_ms(s->target), error);
 	if (s->lower == NULL || lower_file(s->lower) == NULL)
 		return s->lower != NULL;
 	free(s->file);

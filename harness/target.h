@@ -45,6 +45,7 @@ struct target {
 	const char *check;		/* shell command, with placeholders, after every power cut; or NULL */
 	uint64_t seed;			/* of what durability cases do at random */
 	const char *again;		/* the options and the command, quoted for a shell, that start the same server */
+	const char *lower_flags;	/* transmission flags of the disk below, such as "SEND_FLUSH+SEND_FUA"; NULL: all */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };

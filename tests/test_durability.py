@@ -197,6 +197,16 @@ def test_image_that_is_not_sound(durability):
     durability("-c", "promise/later_cuts", "--check", "false", "--", *QEMU, "{file}", status=1)
 
 
+def test_lower_flags(nbdspec, durability):
+    """Over a disk without FUA a server flushes in its place; over one without FLUSH it cannot offer that."""
+    cases = ("-c", "promise/fua", "-c", "promise/flush")
+    durability("-q", *cases, "--lower-flags", "SEND_FLUSH+SEND_WRITE_ZEROES", "--json", "json", "--", *SANDWICH, status=0)
+    assert {r["case"] for r in results(nbdspec) if r["verdict"] == "pass"} == {"promise/fua", "promise/flush"}
+    durability("-q", *cases, "--lower-flags", "SEND_FUA", "--json", "json", "--", *SANDWICH, status=0)
+    assert {r["case"] for r in results(nbdspec) if r["verdict"] == "pass"} == {"promise/fua"}
+    assert "SEND_NONSENSE" in nbdspec.broken("durability", "--lower-flags", "SEND_NONSENSE", "--", *SANDWICH)
+
+
 # ---- what it refuses ----
 
 @pytest.mark.parametrize("args", [["--via", "stdio", "--", "nbdkit", "-s", "nbd", "uri={uri}"],
