@@ -1194,3 +1194,70 @@ def test_padding_lie(serve):
     c = Client(serve("--lie", "export_name_keeps_padding"))
     c.send_option(OPT_EXPORT_NAME)
     assert c.recv(134)[10:] == bytes(124) and c.alive()
+
+
+def test_power_cut(serve, tmp_path):
+    """What is flushed or FUA stays, what is not may go; commands fail as they are told."""
+    s = serve("--cache", "--control", tmp_path / "control", "--size", "1M")
+
+    def control(request):
+        with socket.socket(socket.AF_UNIX) as c:
+            c.connect(str(tmp_path / "control"))
+            c.sendall(request.encode() + b"\n")
+            return c.makefile().readline().rstrip("\n")
+
+    def connected():
+        nbd = pytest.importorskip("nbd")
+        h = nbd.NBD()
+        h.connect_uri(s.uri)
+        return nbd, h
+
+    nbd, h = connected()
+    h.pwrite(b"a" * 4096, 0)
+    h.flush()
+    h.pwrite(b"b" * 4096, 2048)
+    h.pwrite(b"c" * 512, 8192, nbd.CMD_FLAG_FUA)
+    assert "generation=0" in control("status") and " pending=1" in control("status")
+    assert control("power cut") == "ok generation=1"
+    with pytest.raises(nbd.Error):
+        h.pread(512, 0)
+    nbd, h = connected()
+    assert h.pread(8704, 0) == b"a" * 4096 + b"\0" * 4096 + b"c" * 512
+    h.pwrite(b"d" * 4096, 0)
+    assert control("power cut keep") == "ok generation=2"
+    nbd, h = connected()
+    assert h.pread(4096, 0) == b"d" * 4096
+    assert control("fail FLUSH 1 ENOSPC forget") == control("fail WRITE 1") == "ok"
+    for wrong in ("power", "power cut x", "power cut drop 1", "power cut random x", "fail", "fail FLUSH", "fail FLUSH x", "fail NO 1",
+                  "fail FLUSH 1 ENO", "fail WRITE 1 EIO forget", "fail DISC 1"):
+        assert control(wrong).startswith("error want "), wrong
+    with pytest.raises(nbd.Error, match="EIO"):
+        h.pwrite(b"e" * 512, 0)
+    h.pwrite(b"e" * 512, 0)
+    with pytest.raises(nbd.Error, match="ENOSPC"):
+        h.flush()
+    h.flush()
+    assert control("power cut drop") == "ok generation=3"
+    nbd, h = connected()
+    assert h.pread(512, 0) == b"d" * 512
+
+
+@pytest.mark.parametrize("args, words", [(["--cut", "x"], "want drop, keep or random"), (["--tear-unit", "3"], "want a power of two"),
+                                         (["--cut-at", "0"], "--cut-at '0'"), (["--cache-limit", "x"], "--cache-limit x")])
+def test_power_cut_usage(args, words):
+    p = subprocess.run([NBDSPEC, "serve", *args], capture_output=True, text=True, timeout=PATIENCE)
+    assert p.returncode == 2 and words in p.stderr and p.stderr.count("\n") == 1
+
+
+def test_power_cut_at(serve):
+    nbd = pytest.importorskip("nbd")
+    s = serve("--cut-at", "3", "--size", "1M")
+    h = nbd.NBD()
+    h.connect_uri(s.uri)
+    h.pwrite(b"a" * 512, 0)
+    h.flush()
+    with pytest.raises(nbd.Error):
+        h.pwrite(b"b" * 512, 0)
+    h = nbd.NBD()
+    h.connect_uri(s.uri)
+    assert h.pread(512, 0) == b"a" * 512
