@@ -241,7 +241,7 @@ piece_at(struct content *k, uint64_t offset)
 {
 	unsigned low = 0, high = k->n;
 
-	if (!k->sorted)
+	if (!k->sorted && k->n > 1)
 		qsort(k->pieces, k->n, sizeof(struct disk_saved *), compare_pieces);
 	k->sorted = true;
 	while (high - low > 1) {

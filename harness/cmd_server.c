@@ -297,19 +297,22 @@ again_text(const struct server_run *run)
 		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS };
 	const struct cli *cli = run->cli;
 	size_t n = 0, n_program = 0;
-	char **words, *text;
+	char **words, **owned, *text;
+	size_t n_owned = 0;
 
 	while (cli->program[n_program] != NULL)
 		n_program++;
 	words = calloc(2 * cli->n_given + n_program + 3, sizeof(*words));
-	if (words == NULL)
+	owned = calloc(cli->n_given + 1, sizeof(*owned));
+	if (words == NULL || owned == NULL)
 		abort();
 	for (size_t i = 0; i < cli->n_given; i++)
 		for (size_t k = 0; k < sizeof(kept) / sizeof(kept[0]); k++) {
 			if (cli->given[i].id != (int)kept[k])
 				continue;
-			if (asprintf(&words[n++], "--%s", option_with(cli->given[i].id)->name) < 0)
-				abort(); /* a few bytes, until the end */
+			if (asprintf(&words[n], "--%s", option_with(cli->given[i].id)->name) < 0)
+				abort();
+			owned[n_owned++] = words[n++];
 			if (cli->given[i].value != NULL)
 				words[n++] = (char *)cli->given[i].value;
 		}
@@ -319,6 +322,9 @@ again_text(const struct server_run *run)
 	if (cli->bracket)
 		words[n++] = (char *)"]";
 	text = shell_quote(words);
+	while (n_owned > 0)
+		free(owned[--n_owned]);
+	free(owned);
 	free(words);
 	return text;
 }
@@ -792,6 +798,7 @@ run_suite(struct cli *cli, enum suite suite)
 		status = conduct(&run);
 	expect_free(run.expect);
 	uri_free(&run.target.uri);
+	free((char *)run.target.again);
 	free(run.globs);
 	free(run.cases);
 	return status;
