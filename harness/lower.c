@@ -360,6 +360,12 @@ lower_stop(struct lower *l)
 	free(l);
 }
 
+bool
+lower_has(const struct lower *l, pid_t pid)
+{
+	return l != NULL && (pid == l->disk || pid == l->fuse);
+}
+
 const char *
 lower_file(const struct lower *l)
 {

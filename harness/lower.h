@@ -23,6 +23,7 @@ struct lower *lower_start(const char *dir, bool file, uint64_t size, const char 
 struct lower *lower_attach(pid_t pid);
 /* That listener, for the process itself to make; -1 and errno. */
 int lower_listen(void);
+bool lower_has(const struct lower *l, pid_t pid);	/* it is a process of it; l may be NULL */
 void lower_stop(struct lower *l);		/* unmounts and ends all; may be NULL */
 
 const char *lower_file(const struct lower *l);	/* NULL without one */

@@ -144,6 +144,27 @@ shared_flag(void)
 	return at == MAP_FAILED ? NULL : at;
 }
 
+/* What a case has started is ours once the case has ended; where that is dead by then, nobody else ever waits for it. */
+static void
+reap_orphans(const struct state *st)
+{
+	pid_t pids[256];
+	size_t n = list_children(pids, 256);
+
+	for (size_t i = 0; i < n; i++) {
+		bool known = false;
+
+		for (unsigned k = 0; k < st->r->slots; k++) {
+			const struct slot *s = &st->slots[k];
+
+			known |= pids[i] == s->pid || pids[i] == s->server.pid || pids[i] == s->server.guard ||
+			         lower_has(s->server.lower, pids[i]);
+		}
+		if (!known)
+			waitpid(pids[i], NULL, WNOHANG);
+	}
+}
+
 static bool
 ready_server(struct state *st, struct slot *s, const struct target *t)
 {
@@ -155,6 +176,8 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	if (!t->fresh && !s->one_shot && !s->suspect && s->server.target == t && server_running(&s->server))
 		return true;
 	server_stop(&s->server);
+	if (t->cuts)
+		reap_orphans(st);
 	free(s->end);
 	s->end = NULL;
 	s->suspect = false;
