@@ -50,7 +50,7 @@ target_may_write(const struct target *t)
 bool
 target_has_size(const struct target *t)
 {
-	return target_names(t, "{file}") || target_names(t, "{size}");
+	return target_names(t, "{file}") || target_names(t, "{size}") || (t->cuts && target_names(t, "{uri}"));
 }
 
 static const struct way {
