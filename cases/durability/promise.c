@@ -39,13 +39,27 @@ ranges(struct test *t, struct range r[8])
 	return n;
 }
 
-/* Something older below, and durable, so that what comes back is told from what was never there. */
+/* Older data first, durable by the same means, so that what comes back is told from what was never there. */
 static void
-lay_ground(struct work *w, const struct range *r, unsigned n)
+lose_nothing(struct test *t, unsigned i, bool fua, const char *policy)
 {
-	for (unsigned i = 0; i < n; i++)
-		must_do(w, NBD_CMD_WRITE, 0, r[i].offset, r[i].length);
-	must_flush(w);
+	struct work *w = work_start(t);
+	struct range r[8] = { 0 };
+	unsigned n = ranges(t, r);
+	uint16_t flag = fua ? NBD_CMD_FLAG_FUA : 0;
+
+	need_flag(t, fua ? NBD_FLAG_SEND_FUA : NBD_FLAG_SEND_FLUSH);
+	if (writes[i].flag != 0)
+		need_flag(t, writes[i].flag);
+	for (unsigned k = 0; k < n; k++)
+		must_do(w, NBD_CMD_WRITE, flag, r[k].offset, r[k].length);
+	if (!fua)
+		must_flush(w);
+	for (unsigned k = 0; k < n; k++)
+		must_do(w, writes[i].type, writes[i].flags | flag, r[k].offset, r[k].length);
+	if (!fua)
+		must_flush(w);
+	cut_and_look(w, policy);
 }
 
 CASE_DURABILITY(promise, flush, "What was answered before a FLUSH is there after a power cut, whatever command it was",
@@ -53,20 +67,7 @@ CASE_DURABILITY(promise, flush, "What was answered before a FLUSH is there after
 {
 	for (volatile unsigned i = 0; i < N_WRITES; i++)
 		EACH_CUT(t, policy, "%s, %s", writes[i].name, policy)
-		{
-			struct work *w = work_start(t);
-			struct range r[8] = { 0 };
-			unsigned n = ranges(t, r);
-
-			need_flag(t, NBD_FLAG_SEND_FLUSH);
-			if (writes[i].flag != 0)
-				need_flag(t, writes[i].flag);
-			lay_ground(w, r, n);
-			for (unsigned k = 0; k < n; k++)
-				must_do(w, writes[i].type, writes[i].flags, r[k].offset, r[k].length);
-			must_flush(w);
-			cut_and_look(w, policy);
-		}
+	lose_nothing(t, i, false, policy);
 }
 
 CASE_DURABILITY(promise, fua, "What was answered with FUA is there after a power cut, without any FLUSH",
@@ -74,21 +75,7 @@ CASE_DURABILITY(promise, fua, "What was answered with FUA is there after a power
 {
 	for (volatile unsigned i = 0; i < N_WRITES; i++)
 		EACH_CUT(t, policy, "%s, %s", writes[i].name, policy)
-		{
-			struct work *w = work_start(t);
-			struct range r[8] = { 0 };
-			unsigned n = ranges(t, r);
-
-			need_flag(t, NBD_FLAG_SEND_FUA);
-			if (writes[i].flag != 0)
-				need_flag(t, writes[i].flag);
-			for (unsigned k = 0; k < n; k++)
-				must_do(w, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, r[k].offset, r[k].length);
-			for (unsigned k = 0; k < n; k++)
-				must_do(w, writes[i].type, writes[i].flags | NBD_CMD_FLAG_FUA, r[k].offset,
-				        r[k].length);
-			cut_and_look(w, policy);
-		}
+	lose_nothing(t, i, true, policy);
 }
 
 /* FUA is no barrier: it persists its own data; what else is pending may go, and must not take that with it. */
