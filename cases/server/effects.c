@@ -673,3 +673,33 @@ CASE(effects, errors_are_kept,
 			expect_kept_errors(t, &effects[i], BEYOND_WRAPPING);
 	}
 }
+
+/* ---- read-only ---- */
+
+void
+venture_read_only(struct test *t, uint16_t type, uint16_t flag, enum requirement_id eperm)
+{
+	uint32_t length, error;
+	uint8_t *data;
+
+	enter_transmission(t);
+	if ((t->s->flags & NBD_FLAG_READ_ONLY) == 0)
+		skip(t, "read-only", "the export is writable");
+	need_expendable(t);
+	length = blocks(t, 4096);
+	need_range(t, 0, length);
+	data = room(length);
+	read_served(t, 0, length, data, R(read_returns_data));
+	error = venture(t, 0, type, 0, length);
+	if (error == GONE) {
+		deviates(t, eperm, "a reply with NBD_EPERM", "the connection was closed");
+		return;
+	}
+	expect_stored(t, 0, data, length, R(read_only_errors_writes));
+	EXPECT(t, R(read_only_errors_writes), error != NBD_SUCCESS, "%s on a read-only export succeeded",
+	       name_of(NAME_COMMAND, type));
+	if ((t->s->flags & flag) == 0)
+		EXPECT_ERROR(t, eperm, error, NBD_EPERM, NBD_EINVAL);
+	else
+		EXPECT_ERROR(t, eperm, error, NBD_EPERM);
+}

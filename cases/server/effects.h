@@ -59,5 +59,7 @@ void flush_served(struct test *t); /* or skips: other cases judge */
 bool is_refusal(uint32_t error);
 /* Skips where this export shall not be harmed, read-only or not. */
 void need_expendable(struct test *t);
+/* A command with an effect on a read-only export: `eperm` is owed, or NBD_EINVAL too where it is not offered either. */
+void venture_read_only(struct test *t, uint16_t type, uint16_t flag, enum requirement_id eperm);
 
 #endif

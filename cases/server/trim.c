@@ -182,28 +182,7 @@ CASE(trim, unaligned,
 CASE(trim, read_only, "A TRIM of a read-only export gets NBD_EPERM, and alters nothing", R(read_only_errors_writes),
      R(read_only_eperm), R(each_request_one_reply), R(request_payload_consumed))
 {
-	uint32_t length, error;
-	uint8_t *data;
-
-	enter_transmission(t);
-	if ((t->s->flags & NBD_FLAG_READ_ONLY) == 0)
-		skip(t, "read-only", "the export is writable");
-	need_expendable(t);
-	length = blocks(t, 4096);
-	need_range(t, 0, length);
-	data = room(length);
-	read_served(t, 0, length, data, R(read_returns_data));
-	error = venture(t, 0, NBD_CMD_TRIM, 0, length);
-	if (error == GONE) {
-		deviates(t, R(read_only_eperm), "a reply with NBD_EPERM", "the connection was closed");
-		return;
-	}
-	expect_stored(t, 0, data, length, R(read_only_errors_writes));
-	EXPECT(t, R(read_only_errors_writes), error != NBD_SUCCESS, "a TRIM of a read-only export succeeded");
-	if ((t->s->flags & NBD_FLAG_SEND_TRIM) == 0)
-		EXPECT_ERROR(t, R(read_only_eperm), error, NBD_EPERM, NBD_EINVAL);
-	else
-		EXPECT_ERROR(t, R(read_only_eperm), error, NBD_EPERM);
+	venture_read_only(t, NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, R(read_only_eperm));
 }
 
 CASE(trim, structured, "With structured replies a TRIM is answered once, without data, and alters nothing outside",

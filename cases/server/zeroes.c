@@ -470,28 +470,7 @@ CASE(zeroes, unaligned,
 CASE(zeroes, read_only, "A WRITE_ZEROES on a read-only export gets NBD_EPERM, and alters nothing",
      R(zeroes_read_only_eperm), R(read_only_errors_writes), R(zeroes_error_code), R(each_request_one_reply))
 {
-	uint32_t length, error;
-	uint8_t *data;
-
-	enter_transmission(t);
-	if ((t->s->flags & NBD_FLAG_READ_ONLY) == 0)
-		skip(t, "read-only", "the export is writable");
-	need_expendable(t);
-	length = blocks(t, 4096);
-	need_range(t, 0, length);
-	data = room(length);
-	read_served(t, 0, length, data, R(read_returns_data));
-	error = venture(t, 0, NBD_CMD_WRITE_ZEROES, 0, length);
-	if (error == GONE) {
-		deviates(t, R(zeroes_read_only_eperm), "a reply with NBD_EPERM", "the connection was closed");
-		return;
-	}
-	expect_stored(t, 0, data, length, R(read_only_errors_writes));
-	EXPECT(t, R(read_only_errors_writes), error != NBD_SUCCESS, "a WRITE_ZEROES on a read-only export succeeded");
-	if ((t->s->flags & NBD_FLAG_SEND_WRITE_ZEROES) == 0)
-		EXPECT_ERROR(t, R(zeroes_read_only_eperm), error, NBD_EPERM, NBD_EINVAL);
-	else
-		EXPECT_ERROR(t, R(zeroes_read_only_eperm), error, NBD_EPERM);
+	venture_read_only(t, NBD_CMD_WRITE_ZEROES, NBD_FLAG_SEND_WRITE_ZEROES, R(zeroes_read_only_eperm));
 }
 
 /* ---- the storage's own errors ---- */
