@@ -200,6 +200,22 @@ struct lie {
 	static void lie_##ident(struct lie_use *l __attribute__((unused)), struct conn *c __attribute__((unused)),     \
 				LIE_ARG_##where)
 
+/* The commonest form: what is done to a message where a condition holds. */
+#define OUTGOING_LIE(ident, breaks_, text_, when, ...)                                                                 \
+	LIE(ident, ON_OUTGOING, breaks_, text_)                                                                        \
+	{                                                                                                              \
+		if ((when) && LIE_NOW) {                                                                               \
+			__VA_ARGS__;                                                                                   \
+		}                                                                                                      \
+	}
+#define INCOMING_LIE(ident, breaks_, text_, when, ...)                                                                 \
+	LIE(ident, ON_INCOMING, breaks_, text_)                                                                        \
+	{                                                                                                              \
+		if ((when) && LIE_NOW) {                                                                               \
+			__VA_ARGS__;                                                                                   \
+		}                                                                                                      \
+	}
+
 #define LIE_NOW lie_now(l, c)
 bool lie_now(struct lie_use *l, const struct conn *c);
 

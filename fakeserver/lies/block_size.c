@@ -18,13 +18,6 @@ is_ack(const struct outgoing *m)
 	       m->reply.type == NBD_REP_ACK;
 }
 
-#define OUTGOING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_OUTGOING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
 #define SIZE_LIE(ident, breaks_, text_, ...)                                                                           \
 	OUTGOING_LIE(ident, BREAKS(R(breaks_)), text_, is_block_size(m), __VA_ARGS__)
 

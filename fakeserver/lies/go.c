@@ -20,14 +20,6 @@ is_go_info(const struct outgoing *m, uint16_t type)
 
 static const uint8_t zeroes[NBD_EXPORT_NAME_PADDING];
 
-#define OUTGOING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_OUTGOING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
-
 /* ---- the way into transmission ---- */
 
 OUTGOING_LIE(go_padded, BREAKS(R(go_no_padding)), "sends 124 zeroes behind the ACK to NBD_OPT_GO",

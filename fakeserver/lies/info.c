@@ -32,14 +32,6 @@ is_unknown(const struct outgoing *m)
 	return answers_go(m) && m->reply.type == NBD_REP_ERR_UNKNOWN;
 }
 
-#define OUTGOING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_OUTGOING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
-
 #define EXPORT_LIE(ident, breaks_, text_, ...)                                                                         \
 	OUTGOING_LIE(ident, breaks_, text_, is_info(m, NBD_INFO_EXPORT), __VA_ARGS__)
 #define NAME_LIE(ident, breaks_, text_, ...) OUTGOING_LIE(ident, breaks_, text_, is_info(m, NBD_INFO_NAME), __VA_ARGS__)
@@ -292,14 +284,6 @@ replace_data(struct incoming *m, struct bytes name, struct bytes infos)
 	m->option.data = (struct bytes){ data.at, data.len };
 	m->option.length = (uint32_t)data.len;
 }
-
-#define INCOMING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_INCOMING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
 
 static size_t
 requests(const struct incoming *m)

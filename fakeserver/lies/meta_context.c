@@ -5,21 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUTGOING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_OUTGOING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
-#define INCOMING_LIE(ident, breaks_, text_, when, ...)                                                                 \
-	LIE(ident, ON_INCOMING, breaks_, text_)                                                                        \
-	{                                                                                                              \
-		if ((when) && LIE_NOW) {                                                                               \
-			__VA_ARGS__;                                                                                   \
-		}                                                                                                      \
-	}
-
 enum { LISTS = NBD_OPT_LIST_META_CONTEXT, SETS = NBD_OPT_SET_META_CONTEXT };
 
 /* ---- the replies ---- */

@@ -17,13 +17,6 @@ is_known(uint32_t option)
 	       option != NBD_OPT_STARTTLS;
 }
 
-#define OUTGOING_LIE(ident, breaks, text, cond, edit)                                                                  \
-	LIE(ident, ON_OUTGOING, breaks, text)                                                                          \
-	{                                                                                                              \
-		if ((cond) && LIE_NOW) {                                                                               \
-			edit;                                                                                          \
-		}                                                                                                      \
-	}
 #define REPLY_LIE(ident, breaks, text, edit)   OUTGOING_LIE(ident, breaks, text, m->kind == MSG_OPTION_REPLY, edit)
 #define REFUSAL_LIE(ident, breaks, text, edit) OUTGOING_LIE(ident, breaks, text, is_refusal(m), edit)
 #define ANSWER_LIE(ident, which, breaks, text, edit)                                                                   \
