@@ -272,17 +272,32 @@ start_fuse(struct lower *l, int ms, char error[512])
 	return true;
 }
 
+/* Only root may do it by itself. */
+static void
+unmount_as_user(char *mount)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+		for (int fd = 0; fd < 3; fd++)
+			dup2(null, fd);
+		execlp("fusermount3", "fusermount3", "-uz", mount, (char *)NULL);
+		_exit(127);
+	}
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+}
+
 void
 lower_unmount(const char *dir)
 {
 	char *mount = join_path(dir, "mnt");
-	char command[600];
 
 	if (access(mount, F_OK) == 0 || errno == ENOTCONN) {
-		if (umount2(mount, MNT_DETACH) != 0 && errno == EPERM && geteuid() != 0) {
-			snprintf(command, sizeof(command), "fusermount3 -uz '%.500s' 2>/dev/null", mount);
-			(void)!system(command);
-		}
+		if (umount2(mount, MNT_DETACH) != 0 && errno == EPERM)
+			unmount_as_user(mount);
 		rmdir(mount);
 	}
 	free(mount);
