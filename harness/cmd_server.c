@@ -2,6 +2,7 @@
 #include "harness/clock.h"
 #include "harness/cli.h"
 #include "harness/expect.h"
+#include "harness/filesystem.h"
 #include "harness/process.h"
 #include "harness/runner.h"
 #include "harness/trace.h"
@@ -19,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_REPORTS = 15, MOST_REQUIRED = 32 };
+enum { MOST_REPORTS = 15, MOST_REQUIRED = 32, DIR_SIZE = 512 << 20 };
 
 #define SOCKET_PATH_SIZE ((int)sizeof(((struct sockaddr_un *)0)->sun_path))
 
@@ -48,6 +49,7 @@ enum option_id {
 	OPT_WAIVED,
 	OPT_DIRECT,
 	OPT_LOWER_FLAGS,
+	OPT_FILESYSTEM,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -94,6 +96,7 @@ static const struct cli_option durability_options[] = {
 	{ "runs", 0, "N", "every case with N seeds, from that of --seed on (default: 1)", OPT_RUNS, false },
 	{ "direct-io", 0, NULL, "the server opens {file} with O_DIRECT: no page cache forgets what it failed to write",
 	  OPT_DIRECT, false },
+	{ "filesystem", 0, "NAME", "what {dir} is on: " FILESYSTEM_NAMES " (default: ext4)", OPT_FILESYSTEM, false },
 	{ "lower-flags", 0, "FLAG+FLAG",
 	  "what the disk below offers, such as SEND_FLUSH+SEND_FUA, or none (default: all)", OPT_LOWER_FLAGS, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
@@ -116,6 +119,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own */
 	bool strict, list, quiet, sized;
+	const char *filesystem; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
@@ -170,6 +174,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_DIRECT, &run->target.direct, NULL },
 		{ OPT_LOWER_FLAGS, NULL, &run->target.lower_flags },
 		{ OPT_CHECK, NULL, &run->target.check },
+		{ OPT_FILESYSTEM, NULL, &run->filesystem },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },
 		{ OPT_EXPORT, NULL, &run->export_name },
@@ -273,18 +278,48 @@ take_uri(struct server_run *run)
 	return refuse_for_uri(run);
 }
 
+/* {dir} is on the disk below where nothing else of the command is. */
+static int
+take_filesystem(struct server_run *run)
+{
+	struct target *t = &run->target;
+	const char *name = run->filesystem != NULL ? run->filesystem : "ext4";
+	const struct filesystem *fs = filesystem_named(name);
+
+	if (fs == NULL)
+		return cli_usage_error(run->cli, "--filesystem '%s': want " FILESYSTEM_NAMES, name);
+	if (target_names(t, "{dir}") && !target_names(t, "{file}") && !target_names(t, "{uri}"))
+		t->fs = fs;
+	else if (run->filesystem != NULL)
+		return cli_usage_error(run->cli,
+		                       "--filesystem is for {dir}, and that in a command without {file} and {uri}");
+	if (t->fs == NULL)
+		return 0;
+	if (!run->sized)
+		t->size = DIR_SIZE;
+	if (t->size < fs->least)
+		return cli_usage_error(run->cli, "--size: %s wants %lluM or more", name,
+		                       (unsigned long long)(fs->least >> 20));
+	return 0;
+}
+
 /* What the server keeps its data in must be ours, so that its power can be cut. */
 static int
 check_lower(struct server_run *run)
 {
-	const char *lacks = lower_lacks();
+	const struct target *t = &run->target;
+	int status = take_filesystem(run);
+	const char *lacks;
 
-	if (run->target.via == VIA_STDIO)
+	if (status != 0)
+		return status;
+	lacks = lower_lacks(t->fs);
+	if (t->via == VIA_STDIO)
 		return cli_usage_error(run->cli, "--via stdio does not go with durability: the server is started anew");
-	if (!target_names(&run->target, "{file}") && !target_names(&run->target, "{uri}"))
-		return cli_usage_error(run->cli,
-		                       "the command names neither {file} nor {uri}, so its disk has no power to cut");
-	if (target_names(&run->target, "{file}") && lacks != NULL)
+	if (t->fs == NULL && !target_names(t, "{file}") && !target_names(t, "{uri}"))
+		return cli_usage_error(
+			run->cli, "the command names none of {file}, {dir} and {uri}, so its disk has no power to cut");
+	if ((t->fs != NULL || target_names(t, "{file}")) && lacks != NULL)
 		return cli_broken(run->cli, "skipped: %s", lacks);
 	return 0;
 }
@@ -293,8 +328,8 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,    OPT_DAEMON,
-		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS };
+	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,     OPT_DAEMON,
+		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS, OPT_FILESYSTEM };
 	const struct cli *cli = run->cli;
 	size_t n = 0, n_program = 0;
 	char **words, **owned, *text;
@@ -338,7 +373,8 @@ take_program(struct server_run *run)
 	t->program = run->cli->program;
 	t->export_name = run->export_name ? run->export_name : "";
 	wrong = target_check_program(t, run->via, run->cli->bracket);
-	if (wrong == NULL && run->sized && !target_has_size(t))
+	if (wrong == NULL && run->sized && !target_has_size(t) &&
+	    !(run->suite == SUITE_DURABILITY && target_names(t, "{dir}")))
 		wrong = "--size is the size of {file}, and the command names neither {file} nor {size}";
 	if (wrong != NULL)
 		return cli_usage_error(run->cli, "%s", wrong);
@@ -839,11 +875,15 @@ COMMAND(durability) = {
 		"COMMAND\n"
 		"has {file}, which is on that disk, or {uri}, which is the disk itself, for a server that is a client "
 		"of\n"
-		"another; and as for 'nbdspec server' {socket} {port} {size} {export} {dir}. --prepare runs once for "
-		"each\n"
-		"case and --check after each cut.\n\n"
+		"another; and as for 'nbdspec server' {socket} {port} {size} {export} {dir}. Without {file} and {uri} "
+		"{dir}\n"
+		"is an empty directory of a filesystem on that disk (512M, or --size), for a server with several "
+		"files.\n"
+		"--prepare runs once for each case, and what it makes is durable; --check runs after each cut.\n\n"
 		"  nbdspec durability -- qemu-nbd -t -f raw -k {socket} {file}\n"
-		"  nbdspec durability -- nbdkit -f -U {socket} nbd uri={uri}\n",
+		"  nbdspec durability -- nbdkit -f -U {socket} nbd uri={uri}\n"
+		"  nbdspec durability --prepare 'truncate -s 32M {dir}/a {dir}/b' -- nbdkit -f -U {socket} split "
+		"{dir}/a {dir}/b\n",
 	.options = durability_options,
 	.takes_program = true,
 	.run = run_durability,

@@ -51,6 +51,23 @@ remove_dir(const char *dir)
 	nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
+bool
+in_path(const char *program)
+{
+	const char *path = getenv("PATH");
+	char *copy = strdup(path != NULL ? path : "/usr/bin:/bin"), *rest = copy, *dir;
+	bool found = false;
+
+	while (!found && (dir = strsep(&rest, ":")) != NULL) {
+		char *at = join_path(dir, program);
+
+		found = access(at, X_OK) == 0;
+		free(at);
+	}
+	free(copy);
+	return found;
+}
+
 char *
 file_tail(const char *path, unsigned lines)
 {

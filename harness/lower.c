@@ -2,6 +2,7 @@
 
 #include "harness/clock.h"
 #include "harness/file.h"
+#include "harness/filesystem.h"
 #include "harness/process.h"
 
 #include <errno.h>
@@ -16,35 +17,22 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define ROOT "root"
+
 enum { ASK_MS = 10000 };
 
 struct lower {
 	char *dir, *mark, *socket, *control, *uri, *export;
-	char *mount, *file; /* NULL without a file */
+	char *mount, *file;          /* NULL without a file */
+	const struct filesystem *fs; /* on the file, at `root`; or NULL */
+	char *root;
 	uint64_t size;
 	pid_t disk, fuse;
 	int disk_fd, fuse_fd; /* pidfds */
 };
 
-static bool
-in_path(const char *program)
-{
-	const char *path = getenv("PATH");
-	char *copy = strdup(path != NULL ? path : "/usr/bin:/bin"), *rest = copy, *dir;
-	bool found = false;
-
-	while (!found && (dir = strsep(&rest, ":")) != NULL) {
-		char *at = join_path(dir, program);
-
-		found = access(at, X_OK) == 0;
-		free(at);
-	}
-	free(copy);
-	return found;
-}
-
 const char *
-lower_lacks(void)
+lower_lacks(const struct filesystem *fs)
 {
 	if (access("/dev/fuse", F_OK) != 0)
 		return "there is no /dev/fuse here (modprobe fuse; in a container, --device /dev/fuse)";
@@ -52,7 +40,7 @@ lower_lacks(void)
 		return "/dev/fuse may not be opened: run as root";
 	if (!in_path("nbdfuse"))
 		return "nbdfuse is not installed (Debian: libnbd-bin)";
-	return NULL;
+	return fs != NULL ? filesystem_lacks(fs) : NULL;
 }
 
 char *
@@ -272,6 +260,45 @@ start_fuse(struct lower *l, int ms, char error[512])
 	return true;
 }
 
+static bool
+mount_filesystem(struct lower *l, int ms, char error[512])
+{
+	return l->fs == NULL || filesystem_mount(l->fs, l->file, l->root, l->fuse, ms, error);
+}
+
+static bool
+make_filesystem(struct lower *l, int ms, char error[512])
+{
+	char *log, *lost;
+	bool ok;
+
+	if (l->fs == NULL)
+		return true;
+	log = join_path(l->dir, "output");
+	lost = join_path(l->root, "lost+found");
+	ok = filesystem_make(l->fs, l->file, log, l->mark, ms, error) && mount_filesystem(l, ms, error);
+	if (ok)
+		rmdir(lost); /* {dir} is empty */
+	free(lost);
+	free(log);
+	return ok;
+}
+
+bool
+lower_sync(const struct lower *l, char error[512])
+{
+	int fd = l->file != NULL ? open(l->file, O_RDWR | O_CLOEXEC) : -1;
+	bool ok = l->fs == NULL || filesystem_sync(l->root, error);
+
+	if (ok && fd >= 0 && fsync(fd) != 0) {
+		snprintf(error, 512, "%.300s: %s", l->file, strerror(errno));
+		ok = false;
+	}
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
 /* Only root may do it by itself. */
 static void
 unmount_as_user(char *mount)
@@ -293,8 +320,10 @@ unmount_as_user(char *mount)
 void
 lower_unmount(const char *dir)
 {
-	char *mount = join_path(dir, "mnt");
+	char *mount = join_path(dir, "mnt"), *root = join_path(dir, ROOT);
 
+	filesystem_unmount(root);
+	free(root);
 	if (access(mount, F_OK) == 0 || errno == ENOTCONN) {
 		if (umount2(mount, MNT_DETACH) != 0 && errno == EPERM)
 			unmount_as_user(mount);
@@ -304,7 +333,8 @@ lower_unmount(const char *dir)
 }
 
 struct lower *
-lower_start(const char *dir, bool file, uint64_t size, const char *flags, int ms, char error[512])
+lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags, int ms,
+            char error[512])
 {
 	struct lower *l = calloc(1, sizeof(*l));
 
@@ -315,6 +345,7 @@ lower_start(const char *dir, bool file, uint64_t size, const char *flags, int ms
 		             .socket = join_path(dir, "below"),
 		             .control = join_path(dir, "control"),
 		             .size = size,
+		             .fs = fs,
 		             .export = export_of(file, flags),
 		             .disk_fd = -1,
 		             .fuse_fd = -1 };
@@ -324,7 +355,9 @@ lower_start(const char *dir, bool file, uint64_t size, const char *flags, int ms
 		l->mount = join_path(dir, "mnt");
 		l->file = join_path(l->mount, "disk");
 	}
-	if (start_disk(l, ms, error) && (!file || start_fuse(l, ms, error)))
+	if (fs != NULL)
+		l->root = join_path(dir, ROOT);
+	if (start_disk(l, ms, error) && (!file || start_fuse(l, ms, error)) && make_filesystem(l, ms, error))
 		return l;
 	lower_stop(l);
 	return NULL;
@@ -346,10 +379,26 @@ lower_remount(struct lower *l, int ms, char error[512])
 {
 	if (l->file == NULL)
 		return true;
-	umount2(l->mount, MNT_DETACH);
+	if (l->fs == NULL)
+		umount2(l->mount, MNT_DETACH);
 	end(&l->fuse, &l->fuse_fd);
 	lower_unmount(l->dir);
-	return start_fuse(l, ms, error);
+	return start_fuse(l, ms, error) && mount_filesystem(l, ms, error);
+}
+
+void
+lower_unplug(struct lower *l)
+{
+	if (l->fs != NULL)
+		end(&l->fuse, &l->fuse_fd);
+}
+
+void
+lower_kill(const struct lower *l)
+{
+	/* By its mark: after a cut they are processes of the case. */
+	if (l != NULL && l->fs != NULL)
+		signal_marked(l->mark, SIGKILL);
 }
 
 void
@@ -357,6 +406,7 @@ lower_stop(struct lower *l)
 {
 	if (l == NULL)
 		return;
+	lower_kill(l);
 	if (l->dir != NULL)
 		lower_unmount(l->dir);
 	end(&l->fuse, &l->fuse_fd);
@@ -372,6 +422,7 @@ lower_stop(struct lower *l)
 	free(l->export);
 	free(l->mount);
 	free(l->file);
+	free(l->root);
 	free(l);
 }
 
@@ -385,6 +436,12 @@ const char *
 lower_file(const struct lower *l)
 {
 	return l->file;
+}
+
+const char *
+lower_root(const struct lower *l)
+{
+	return l->root;
 }
 
 const char *

@@ -50,7 +50,8 @@ target_may_write(const struct target *t)
 bool
 target_has_size(const struct target *t)
 {
-	return target_names(t, "{file}") || target_names(t, "{size}") || (t->cuts && target_names(t, "{uri}"));
+	return target_names(t, "{file}") || target_names(t, "{size}") || t->fs != NULL ||
+	       (t->cuts && target_names(t, "{uri}"));
 }
 
 static const struct way {
@@ -121,6 +122,12 @@ put_text(struct buf *b, const char *s)
 	put_bytes(b, bytes_of(s));
 }
 
+static const char *
+work_dir(const struct server *s)
+{
+	return s->target->fs != NULL && s->lower != NULL ? lower_root(s->lower) : s->dir;
+}
+
 static char *
 fill(const struct server *s, const char *text)
 {
@@ -133,7 +140,7 @@ fill(const struct server *s, const char *text)
 
 #define PLACE(name, v) (strncmp(text, name, sizeof(name) - 1) == 0 && (len = sizeof(name) - 1, value = (v)))
 		snprintf(number, sizeof(number), "%u", s->port);
-		if (PLACE("{socket}", s->socket) || PLACE("{file}", s->file) || PLACE("{dir}", s->dir) ||
+		if (PLACE("{socket}", s->socket) || PLACE("{file}", s->file) || PLACE("{dir}", work_dir(s)) ||
 		    (s->lower != NULL && PLACE("{uri}", lower_uri(s->lower))) ||
 		    PLACE("{export}", s->target->export_name) || PLACE("{port}", number) ||
 		    PLACE("{size}", (snprintf(number, sizeof(number), "%llu", s->target->size), number))) {
@@ -471,27 +478,15 @@ adopt_daemon(struct server *s, char error[512])
 static bool
 make_lower(struct server *s, char error[512])
 {
-	s->lower = lower_start(s->dir, target_names(s->target, "{file}"), s->target->size, s->target->lower_flags,
-	                       start_ms(s->target), error);
+	const struct target *t = s->target;
+
+	s->lower = lower_start(s->dir, t->fs != NULL || target_names(t, "{file}"), t->fs, t->size, t->lower_flags,
+	                       start_ms(t), error);
 	if (s->lower == NULL || lower_file(s->lower) == NULL)
 		return s->lower != NULL;
 	free(s->file);
 	s->file = strdup(lower_file(s->lower));
 	return true;
-}
-
-/* What --prepare made is there from the start, and no power cut takes it. */
-static bool
-sync_file(const struct server *s, char error[512])
-{
-	int fd = s->lower != NULL && s->target->prepare != NULL ? open(s->file, O_RDWR | O_CLOEXEC) : -1;
-	bool ok = fd < 0 || fsync(fd) == 0;
-
-	if (!ok)
-		snprintf(error, 512, "%.300s: %s", s->file, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	return ok;
 }
 
 bool
@@ -523,7 +518,8 @@ server_start(struct server *s, const struct target *t, char error[512])
 	ok = (t->cuts && t->via != VIA_FORK ? make_lower(s, error)
 	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
 	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
-	     sync_file(s, error) && spawn(s, passed, error);
+	     /* No power cut takes what was there from the start. */
+	     (s->lower == NULL || lower_sync(s->lower, error)) && spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
 	if (!ok)
@@ -646,14 +642,17 @@ server_stop(struct server *s)
 	server_ask(s);
 	if (s->pid > 0) {
 		left = s->end_by - now_ms();
-		if (s->pidfd < 0 || left <= 0 || process_wait(s->pidfd, (int)left) != PROCESS_ENDED)
+		if (s->pidfd < 0 || left <= 0 || process_wait(s->pidfd, (int)left) != PROCESS_ENDED) {
+			lower_kill(s->lower);
 			kill(s->pid, SIGKILL);
+		}
 		kill(-s->pid, SIGKILL);
 		waitpid(s->pid, NULL, 0);
 	}
 	if (s->pidfd >= 0)
 		close(s->pidfd);
 	if (s->dir != NULL) {
+		lower_kill(s->lower);
 		end_marked_children(s->dir);
 		lower_stop(s->lower);
 		s->lower = NULL;
@@ -706,6 +705,7 @@ server_cut_power(struct server *s, const char *policy, bool *failed_check, char 
 		return false;
 	if (s->target->via == VIA_FORK)
 		return true;
+	lower_unplug(s->lower);
 	end_abruptly(s);
 	if (!lower_remount(s->lower, start_ms(s->target), error))
 		return false;

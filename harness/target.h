@@ -41,10 +41,11 @@ struct target {
 	bool tcp;			/* for VIA_FORK: at port 10809 of a loopback address of its own, where that can be had */
 	bool fresh;			/* a new server for every case */
 	bool daemon;			/* the command ends once the server is in the background */
-	bool cuts;			/* {file}, or {uri}, stands for a fake disk whose power can be cut (lower.h) */
+	bool cuts;			/* {file}, {dir} or {uri} stands for a fake disk whose power can be cut (lower.h) */
 	const char *check;		/* shell command, with placeholders, after every power cut; or NULL */
 	uint64_t seed;			/* of what durability cases do at random */
 	const char *again;		/* the options and the command, quoted for a shell, that start the same server */
+	const struct filesystem *fs;	/* that {dir} is on, where that is on the disk below; or NULL */
 	const char *lower_flags;	/* transmission flags of the disk below, such as "SEND_FLUSH+SEND_FUA"; NULL: all */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */

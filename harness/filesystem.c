@@ -1,0 +1,249 @@
+#include "harness/filesystem.h"
+
+#include "harness/cli.h"
+#include "harness/file.h"
+#include "harness/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { APART_MS = 10000, BUSY_ROUNDS = 200, LOOP_TRIES = 100 };
+
+/* No discard: nothing on such a disk is trimmed (lower.c). nouuid: the one before a power cut may still be on its way out. */
+static const struct filesystem filesystems[] = {
+	{ "ext4", "mkfs.ext4 -q -F -b 4096 -E nodiscard", "noinit_itable,errors=remount-ro", "mkfs.ext4", "e2fsprogs",
+	  16 << 20 },
+	{ "xfs", "mkfs.xfs -q -f -K", "nouuid", "mkfs.xfs", "xfsprogs", 300 << 20 },
+	{ "btrfs", "mkfs.btrfs -q -f -K", "nodiscard", "mkfs.btrfs", "btrfs-progs", 110 << 20 },
+};
+
+const struct filesystem *
+filesystem_named(const char *name)
+{
+	for (size_t i = 0; i < sizeof(filesystems) / sizeof(filesystems[0]); i++)
+		if (strcmp(filesystems[i].name, name) == 0)
+			return &filesystems[i];
+	return NULL;
+}
+
+/* ---- loop devices ---- */
+
+/* One that was free a moment ago; -1 and errno. */
+static int
+open_free_loop(char path[32])
+{
+	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC), number, fd, failed;
+
+	snprintf(path, 32, "/dev/loop-control");
+	if (control < 0)
+		return -1;
+	number = ioctl(control, LOOP_CTL_GET_FREE);
+	failed = errno;
+	close(control);
+	errno = failed;
+	if (number < 0)
+		return -1;
+	snprintf(path, 32, "/dev/loop%d", number);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd;
+}
+
+/* Detached with the last descriptor or mount of it. */
+static int
+attach(const char *disk, char path[32], char error[512])
+{
+	int file = open(disk, O_RDWR | O_CLOEXEC), fd = -1, failed = file < 0 ? errno : EBUSY;
+	struct loop_config config = { .fd = (uint32_t)file, .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
+
+	/* Others look for a free one, too. */
+	for (int i = 0; failed == EBUSY && i < LOOP_TRIES; i++) {
+		fd = open_free_loop(path);
+		failed = fd >= 0 && ioctl(fd, LOOP_CONFIGURE, &config) == 0 ? 0 : errno;
+		if (failed != 0 && fd >= 0)
+			close(fd);
+	}
+	if (failed != 0)
+		snprintf(error, 512, "%.300s: %s", file < 0 ? disk : path, strerror(failed));
+	if (file >= 0)
+		close(file);
+	return failed == 0 ? fd : -1;
+}
+
+static const char *
+loop_lacks(void)
+{
+	static char text[160];
+	char path[32];
+	int fd = open_free_loop(path);
+
+	if (fd >= 0) {
+		close(fd);
+		return NULL;
+	}
+	if (errno == ENOENT)
+		snprintf(text, sizeof(text), "there is no %s here (modprobe loop; in a container, --privileged)", path);
+	else
+		snprintf(text, sizeof(text), "%s cannot be opened: %s (in a container, --privileged)", path,
+		         strerror(errno));
+	return text;
+}
+
+const char *
+filesystem_lacks(const struct filesystem *f)
+{
+	static char text[160];
+	/* This loads the module, where there is one. */
+	int fd = fsopen(f->name, FSOPEN_CLOEXEC);
+
+	if (fd >= 0)
+		close(fd);
+	else if (errno == EPERM)
+		return "only root may mount the filesystem that {dir} is on";
+	else {
+		snprintf(text, sizeof(text), "this kernel has no %s: name another --filesystem", f->name);
+		return text;
+	}
+	if (!in_path(f->program)) {
+		snprintf(text, sizeof(text), "%s is not in PATH (Debian: %s)", f->program, f->package);
+		return text;
+	}
+	return loop_lacks();
+}
+
+/* ---- making, mounting ---- */
+
+bool
+filesystem_make(const struct filesystem *f, const char *disk, const char *output, const char *mark, int ms,
+                char error[512])
+{
+	char *words[] = { (char *)disk, NULL }, *quoted = shell_quote(words), *command;
+	int status, failed;
+
+	if (asprintf(&command, "exec %s %s", f->mkfs, quoted) < 0)
+		abort();
+	status = run_shell(command, output, mark, ms);
+	failed = errno;
+	if (status != 0) {
+		char *tail = file_tail(output, 1);
+
+		snprintf(error, 512, "%s failed: %.400s", f->program, status > 0 ? tail : strerror(failed));
+		free(tail);
+	}
+	free(command);
+	free(quoted);
+	return status == 0;
+}
+
+static enum process_wait
+wait_deaf(int pidfd, int ms)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	return poll(&p, 1, ms) > 0 ? PROCESS_ENDED : PROCESS_RUNS;
+}
+
+/*
+ * Runs it in a process of its own, since it may wait for a disk without end; its exit status is an errno. ETIMEDOUT or
+ * EINTR: `carrier` was killed, and with it the disk, for the process to end. Without a carrier no signal stops it.
+ */
+static int
+run_apart(int (*act)(const char *const *words), const char *const *words, pid_t carrier, int ms)
+{
+	enum process_wait how;
+	pid_t us = getpid(), pid = fork();
+	int status = 0, pidfd;
+
+	if (pid < 0)
+		return errno;
+	if (pid == 0) {
+		become_child(us);
+		_exit(act(words));
+	}
+	pidfd = process_open(pid);
+	how = carrier > 0 ? process_wait(pidfd, ms) : wait_deaf(pidfd, ms);
+	if (how != PROCESS_ENDED) {
+		if (carrier > 0)
+			kill(carrier, SIGKILL);
+		kill(pid, SIGKILL);
+		wait_deaf(pidfd, APART_MS);
+	}
+	waitpid(pid, &status, WNOHANG);
+	close(pidfd);
+	if (how == PROCESS_ENDED)
+		return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
+	return how == PROCESS_RUNS ? ETIMEDOUT : EINTR;
+}
+
+static int
+act_mount(const char *const *words)
+{
+	return mount(words[0], words[1], words[2], MS_NOSUID | MS_NODEV, words[3]) == 0 ? 0 : errno;
+}
+
+bool
+filesystem_mount(const struct filesystem *f, const char *disk, const char *at, pid_t carrier, int ms, char error[512])
+{
+	char loop[32];
+	const char *words[] = { loop, at, f->name, f->options };
+	int fd, failed;
+
+	if (mkdir(at, 0700) != 0 && errno != EEXIST) {
+		snprintf(error, 512, "%.300s: %s", at, strerror(errno));
+		return false;
+	}
+	fd = attach(disk, loop, error);
+	if (fd < 0)
+		return false;
+	failed = run_apart(act_mount, words, carrier, ms);
+	close(fd);
+	if (failed != 0)
+		snprintf(error, 512, "%s on the disk below cannot be mounted at %.300s: %s", f->name, at,
+		         strerror(failed));
+	return failed == 0;
+}
+
+/* Detached at once it might still be mounted when the next one is, and btrfs takes one for the other. */
+static int
+act_unmount(const char *const *words)
+{
+	for (int i = 0; i < BUSY_ROUNDS && umount2(words[0], UMOUNT_NOFOLLOW) != 0; i++) {
+		if (errno != EBUSY)
+			return errno;
+		poll(NULL, 0, 5);
+	}
+	umount2(words[0], MNT_DETACH | UMOUNT_NOFOLLOW);
+	return 0;
+}
+
+void
+filesystem_unmount(const char *at)
+{
+	if (access(at, F_OK) != 0 && errno == ENOENT)
+		return;
+	run_apart(act_unmount, &at, 0, APART_MS);
+	rmdir(at);
+}
+
+bool
+filesystem_sync(const char *at, char error[512])
+{
+	int fd = open(at, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool ok = fd >= 0 && syncfs(fd) == 0;
+
+	if (!ok)
+		snprintf(error, 512, "%.300s: %s", at, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
