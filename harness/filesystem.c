@@ -8,17 +8,20 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { APART_MS = 10000, BUSY_ROUNDS = 200, LOOP_TRIES = 100 };
+enum { UNMOUNT_MS = 10000, BUSY_ROUNDS = 200, LOOP_TRIES = 100 };
+
+struct place {
+	const struct filesystem *f;
+	const char *disk, *at;
+};
 
 /* No discard: nothing on such a disk is trimmed (lower.c). nouuid: the one before a power cut may still be on its way out. */
 static const struct filesystem filesystems[] = {
@@ -59,9 +62,9 @@ open_free_loop(char path[32])
 	return fd;
 }
 
-/* Detached with the last descriptor or mount of it. */
+/* Detached with the last descriptor or mount of it; -1 and errno. */
 static int
-attach(const char *disk, char path[32], char error[512])
+attach(const char *disk, char path[32])
 {
 	int file = open(disk, O_RDWR | O_CLOEXEC), fd = -1, failed = file < 0 ? errno : EBUSY;
 	struct loop_config config = { .fd = (uint32_t)file, .info = { .lo_flags = LO_FLAGS_AUTOCLEAR } };
@@ -73,10 +76,9 @@ attach(const char *disk, char path[32], char error[512])
 		if (failed != 0 && fd >= 0)
 			close(fd);
 	}
-	if (failed != 0)
-		snprintf(error, 512, "%.300s: %s", file < 0 ? disk : path, strerror(failed));
 	if (file >= 0)
 		close(file);
+	errno = failed;
 	return failed == 0 ? fd : -1;
 }
 
@@ -145,84 +147,53 @@ filesystem_make(const struct filesystem *f, const char *disk, const char *output
 	return status == 0;
 }
 
-static enum process_wait
-wait_deaf(int pidfd, int ms)
-{
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-
-	return poll(&p, 1, ms) > 0 ? PROCESS_ENDED : PROCESS_RUNS;
-}
-
-/*
- * Runs it in a process of its own, since it may wait for a disk without end; its exit status is an errno. ETIMEDOUT or
- * EINTR: `carrier` was killed, and with it the disk, for the process to end. Without a carrier no signal stops it.
- */
+/* Configuring the loop device waits for the disk, too. */
 static int
-run_apart(int (*act)(const char *const *words), const char *const *words, pid_t carrier, int ms)
+act_mount(const void *arg)
 {
-	enum process_wait how;
-	pid_t us = getpid(), pid = fork();
-	int status = 0, pidfd;
+	const struct place *p = arg;
+	char loop[32], *lost = join_path(p->at, "lost+found");
+	int failed, fd = attach(p->disk, loop);
 
-	if (pid < 0)
+	if (fd < 0)
 		return errno;
-	if (pid == 0) {
-		become_child(us);
-		_exit(act(words));
-	}
-	pidfd = process_open(pid);
-	how = carrier > 0 ? process_wait(pidfd, ms) : wait_deaf(pidfd, ms);
-	if (how != PROCESS_ENDED) {
-		if (carrier > 0)
-			kill(carrier, SIGKILL);
-		kill(pid, SIGKILL);
-		wait_deaf(pidfd, APART_MS);
-	}
-	waitpid(pid, &status, WNOHANG);
-	close(pidfd);
-	if (how == PROCESS_ENDED)
-		return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
-	return how == PROCESS_RUNS ? ETIMEDOUT : EINTR;
-}
-
-static int
-act_mount(const char *const *words)
-{
-	return mount(words[0], words[1], words[2], MS_NOSUID | MS_NODEV, words[3]) == 0 ? 0 : errno;
+	failed = mount(loop, p->at, p->f->name, MS_NOSUID | MS_NODEV, p->f->options) == 0 ? 0 : errno;
+	if (failed == 0)
+		rmdir(lost); /* {dir} is empty */
+	free(lost);
+	close(fd);
+	return failed;
 }
 
 bool
 filesystem_mount(const struct filesystem *f, const char *disk, const char *at, pid_t carrier, int ms, char error[512])
 {
-	char loop[32];
-	const char *words[] = { loop, at, f->name, f->options };
-	int fd, failed;
+	int failed;
 
 	if (mkdir(at, 0700) != 0 && errno != EEXIST) {
 		snprintf(error, 512, "%.300s: %s", at, strerror(errno));
 		return false;
 	}
-	fd = attach(disk, loop, error);
-	if (fd < 0)
-		return false;
-	failed = run_apart(act_mount, words, carrier, ms);
-	close(fd);
-	if (failed != 0)
-		snprintf(error, 512, "%s on the disk below cannot be mounted at %.300s: %s", f->name, at,
+	failed = run_apart(act_mount, &(struct place){ f, disk, at }, carrier, ms);
+	if (failed == ETIMEDOUT)
+		snprintf(error, 512, "the %s on the disk below is not mounted within %g s (--time-factor)", f->name,
+		         ms / 1000.0);
+	else if (failed != 0)
+		snprintf(error, 512, "the %s on the disk below cannot be mounted, through a loop device: %s", f->name,
 		         strerror(failed));
 	return failed == 0;
 }
 
 /* Detached at once it might still be mounted when the next one is, and btrfs takes one for the other. */
 static int
-act_unmount(const char *const *words)
+act_unmount(const void *at)
 {
-	for (int i = 0; i < BUSY_ROUNDS && umount2(words[0], UMOUNT_NOFOLLOW) != 0; i++) {
+	for (int i = 0; i < BUSY_ROUNDS && umount2(at, UMOUNT_NOFOLLOW) != 0; i++) {
 		if (errno != EBUSY)
 			return errno;
 		poll(NULL, 0, 5);
 	}
-	umount2(words[0], MNT_DETACH | UMOUNT_NOFOLLOW);
+	umount2(at, MNT_DETACH | UMOUNT_NOFOLLOW);
 	return 0;
 }
 
@@ -231,19 +202,6 @@ filesystem_unmount(const char *at)
 {
 	if (access(at, F_OK) != 0 && errno == ENOENT)
 		return;
-	run_apart(act_unmount, &at, 0, APART_MS);
+	run_apart(act_unmount, at, 0, UNMOUNT_MS);
 	rmdir(at);
-}
-
-bool
-filesystem_sync(const char *at, char error[512])
-{
-	int fd = open(at, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	bool ok = fd >= 0 && syncfs(fd) == 0;
-
-	if (!ok)
-		snprintf(error, 512, "%.300s: %s", at, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	return ok;
 }

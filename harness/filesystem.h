@@ -33,7 +33,5 @@ bool filesystem_mount(const struct filesystem *f, const char *disk, const char *
                       char error[512]);
 /* The processes in it have been ended. What its disk no longer takes is lost. */
 void filesystem_unmount(const char *at);
-/* All that was written to it is on its disk, but not yet durable there. */
-bool filesystem_sync(const char *at, char error[512]);
 
 #endif

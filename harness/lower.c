@@ -269,34 +269,34 @@ mount_filesystem(struct lower *l, int ms, char error[512])
 static bool
 make_filesystem(struct lower *l, int ms, char error[512])
 {
-	char *log, *lost;
-	bool ok;
+	char *log = join_path(l->dir, "output");
+	bool ok = l->fs == NULL ||
+	          (filesystem_make(l->fs, l->file, log, l->mark, ms, error) && mount_filesystem(l, ms, error));
 
-	if (l->fs == NULL)
-		return true;
-	log = join_path(l->dir, "output");
-	lost = join_path(l->root, "lost+found");
-	ok = filesystem_make(l->fs, l->file, log, l->mark, ms, error) && mount_filesystem(l, ms, error);
-	if (ok)
-		rmdir(lost); /* {dir} is empty */
-	free(lost);
 	free(log);
 	return ok;
 }
 
-bool
-lower_sync(const struct lower *l, char error[512])
+static int
+act_sync(const void *arg)
 {
-	int fd = l->file != NULL ? open(l->file, O_RDWR | O_CLOEXEC) : -1;
-	bool ok = l->fs == NULL || filesystem_sync(l->root, error);
+	const struct lower *l = arg;
+	int root = l->fs != NULL ? open(l->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1, file;
 
-	if (ok && fd >= 0 && fsync(fd) != 0) {
-		snprintf(error, 512, "%.300s: %s", l->file, strerror(errno));
-		ok = false;
-	}
-	if (fd >= 0)
-		close(fd);
-	return ok;
+	if (l->fs != NULL && (root < 0 || syncfs(root) != 0))
+		return errno;
+	file = open(l->file, O_RDWR | O_CLOEXEC);
+	return file >= 0 && fsync(file) == 0 ? 0 : errno;
+}
+
+bool
+lower_sync(const struct lower *l, int ms, char error[512])
+{
+	int failed = l->file != NULL ? run_apart(act_sync, l, l->fuse, ms) : 0;
+
+	if (failed != 0)
+		snprintf(error, 512, "what --prepare made cannot be made durable: %s", strerror(failed));
+	return failed == 0;
 }
 
 /* Only root may do it by itself. */

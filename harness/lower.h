@@ -23,7 +23,7 @@ const char *lower_lacks(const struct filesystem *fs);
 struct lower *lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags,
                           int ms, char error[512]);
 /* What was written so far is durable. */
-bool lower_sync(const struct lower *l, char error[512]);
+bool lower_sync(const struct lower *l, int ms, char error[512]);
 /* A fake server that is itself under test, in a process of ours: it listens for requests at an abstract address. */
 struct lower *lower_attach(pid_t pid);
 /* That listener, for the process itself to make; -1 and errno. */

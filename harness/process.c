@@ -20,7 +20,7 @@
 
 #define MARK "NBDSPEC_SERVER"
 
-enum { MOST_CHILDREN = 1024 };
+enum { MOST_CHILDREN = 1024, KILLED_MS = 3000 };
 
 /* ---- being one ---- */
 
@@ -78,6 +78,14 @@ process_wait(int pidfd, int ms)
 	return p[0].revents != 0 ? PROCESS_ENDED : p[1].revents != 0 ? PROCESS_INTERRUPTED : PROCESS_RUNS;
 }
 
+static enum process_wait
+wait_deaf(int pidfd, int ms)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	return poll(&p, 1, ms) > 0 ? PROCESS_ENDED : PROCESS_RUNS;
+}
+
 int
 run_shell(const char *command, const char *output, const char *mark, int ms)
 {
@@ -102,12 +110,43 @@ run_shell(const char *command, const char *output, const char *mark, int ms)
 	setpgid(pid, pid);
 	pidfd = process_open(pid);
 	how = process_wait(pidfd, ms);
-	if (how != PROCESS_ENDED)
+	if (how != PROCESS_ENDED) {
 		kill(-pid, SIGKILL);
-	waitpid(pid, &status, 0);
+		/* It may wait for a disk that is gone. */
+		wait_deaf(pidfd, KILLED_MS);
+	}
+	waitpid(pid, &status, WNOHANG);
 	close(pidfd);
 	errno = how == PROCESS_RUNS ? ETIMEDOUT : EINTR;
 	return how == PROCESS_ENDED ? status : -1;
+}
+
+int
+run_apart(int (*act)(const void *arg), const void *arg, pid_t carrier, int ms)
+{
+	enum process_wait how;
+	pid_t us = getpid(), pid = fork();
+	int status = 0, pidfd;
+
+	if (pid < 0)
+		return errno;
+	if (pid == 0) {
+		become_child(us);
+		_exit(act(arg));
+	}
+	pidfd = process_open(pid);
+	how = carrier > 0 ? process_wait(pidfd, ms) : wait_deaf(pidfd, ms);
+	if (how != PROCESS_ENDED) {
+		if (carrier > 0)
+			kill(carrier, SIGKILL);
+		kill(pid, SIGKILL);
+		wait_deaf(pidfd, KILLED_MS);
+	}
+	waitpid(pid, &status, WNOHANG);
+	close(pidfd);
+	if (how == PROCESS_ENDED)
+		return WIFEXITED(status) ? WEXITSTATUS(status) : EIO;
+	return how == PROCESS_RUNS ? ETIMEDOUT : EINTR;
 }
 
 /* ---- finding ---- */

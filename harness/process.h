@@ -34,6 +34,13 @@ void end_marked_children(const char *mark);           /* and their children, whi
 int run_shell(const char *command, const char *output, const char *mark, int ms);
 
 /*
+ * Runs `act` in a process of its own and returns what that returns, an errno: a process that waits for a disk cannot be
+ * killed, and that must not be we. ETIMEDOUT, or EINTR when a stop signal is pending: then `carrier`, which the disk
+ * depends on, was killed for it. With carrier 0 no signal stops it.
+ */
+int run_apart(int (*act)(const void *arg), const void *arg, pid_t carrier, int ms);
+
+/*
  * A process that waits for nothing but our death, be it by SIGKILL: then it ends all that carry the directory's name as
  * their mark, and removes the directory. Its pid, or 0; dismiss_guard ends it.
  */

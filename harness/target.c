@@ -519,7 +519,7 @@ server_start(struct server *s, const struct target *t, char error[512])
 	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
 	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
 	     /* No power cut takes what was there from the start. */
-	     (s->lower == NULL || lower_sync(s->lower, error)) && spawn(s, passed, error);
+	     (s->lower == NULL || lower_sync(s->lower, start_ms(t), error)) && spawn(s, passed, error);
 	if (passed >= 0)
 		close(passed);
 	if (!ok)
