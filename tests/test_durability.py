@@ -1,10 +1,12 @@
 """nbdspec durability: what it finds, what it says of it, and that no mount, process or file is left behind."""
 
+import glob
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -20,9 +22,28 @@ needs_fuse = pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK) or
                                 reason="needs /dev/fuse and nbdfuse")
 
 
+needs_loop = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or
+                                not os.path.exists("/dev/fuse") or not shutil.which("nbdfuse"),
+                                reason="needs root, loop devices and nbdfuse")
+
+
 def mounts(nbdspec):
     with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
-        return [line for line in f if str(nbdspec.tmp) in line]
+        return [line for line in f if str(nbdspec.tmp) in line] + loops(nbdspec)
+
+
+def loops(nbdspec):
+    """Loop devices over a file of ours: its path is short once its mount is gone."""
+    found = []
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as f:
+                file = f.read().strip()
+        except OSError:
+            continue
+        if file == "/disk" or str(nbdspec.tmp) in file:
+            found.append(f"{path} {file}")
+    return found
 
 
 @pytest.fixture
@@ -34,7 +55,7 @@ def durability(nbdspec):
 
     yield run
     left = mounts(nbdspec)
-    for line in left:
+    for line in reversed(left):
         subprocess.run(["umount", "-l", line.split()[1]], check=False)
     assert not left
 
@@ -255,3 +276,260 @@ def test_server_that_does_not_come_back(nbdspec, durability):
     script = 'test -e "$0/once" && exit 9; touch "$0/once"; exec "$@"'
     done = durability("-q", "-c", "promise/later_cuts", "--", "sh", "-c", script, "{dir}", *QEMU, "{file}")
     assert done.returncode in (1, 3)
+
+
+# ---- several files, on a filesystem of the disk below ----
+
+DIR_SERVERS = {
+    "one of several files": ["--export", "b", "--prepare", "truncate -s 48M {dir}/a {dir}/b", "--", *NBDKIT, "file", "dir={dir}"],
+    "backing file": ["--prepare", "qemu-img create -q -f raw {dir}/base 48M && "
+                     "qemu-img create -q -f qcow2 -F raw -b base {dir}/overlay",
+                     "--check", "qemu-img check -q {dir}/overlay || [ $? -eq 3 ]", "--", "qemu-nbd", "-t", "-f", "qcow2", "-k",
+                     "{socket}", "{dir}/overlay"],
+    "external data file": ["--prepare", "qemu-img create -q -f qcow2 -o data_file={dir}/data {dir}/image 48M", "--",
+                           "qemu-nbd", "-t", "-f", "qcow2", "-k", "{socket}", "{dir}/image"],
+}
+SPLIT = ["--prepare", "truncate -s 24M {dir}/a {dir}/b", "--", *NBDKIT, "split", "{dir}/a", "{dir}/b"]
+IN_DIR = DIR_SERVERS["one of several files"]
+
+
+@needs_loop
+@pytest.mark.parametrize("server", DIR_SERVERS)
+def test_dir(nbdspec, durability, faults, server):
+    """They keep what they promise; the same ones whose fsync does nothing are caught."""
+    cases = ("-q", *FLUSH, "-c", "promise/fua", "-c", "promise/later_cuts", "-c", "workload/one_connection", "--json", "json")
+    args = DIR_SERVERS[server]
+    durability(*cases, *args, status=0)
+    assert {r["case"] for r in results(nbdspec) if r["verdict"] == "pass"} == set(cases[2:-2:2])
+    at = args.index("--") + 1
+    durability(*cases, *args[:at], "env", "FAULT=none", f"LD_PRELOAD={faults}", *args[at:], status=1)
+    failed = [r for r in results(nbdspec) if r["verdict"] == "fail"]
+    assert {"promise/flush", "promise/fua", "promise/later_cuts"} <= {r["case"] for r in failed}
+    assert {r["requirement"] for r in failed} <= {"flush_persists", "fua_persists"}
+
+
+@needs_loop
+def test_dir_split(nbdspec, durability):
+    """nbdkit's split plugin offers nothing to make its files durable; what it serves after a cut is nothing strange."""
+    durability("-q", "-c", "setup/can_lose", "-c", "workload/*", "--json", "json", *SPLIT, status=0)
+    verdicts = {r["case"]: r["verdict"] for r in results(nbdspec)}
+    assert verdicts["setup/can_lose"] == "warn" and verdicts["workload/one_connection"] == "pass"
+
+
+@needs_loop
+@pytest.mark.parametrize("filesystem", ["ext4", "xfs", "btrfs"])
+def test_filesystem(nbdspec, durability, faults, filesystem):
+    if not shutil.which(f"mkfs.{filesystem}"):
+        pytest.skip(f"needs mkfs.{filesystem}")
+    at = IN_DIR.index("--") + 1
+    cases = ("-q", *FLUSH, "-c", "workload/one_connection", "--filesystem", filesystem, "--json", "json")
+    script = 'grep -q " $0 $1 " /proc/mounts && shift && exec "$@"'
+    durability(*cases, "--size", "400M", *IN_DIR[:at], "sh", "-c", script, "{dir}", filesystem, *IN_DIR[at:], status=0)
+    durability(*cases, *IN_DIR[:at], "env", "FAULT=none", f"LD_PRELOAD={faults}", *IN_DIR[at:], status=1)
+
+
+FSYNC = """
+import os, socket, sys
+
+def ask(request):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sys.argv[1] + "/../control")
+        s.sendall(request.encode() + b"\\n")
+        return dict(word.split("=") for word in s.makefile().readline().split() if "=" in word)
+
+fd = os.open(sys.argv[1] + "/file", os.O_RDWR | os.O_CREAT)
+os.pwrite(fd, bytes(1 << 20), 0)
+os.fsync(fd)
+before = int(ask("counters")["flushes"])
+os.pwrite(fd, b"x" * (1 << 20), 0)
+os.fsync(fd)
+print(int(ask("counters")["flushes"]) - before, ask("status")["cached"])
+ask("fail FLUSH 1 EIO")
+os.pwrite(fd, b"y" * (1 << 20), 0)
+try:
+    os.fsync(fd)
+except OSError as e:
+    print(e.strerror)
+"""
+
+
+@needs_loop
+def test_fsync_reaches_the_disk(nbdspec, durability):
+    """An fsync of a file in {dir} is a flush of the disk below, and fails with it."""
+    (nbdspec.cwd / "fsync.py").write_text(FSYNC)
+    durability("-q", "-c", "setup/can_lose", "--prepare", f"{sys.executable} -I fsync.py {{dir}} > said; false", "--", *QEMU,
+               "{dir}/file", status=3)
+    flushes, cached, failed = (nbdspec.cwd / "said").read_text().split(maxsplit=2)
+    assert int(flushes) > 0 and cached == "0" and failed == "Input/output error\n"
+
+
+@needs_loop
+def test_again_in_dir(nbdspec, durability, faults):
+    """The command that a failure names has the filesystem, and fails as it did."""
+    at = IN_DIR.index("--") + 1
+    durability("-q", "-c", "promise/later_cuts", "--filesystem", "ext4", "--size", "300M", "--json", "json", *IN_DIR[:at], "env",
+               "FAULT=none", f"LD_PRELOAD={faults}", *IN_DIR[at:], status=1)
+    again = results(nbdspec)[0]["got"].split("once more: ")[1]
+    assert "--filesystem ext4" in again and "--size 300M" in again
+    p = subprocess.run(["sh", "-c", again.replace("nbdspec", f"'{NBDSPEC}'", 1) + " >/dev/null"], env=nbdspec.env,
+                       timeout=PATIENCE, check=False)
+    assert p.returncode == 1
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--filesystem", "ext3", "--", *QEMU, "{dir}/a"], "ext4, xfs or btrfs"),
+    (["--filesystem", "ext4", "--", *QEMU, "{file}"], "{dir}"),
+    (["--filesystem", "xfs", "--size", "200M", "--", *QEMU, "{dir}/a"], "300M"),
+    (["--size", "8M", "--", *QEMU, "{dir}/a"], "16M"),
+])
+def test_dir_usage(nbdspec, args, says):
+    assert says in nbdspec.usage("durability", *args)
+
+
+@needs_loop
+def test_without_mkfs(nbdspec, tmp_path):
+    os.symlink(shutil.which("nbdfuse"), tmp_path / "nbdfuse")
+    err = nbdspec.broken("durability", "--", *QEMU, "{dir}/a", env={**nbdspec.env, "PATH": str(tmp_path)})
+    assert err.count("\n") == 1 and "skipped: mkfs.ext4 is not in PATH (Debian: e2fsprogs)" in err
+
+
+@needs_loop
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv")
+def test_without_the_right_to_mount(nbdspec):
+    with subprocess.Popen(["setpriv", "--bounding-set", "-sys_admin", NBDSPEC, "durability", "--", *QEMU, "{dir}/a"],
+                          env=nbdspec.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 3 and out == ""
+    assert err == "nbdspec durability: skipped: only root may mount the filesystem that {dir} is on\n"
+
+
+@needs_loop
+def test_unprivileged(nbdspec):
+    """Whoever may neither open /dev/fuse nor mount is told so."""
+    with subprocess.Popen(["setpriv", "--bounding-set", "-all", "--reuid", "nobody", "--clear-groups", NBDSPEC, "durability", "--",
+                           *QEMU, "{dir}/a"], env=nbdspec.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 3 and out == "" and err.count("\n") == 1 and "root" in err
+
+
+@needs_loop
+def test_mkfs_that_fails(nbdspec, durability, tmp_path):
+    """Its own words are passed on."""
+    (tmp_path / "mkfs.ext4").write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    (tmp_path / "mkfs.ext4").chmod(0o755)
+    done = durability("-q", "-c", "setup/can_lose", *IN_DIR, env={**nbdspec.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+                      status=3)
+    assert "mkfs.ext4 failed: no room" in done.stderr
+
+
+@needs_loop
+def test_no_filesystem_after_mkfs(nbdspec, durability, tmp_path):
+    """What the kernel does not mount is said of the set-up."""
+    (tmp_path / "mkfs.ext4").symlink_to(shutil.which("true"))
+    done = durability("-q", "-c", "setup/can_lose", *IN_DIR, env={**nbdspec.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+                      status=3)
+    assert "the ext4 on the disk below cannot be mounted" in done.stderr
+
+
+STUCK_MKFS = """#!/bin/sh
+%s "$@" || exit
+for file; do :; done
+dir=${file%%/mnt/disk}
+for p in /proc/[0-9]*; do
+	tr '\\0' ' ' < $p/cmdline | grep -q "^nbdspec serve --unix $dir/below " && kill -STOP ${p#/proc/}
+done 2>/dev/null
+touch %s
+exit 0
+"""
+
+
+@needs_loop
+@pytest.mark.parametrize("which", [None, signal.SIGKILL, signal.SIGINT])
+def test_disk_that_sticks_at_the_mount(nbdspec, durability, tmp_path, which):
+    """The mount waits for its disk and cannot be killed; it has a limit all the same, and yields to Ctrl-C."""
+    begun = tmp_path / "begun"
+    (tmp_path / "mkfs.ext4").write_text(STUCK_MKFS % (shutil.which("mkfs.ext4"), begun))
+    (tmp_path / "mkfs.ext4").chmod(0o755)
+    p = nbdspec.start("durability", "-q", "-c", "setup/can_lose", "--time-factor", "0.1" if which is None else "1", *IN_DIR,
+                      env={**nbdspec.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    until(begun.exists)
+    if which is not None:
+        time.sleep(0.1)
+        p.send_signal(which)
+    begin = time.monotonic()
+    err = p.communicate(timeout=PATIENCE)[1]
+    assert time.monotonic() < begin + 8
+    assert p.returncode == {None: 3, signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[which]
+    assert which is not None or "is not mounted within 2 s (--time-factor)" in err
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_loop
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("ms", [10, 20, 30, 40, 55, 70, 90, 120, 170, 300, 700])
+def test_dir_ended_at_any_moment(nbdspec, durability, which, ms):
+    p = nbdspec.start("durability", "-j", "2", *IN_DIR)
+    time.sleep(ms / 1000)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    assert p.returncode in ((-signal.SIGKILL,) if which == signal.SIGKILL else (130, -signal.SIGINT))
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+def pids(nbdspec, name):
+    return [pid for pid, line in processes(nbdspec.mark).items() if line.startswith(name)]
+
+
+HUNG = ["sh", "-c", "cd \"$1\" && exec sleep 1000 <> data", "{socket}", "{dir}"]
+
+
+@needs_loop
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stopped", [[], ["nbdfuse"], ["nbdspec serve"]])
+def test_dir_whose_disk_is_stuck(nbdspec, durability, which, stopped):
+    """A server that never listens has files open there, and what carries them does nothing any more."""
+    p = nbdspec.start("durability", *FLUSH, "--", *HUNG)
+    until(lambda: pids(nbdspec, "sleep 1000"))
+    for name in stopped:
+        for pid in until(lambda: pids(nbdspec, name)):
+            os.kill(pid, signal.SIGSTOP)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_loop
+@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
+def test_dir_whose_disk_sticks_while_it_is_written_to(nbdspec, durability, which):
+    p = nbdspec.start("durability", *FLUSH, "--", "sh", "-c", "cd \"$1\" && while dd if=/dev/zero of=data bs=1M count=20 "
+                      "conv=fsync status=none; do :; done", "{socket}", "{dir}")
+    until(lambda: pids(nbdspec, "dd "))
+    for pid in pids(nbdspec, "nbdspec serve"):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.3)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_loop
+@pytest.mark.parametrize("synced, status", [(":", 0), ("sync", 3)])
+def test_dir_loses_what_is_not_synced(durability, synced, status):
+    """A server that starts only once: nothing tells it that it ran before unless it made that durable."""
+    script = f'test "$(cat "$0/count")" = 1 || exit 9; echo 2 > "$0/new"; mv "$0/new" "$0/count"; {synced} "$0/count"; exec "$@"'
+    durability("-q", "-c", "setup/can_lose", "--prepare", "truncate -s 48M {dir}/a; echo 1 > {dir}/count", "--", "sh", "-c",
+               script, "{dir}", *QEMU, "{dir}/a", status=status)
+
+
+@needs_loop
+@pytest.mark.parametrize("name", ["nbdfuse", "nbdspec serve", "qemu-nbd"])
+def test_dir_when_a_process_of_it_dies(nbdspec, durability, name):
+    p = nbdspec.start("durability", "-c", "workload/*", "--runs", "50", "--prepare", "truncate -s 48M {dir}/a", "--", *QEMU,
+                      "{dir}/a")
+    for pid in until(lambda: pids(nbdspec, "qemu-nbd") and pids(nbdspec, name)):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    p.send_signal(signal.SIGINT)
+    p.communicate(timeout=PATIENCE)
+    assert p.returncode in (1, 3, 130)
+    until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
