@@ -62,6 +62,8 @@ int fdatasync(int fd)
 	static unsigned n;
 	pthread_t thread;
 
+	if (fault("abort"))
+		abort();
 	if (fault("none") || (fault("every second one") && n++ % 2 == 1))
 		return 0;
 	if (fault("later"))
@@ -130,6 +132,17 @@ def test_fault(nbdspec, durability, faults, fault, points):
 
     assert not points & failed("FAULT=")
     assert points <= failed(f"FAULT={fault}", f"LD_PRELOAD={faults}")
+
+
+@needs_fuse
+def test_dies_after_a_cut(nbdspec, durability, faults):
+    """Of the server that was started after a power cut it is told how it ended, not of the one that the cut has ended."""
+    durability("-q", "-c", "below/reaches", "--json", "json", "--", "env", "FAULT=abort", f"LD_PRELOAD={faults}",
+               *FILE_SERVERS["nbdkit"], status=1)
+    first, second, *others = results(nbdspec)
+    assert first["verdict"] == "info" and second["point"] == "WRITE and FLUSH" and second["verdict"] == "fail"
+    assert second["server"].startswith("the server was killed by signal 6 (Aborted)")
+    assert {r["message"] for r in others} == {"the server was killed by signal 6 (Aborted)"}
 
 
 def test_sandwich_that_waives(nbdspec, durability):
