@@ -50,6 +50,12 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(CC) $(flags)' | cmp -s - $@ || echo '$(CC) $(flags)' > $@
 
+# The plugin that ci/matrix/nbdkit-fua and tests/passthrough load into nbdkit, for each version of its interface.
+passthrough: build/passthrough-v1.so build/passthrough-v2.so
+
+build/passthrough-v%.so: ci/passthrough.c $(BUILD)/flags
+	$(call quiet,PLUGIN)$(CC) -std=gnu11 $(warnings) -O2 -g -fPIC -shared -DNBDKIT_API_VERSION=$* -o $@ $< -lnbd
+
 # Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
 fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
 
@@ -85,7 +91,7 @@ fuzzers: $(fuzzers)
 
 conformance:
 	@ci/install build targets
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all passthrough
 	@ci/conformance
 
 check:
@@ -108,10 +114,11 @@ format:
 	@clang-format-14 -i $(sources)
 
 # The proof that the suite can fail; the matrix is reviewed as a diff of the golden file.
-mutants: all
+mutants: all passthrough
 	$(BUILD)/nbdspec mutants --matrix $(BUILD)/mutants.txt
 	@diff -U0 tests/golden/mutants.txt $(BUILD)/mutants.txt || \
 		{ echo 'the lie × case matrix has changed: look at it, then make mutants-accept'; exit 1; }
+	@tests/passthrough
 
 bench: all
 	@ci/install bench
@@ -135,5 +142,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

@@ -61,8 +61,10 @@ do_counters(struct control *k, char *rest, FILE *out)
 	(void)rest;
 	fprintf(out,
 	        "ok accepted=%u options=%" PRIu64 " requests=%" PRIu64 " sent=%" PRIu64 " bytes-received=%" PRIu64
-	        " bytes-sent=%" PRIu64 " flushes=%" PRIu64 " fua=%" PRIu64,
-	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent, n.flushes, n.fua);
+	        " bytes-sent=%" PRIu64 " writes=%" PRIu64 " zeroes=%" PRIu64 " trims=%" PRIu64 " flushes=%" PRIu64
+	        " fua=%" PRIu64,
+	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent, n.writes, n.zeroes,
+	        n.trims, n.flushes, n.fua);
 }
 
 static struct fake_export *

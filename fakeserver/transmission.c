@@ -276,6 +276,9 @@ tell_cache(const struct conn *c, const struct disk_op *op)
 		m.kind = CACHED_TRIM;
 	else
 		return 0;
+	c->server->counters.writes += op->type == NBD_CMD_WRITE;
+	c->server->counters.zeroes += op->type == NBD_CMD_WRITE_ZEROES;
+	c->server->counters.trims += op->type == NBD_CMD_TRIM;
 	c->server->counters.flushes += op->type == NBD_CMD_FLUSH;
 	c->server->counters.fua += m.fua;
 	return c->export->cache != NULL ? cache_receive(c->export->cache, &m) : 0;

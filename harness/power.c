@@ -99,7 +99,7 @@ cut_power(struct test *t, const char *policy)
 	if (strcmp(policy, "drop") == 0)
 		write_witness(t);
 	if (!is_its_own_disk(t))
-		report_terminated(t);
+		report_cut(t);
 	note(t, "the power is cut, %s; the server is started anew", policy);
 	if (p->server != &p->cut)
 		p->cut = *p->server;

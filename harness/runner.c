@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14, CLOSED_MS = 60, ENDING_MS = 1000 };
+enum { CASE_MS = 300000, TRANSCRIPT_DEPTH = 14, ENDING_MS = 1000 };
 
 #define GONE_AFTER "after the case the server is gone"
 
@@ -46,6 +46,8 @@ struct slot {
 	bool used;           /* its server has greeted in an earlier case */
 	char *end;           /* of its server, in words; NULL: none was noticed */
 	bool end_by_fault;
+	bool cut;      /* the case has ended its server by a power cut, and has one of its own */
+	bool told_end; /* and says how that one ended; not yet made known */
 	bool suspect;  /* its server hung in a case: the next case gets a new one */
 	bool lingers;  /* its servers do not end with their standard input */
 	bool one_shot; /* a server has ended well by itself: it serves one client, so every case needs its own */
@@ -180,7 +182,7 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 		reap_orphans(st);
 	free(s->end);
 	s->end = NULL;
-	s->suspect = false;
+	s->suspect = s->cut = s->told_end = false;
 	if (t->via == VIA_FORK && s->server.quiet == NULL)
 		s->server.quiet = quiet_new();
 	if (t->via != VIA_FORK && s->server.one_at_a_time == NULL)
@@ -306,11 +308,18 @@ notice_end(struct slot *s, int ms)
 {
 	struct pollfd p = { .fd = s->server.pidfd, .events = POLLIN };
 	char *words = NULL;
+	bool by_cut;
 
+	if (s->told_end) {
+		s->told_end = false;
+		return true;
+	}
 	if (s->server.pid > 0 && poll(&p, 1, ms) > 0)
-		words = server_ended(&s->server, &s->end_by_fault);
-	if (words == NULL)
+		words = server_ended(&s->server, s->cut ? &by_cut : &s->end_by_fault);
+	if (words == NULL || s->cut) {
+		free(words);
 		return false;
+	}
 	free(s->end);
 	s->end = words;
 	s->one_shot |= !s->end_by_fault && !s->server.terminated;
@@ -468,7 +477,6 @@ make_skip(struct report_header *h, char *strings[REPORT_STRINGS], char *why)
 	strings[REPORT_FEATURE] = (char *)"connections";
 }
 
-/* A closed connection is seen a moment before the process that held it can be waited for. */
 static int
 end_ms(const struct slot *s, const struct report_header *h, const struct ending *e, bool ungreeted)
 {
@@ -573,6 +581,14 @@ take_report(struct state *st, struct slot *s)
 		break;
 	case REPORT_TERMINATED:
 		s->server.terminated = s->suspect = true;
+		break;
+	case REPORT_CUT:
+		s->server.terminated = s->suspect = s->cut = true;
+		break;
+	case REPORT_ENDED:
+		free(s->end);
+		s->end = strdup(strings[REPORT_MESSAGE]);
+		s->end_by_fault = s->told_end = true;
 		break;
 	case REPORT_BROKEN:
 		take_broken(st, s, &h, strings[REPORT_MESSAGE]);

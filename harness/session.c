@@ -190,6 +190,8 @@ open_connection(struct test *t)
 	p->outcome.gone = fd < 0 && gone;
 	if (fd < 0 && p->n_connections == 0)
 		harness_error(t, "%s", error);
+	if (fd < 0 && server == &p->cut)
+		broken_values(t, R(flush_persists), "the server serves again after the power cut", error);
 	if (fd < 0)
 		broken_values(t, R(greeting_magic), "the server accepts another connection", error);
 	s = calloc(1, sizeof(*s));

@@ -584,6 +584,18 @@ server_ended(struct server *s, bool *by_fault)
 }
 
 char *
+server_fault(const struct server *s)
+{
+	siginfo_t end = { .si_pid = 0 };
+	int status;
+
+	if (s->pid <= 0 || waitid(P_PID, (id_t)s->pid, &end, WEXITED | WNOHANG | WNOWAIT) != 0 || end.si_pid != s->pid)
+		return NULL;
+	status = end.si_code == CLD_EXITED ? W_EXITCODE(end.si_status, 0) : W_EXITCODE(0, end.si_status);
+	return status != 0 ? end_in_words("the server", status) : NULL;
+}
+
+char *
 server_stderr(const struct server *s, unsigned lines)
 {
 	char *log, *text;

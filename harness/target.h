@@ -87,6 +87,8 @@ bool server_running(const struct server *s);
  * command that ended well and left a process in the background has not ended: that process is the server from then on.
  */
 char *server_ended(struct server *s, bool *by_fault);
+/* How it has ended by a fault, malloc'd, or NULL; a child of ours, which stays to be waited for. */
+char *server_fault(const struct server *s);
 char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of what it printed; never NULL */
 /*
  * For the case: SIGTERM, as an administrator sends it, and a moment for the server to begin with it: until it has ended

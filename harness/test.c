@@ -6,6 +6,7 @@
 #include "harness/test_private.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,6 +48,27 @@ send_report(struct test *t, const struct report_header *head, const char *const 
 	buf_free(&b);
 }
 
+void
+report_ended(struct test *t)
+{
+	struct test_private *p = t->private;
+	struct pollfd connection = { .fd = t->s != NULL ? t->s->fd : -1, .events = POLLRDHUP };
+	struct pollfd process = { .fd = p->cut.pidfd, .events = POLLIN };
+	const char *strings[REPORT_STRINGS] = { NULL };
+	char *words;
+
+	if (p->server != &p->cut || p->cut.pid <= 0 || p->cut.pid == p->ended || p->cut.target->via == VIA_FORK ||
+	    poll(&process, 1, poll(&connection, 1, 0) > 0 ? CLOSED_MS : 0) <= 0)
+		return;
+	words = server_fault(&p->cut);
+	strings[REPORT_MESSAGE] = words;
+	if (words != NULL) {
+		p->ended = p->cut.pid;
+		send_report(t, &(struct report_header){ .type = REPORT_ENDED }, strings);
+	}
+	free(words);
+}
+
 static void
 send_outcome(struct test *t)
 {
@@ -63,6 +85,8 @@ send_outcome(struct test *t)
 		.trace_to = trace_end(&p->trace),
 	};
 
+	if (o->verdict >= VERDICT_WARN)
+		report_ended(t);
 	send_report(t, &h, strings);
 	p->trace_from = h.trace_to;
 	p->started_us = now_us();
@@ -85,6 +109,14 @@ void
 report_terminated(struct test *t)
 {
 	send_report(t, &(struct report_header){ .type = REPORT_TERMINATED }, NULL);
+}
+
+/* What a server of ours that has ended by itself says of that comes before the next one is started, too. */
+void
+report_cut(struct test *t)
+{
+	report_ended(t);
+	send_report(t, &(struct report_header){ .type = REPORT_CUT }, NULL);
 }
 
 void
@@ -125,6 +157,7 @@ run_case(const struct case_def *def, const struct server *server, int trace_fd, 
 		def->run(&t);
 	if (p.points == 0 || p.outcome.verdict != VERDICT_PASS)
 		send_outcome(&t);
+	report_ended(&t);
 	send_report(&t, &(struct report_header){ .type = REPORT_DONE }, NULL);
 	_exit(0);
 }

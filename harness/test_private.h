@@ -15,6 +15,8 @@ enum report_type {
 	REPORT_BROKEN,		/* VERDICT_ERROR for the case, and the run ends: message */
 	REPORT_SERVED,		/* the server has greeted: it is no longer starting */
 	REPORT_TERMINATED,	/* the case is about to ask the server to end */
+	REPORT_CUT,		/* it is about to end it by a power cut, and to start one of its own */
+	REPORT_ENDED,		/* that one has ended by a fault: message */
 };
 enum report_string { REPORT_POINT, REPORT_MESSAGE, REPORT_EXPECTED, REPORT_GOT, REPORT_FEATURE, REPORT_STRINGS };
 struct report_header {
@@ -26,6 +28,9 @@ struct report_header {
 	int64_t trace_from, trace_to;	/* offsets of the records that belong to it */
 	uint32_t length[REPORT_STRINGS];
 };
+
+/* A closed connection is seen a moment before the process that held it can be waited for. */
+enum { CLOSED_MS = 60 };
 
 /* The verdict so far of the case or of the point that is open. */
 struct outcome {
@@ -41,6 +46,7 @@ struct test_private {
 	int report_fd;
 	double factor;
 	struct server cut;		/* after a power cut: .server points to it, and its processes are ours */
+	pid_t ended;			/* the one of them whose end the runner knows */
 	unsigned n_connections;
 	struct session *sessions;
 	struct outcome outcome;
@@ -77,6 +83,8 @@ void check_error_value(struct test *t, uint32_t error);
 bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
 void report_terminated(struct test *t);
+void report_cut(struct test *t);
+void report_ended(struct test *t);
 void close_sessions(struct test *t);
 _Noreturn void end_case(struct test *t);
 

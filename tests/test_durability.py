@@ -83,6 +83,8 @@ int fdatasync(int fd)
 	static unsigned n;
 	pthread_t thread;
 
+	if (fault("abort"))
+		abort();
 	if (fault("none") || (fault("every second one") && n++ % 2 == 1))
 		return 0;
 	if (fault("later"))
@@ -151,6 +153,28 @@ def test_fault(nbdspec, durability, faults, fault, points):
 
     assert not points & failed("FAULT=")
     assert points <= failed(f"FAULT={fault}", f"LD_PRELOAD={faults}")
+
+
+@needs_fuse
+def test_dies_after_a_cut(nbdspec, durability, faults):
+    """Of the server that was started after a power cut it is told how it ended, not of the one that the cut has ended."""
+    durability("-q", "-c", "below/reaches", "--json", "json", "--", "env", "FAULT=abort", f"LD_PRELOAD={faults}",
+               *FILE_SERVERS["nbdkit"], status=1)
+    first, second, *others = results(nbdspec)
+    assert first["verdict"] == "info" and second["point"] == "WRITE and FLUSH" and second["verdict"] == "fail"
+    assert second["server"].startswith("the server was killed by signal 6 (Aborted)")
+    assert {r["message"] for r in others} == {"the server was killed by signal 6 (Aborted)"}
+
+
+@needs_fuse
+def test_does_not_come_back(nbdspec, durability):
+    """A server that cannot serve any more what a power cut has left of its image has lost it all."""
+    once = 'test ! -e "$0/once" || exit 9; touch "$0/once"; exec "$@"'
+    durability("-q", *FLUSH, "--json", "json", "--", "sh", "-c", once, "{dir}", *FILE_SERVERS["nbdkit"], status=1)
+    first, *others = results(nbdspec)
+    assert first["verdict"] == "fail" and first["expected"] == "the server serves again after the power cut"
+    assert first["server"].startswith("the server ended with exit status 9")
+    assert {r["verdict"] for r in others} == {"skip"}
 
 
 def test_sandwich_that_waives(nbdspec, durability):

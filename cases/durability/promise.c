@@ -118,6 +118,32 @@ CASE_DURABILITY(promise, overwritten,
 	}
 }
 
+/* Discards are slow, and are put off; but not past a WRITE that came after them. */
+CASE_DURABILITY(promise, written_since,
+                "What is written where data was trimmed or zeroed before is there after the FLUSH, whatever came first",
+                R(flush_persists))
+{
+	for (volatile unsigned i = 0; i < N_WRITES; i++)
+		EACH_CUT(t, policy, "%s, %s", writes[i].name, policy)
+		{
+			struct work *w = work_start(t);
+			struct range r[8] = { 0 };
+			unsigned n = ranges(t, r);
+
+			if (writes[i].flag != 0)
+				need_flag(t, writes[i].flag);
+			for (unsigned k = 0; k < n; k++)
+				must_do(w, NBD_CMD_WRITE, 0, r[k].offset, r[k].length);
+			must_flush(w);
+			for (unsigned k = 0; k < n; k++) {
+				must_do(w, writes[i].type, writes[i].flags, r[k].offset, r[k].length);
+				must_do(w, NBD_CMD_WRITE, 0, r[k].offset, r[k].length);
+				must_flush(w);
+			}
+			cut_and_look(w, policy);
+		}
+}
+
 CASE_DURABILITY(promise, later_cuts, "What one power cut has left the next ones leave as well", R(flush_persists))
 {
 	struct work *w = work_start(t);
