@@ -17,7 +17,7 @@ LIES = {
                        '; args=("${args[@]/--detect-zeroes=on/--detect-zeroes=off}")', {
         "discard=unmap,detect-zeroes=off/TRIM/aligned": "file must be hole, is data",
         "detect-zeroes=on/WRITE/aligned": "file must be zeroed, is data",
-        "detect-zeroes=off/promise/flush,WRITE": "WRITE, drop: fail"}),
+        "raw,discard=unmap,detect-zeroes=off/promise/flush,WRITE,zeroes": "WRITE,zeroes, drop: fail"}),
     "more than told": ('[[ "$*" == *qcow2*=unmap*=off* ]] && exit 1; args=("${@/--discard=ignore/--discard=unmap}")'
                        '; args=("${args[@]/--detect-zeroes=off/--detect-zeroes=on}")', {
         "qcow2,discard=unmap,detect-zeroes=off": "no word",
