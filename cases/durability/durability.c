@@ -157,11 +157,11 @@ touch(struct work *w, uint64_t offset, uint32_t length)
 uint64_t
 begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length)
 {
-	static const enum history_kind kinds[] = { [NBD_CMD_WRITE] = HISTORY_WRITE,
-		                                   [NBD_CMD_WRITE_ZEROES] = HISTORY_ZEROES,
-		                                   [NBD_CMD_TRIM] = HISTORY_TRIM,
-		                                   [NBD_CMD_FLUSH] = HISTORY_FLUSH };
-	struct history_command c = { .kind = kinds[type],
+	static const enum history_kind kinds[] = {
+		[NBD_CMD_WRITE] = HISTORY_WRITE, [NBD_CMD_TRIM] = HISTORY_TRIM, [NBD_CMD_FLUSH] = HISTORY_FLUSH
+	};
+	bool zeroes = type == WRITE_OF_ZEROES || type == NBD_CMD_WRITE_ZEROES;
+	struct history_command c = { .kind = zeroes ? HISTORY_ZEROES : kinds[type],
 		                     .fua = (flags & NBD_CMD_FLAG_FUA) != 0,
 		                     .connection = w->t->s->number,
 		                     .offset = offset,
@@ -169,6 +169,7 @@ begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, ui
 	uint8_t *data = NULL;
 	struct op *op;
 
+	type = type == WRITE_OF_ZEROES ? NBD_CMD_WRITE : type;
 	if (w->n + 1 == OPS_MOST)
 		harness_error(w->t, "a case has more than %d commands", OPS_MOST);
 	if (length > 0)
@@ -186,7 +187,7 @@ begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, ui
 		data = malloc(length);
 		if (data == NULL)
 			abort();
-		contents(w, w->n, HISTORY_WRITE, offset, length, data);
+		contents(w, w->n, c.kind, offset, length, data);
 	}
 	send_request(w->t, flags, type, op->cookie, offset, length, data);
 	free(data);

@@ -22,6 +22,8 @@ struct work *work_start(struct test *t);
 /* Another session beside the current one, which becomes t->s; false where the server serves one at a time. */
 bool work_beside(struct work *w);
 
+enum { WRITE_OF_ZEROES = 0x100 };	/* a `type`: WRITE with zeroes as its data, of which a server may make a hole */
+
 /*
  * Sends a write-class command or a FLUSH on the current session; the contents of a WRITE name its number, which is
  * returned. `length` 0 for a FLUSH.

@@ -193,6 +193,65 @@ CASE_BULK(
 	expect_not_refused(t, told, 0, length);
 }
 
+/* Where a comparison is off by one, or a buffer by what lies before the data; qemu's NBD_MAX_BUFFER_SIZE. */
+static const struct around {
+	const char *name;
+	uint16_t type;
+	unsigned offset; /* in minimum blocks */
+	int more;        /* than the maximum, in minimum blocks */
+} arounds[] = {
+	{ "READ, one block less", NBD_CMD_READ, 0, -1 },
+	{ "READ, from the second block on", NBD_CMD_READ, 1, 0 },
+	{ "WRITE, one block less", NBD_CMD_WRITE, 0, -1 },
+	{ "WRITE, from the second block on", NBD_CMD_WRITE, 1, 0 },
+	{ "WRITE_ZEROES, one block less", NBD_CMD_WRITE_ZEROES, 0, -1 },
+	{ "WRITE_ZEROES", NBD_CMD_WRITE_ZEROES, 0, 0 },
+	{ "WRITE_ZEROES, from the second block on", NBD_CMD_WRITE_ZEROES, 1, 0 },
+	{ "WRITE_ZEROES, one block more", NBD_CMD_WRITE_ZEROES, 1, 1 },
+};
+
+static void
+go_around(struct test *t, const struct around *a)
+{
+	bool told = enter_asking(t);
+	uint32_t unit = t->s->block.minimum, most = t->s->block.maximum, length, error;
+
+	if (a->type != NBD_CMD_READ)
+		need_writable(t);
+	if (a->type == NBD_CMD_WRITE_ZEROES)
+		need_flag(t, NBD_FLAG_SEND_WRITE_ZEROES);
+	if (most > NBD_DEFAULT_MAX_PAYLOAD)
+		most = NBD_DEFAULT_MAX_PAYLOAD;
+	if (most / unit < 2)
+		skip(t, "maximum payload size", "it is no longer than two blocks");
+	length = most - most % unit + (uint32_t)a->more * unit;
+	need_size(t, (uint64_t)a->offset * unit + length);
+	if (a->type == NBD_CMD_READ)
+		error = read_error(t, unit * a->offset, length, R(go_enters_transmission));
+	else if (a->type == NBD_CMD_WRITE)
+		error = do_write(t, 0, unit * a->offset, length, scratch(length), R(go_enters_transmission));
+	else
+		error = do_command(t, 0, a->type, unit * a->offset, length, R(long_effect_no_disconnect));
+	if (a->more > 0 && refuses(error))
+		observe(t, R(long_effect_refused), "%" PRIu32 " bytes get error %" PRIu32, length, error);
+	EXPECT(t, told ? R(block_size_advertised) : R(block_size_sent_when_enforced), a->more > 0 || !refuses(error),
+	       "%" PRIu32 " bytes at offset %" PRIu32 " get error %" PRIu32 ", within the maximum payload size", length,
+	       unit * a->offset, error);
+	expect_in_step_after(t, error, R(go_enters_transmission));
+}
+
+CASE_BULK(block_size, around_the_maximum,
+          "READ, WRITE and WRITE_ZEROES of the maximum payload size, 32 MiB at most, and of one block less are not "
+          "refused "
+          "as invalid, wherever they begin; WRITE_ZEROES of one block more is answered",
+          R(block_size_sent_when_enforced), R(block_size_advertised), R(long_effect_no_disconnect),
+          R(long_effect_refused))
+{
+	for (volatile size_t i = 0; i < COUNT(arounds); i++)
+		POINT(t, "%s", arounds[i].name)
+			go_around(t, &arounds[i]);
+}
+
 /* ---- clients that do not ask ---- */
 
 enum entry { BY_GO, BY_EXPORT_NAME, OLDSTYLE, ENTRIES };

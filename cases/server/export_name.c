@@ -356,17 +356,19 @@ known_name(struct test *t)
 	return name;
 }
 
-enum likeness { LONGER, SHORTER, OTHER_CASE, LENGTH_255, LENGTH_256, LENGTH_4096, N_LIKENESSES };
+enum likeness { LONGER, SHORTER, OTHER_CASE, LENGTH_255, LENGTH_256, LENGTH_257, LENGTH_4096, N_LIKENESSES };
 
 static const char *const likeness_text[] = {
-	"one-byte-longer", "one-byte-shorter", "other-case", "length=255", "length=256", "length=4096",
+	"one-byte-longer", "one-byte-shorter", "other-case", "length=255", "length=256", "length=257", "length=4096",
 };
 
 /* A name that a careless comparison takes for another. */
 static struct bytes
 similar_name(struct test *t, enum likeness like)
 {
-	static const size_t lengths[] = { [LENGTH_255] = 255, [LENGTH_256] = 256, [LENGTH_4096] = 4096 };
+	static const size_t lengths[] = {
+		[LENGTH_255] = 255, [LENGTH_256] = 256, [LENGTH_257] = 257, [LENGTH_4096] = 4096
+	};
 	static uint8_t name[NBD_MAX_STRING];
 	struct bytes known;
 

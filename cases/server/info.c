@@ -444,6 +444,7 @@ static const struct unknown unknowns[] = {
 	{ "utf-8", "nbdspec \xc3\xa9\xe2\x82\xac\xf0\x9f\x92\xbe", 0 },
 	{ "255", "nbdspec-", 255 },
 	{ "256", "nbdspec-", 256 },
+	{ "257", "nbdspec-", 257 },
 	{ "1024", "nbdspec-", 1024 },
 	{ "3000", "nbdspec-", 3000 },
 	{ "4095", "nbdspec-", 4095 },
