@@ -1,4 +1,4 @@
-"""ci/matrix/qemu-zeroes: its comparison can fail, and it leaves nothing behind."""
+"""ci/matrix/*: the comparisons can fail, and nothing is left behind."""
 
 import os
 import shutil
@@ -8,8 +8,6 @@ import subprocess
 import pytest
 
 from conftest import NBDSPEC, NEVER, ROOT, processes, until
-
-pytestmark = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-nbd is not installed")
 
 # What stands between the matrix and qemu-nbd, and what the report must then say of some rows.
 LIES = {
@@ -27,31 +25,37 @@ LIES = {
 }
 
 
-def wrapped(nbdspec, script):
-    """A qemu-nbd of which the script makes other $args."""
-    folder, real = nbdspec.cwd / "bin", shutil.which("qemu-nbd")
+def wrapped(nbdspec, script, program="qemu-nbd"):
+    """A program of which the script makes other $args."""
+    folder, real = nbdspec.cwd / "bin", shutil.which(program)
+    if not real:
+        pytest.skip(f"{program} is not installed")
     folder.mkdir()
-    wrapper = folder / "qemu-nbd"
+    wrapper = folder / program
     wrapper.write_text(f'#!/bin/bash\n[ "$1" = --version ] && exec {real} "$@"\n{script}\nexec {real} "${{args[@]}}"\n')
     wrapper.chmod(0o755)
     nbdspec.env["PATH"] = f"{folder}:{nbdspec.env['PATH']}"
 
 
-def matrix(nbdspec):
+def matrix(nbdspec, name="qemu-zeroes"):
     """It, in a tree whose reports are not those of ci/conformance."""
     tree = nbdspec.cwd / "tree"
-    (tree / "build").mkdir(parents=True)
-    (tree / "ci").symlink_to(os.path.join(ROOT, "ci"))
-    (tree / "build/nbdspec").symlink_to(NBDSPEC)
-    return tree / "ci/matrix/qemu-zeroes"
+    if not tree.exists():
+        (tree / "build").mkdir(parents=True)
+        (tree / "ci").symlink_to(os.path.join(ROOT, "ci"))
+        (tree / "build/nbdspec").symlink_to(NBDSPEC)
+        for version in (1, 2):
+            plugin = f"build/passthrough-v{version}.so"
+            (tree / plugin).symlink_to(os.path.join(ROOT, plugin))
+    return tree / "ci/matrix" / name
 
 
-def start(nbdspec):
-    return subprocess.Popen([matrix(nbdspec)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=nbdspec.env)
+def start(nbdspec, *command):
+    return subprocess.Popen(command or [matrix(nbdspec)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=nbdspec.env)
 
 
-def run(nbdspec):
-    with start(nbdspec) as p:
+def run(nbdspec, *command):
+    with start(nbdspec, *command) as p:
         out, err = p.communicate(timeout=120)
     print(out, err)
     assert not NEVER.search(out + err) and err == ""
@@ -73,16 +77,33 @@ def test_differs(nbdspec, what):
         assert told or "promise" in row and not os.path.exists("/dev/fuse")
 
 
-def test_usage(nbdspec):
-    done = subprocess.run([matrix(nbdspec), "junk"], capture_output=True, text=True, env=nbdspec.env)
+def test_nbdkit(nbdspec):
+    """What the wrapper makes of a mode is not what is documented of it, and what is known to deviate is gone."""
+    command = [matrix(nbdspec, "nbdkit-fua"), "v2 can_flush=true can_fua=native flush=present filter=*"]
+    wrapped(nbdspec, 'args=("${@/fuamode=force/fuamode=pass}"); args=("${args[@]/fuamode=none/fuamode=pass}")', "nbdkit")
+    status, out = run(nbdspec, *command)
+    assert status == 1 and int(out.split()[-3]) == 1
+    report = (nbdspec.cwd / "tree/build/reports/matrix-nbdkit-fua.txt").read_text()
+    told = report.split("Why this run fails:\n")[1]
+    assert "filter=fuamode=force" in told and "WRITE: documented: writes+FUA there; seen: writes lost" in told
+    (nbdspec.cwd / "bin/nbdkit").unlink()
+    status, out = run(nbdspec, *command)
+    assert status == 0 and out.split()[1:5] == ["12", "0", "0", "0"]
+
+
+@pytest.mark.parametrize("name, arguments", [("qemu-zeroes", ["junk"]), ("nbdkit-fua", ["-x"]), ("nbdkit-fua", ["a", "b"]),
+                                             ("nbdkit-fua", ["-v", "a", "b"])])
+def test_usage(nbdspec, name, arguments):
+    done = subprocess.run([matrix(nbdspec, name), *arguments], capture_output=True, text=True, env=nbdspec.env)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith("usage: ")
 
 
-def test_untestable(nbdspec):
+@pytest.mark.parametrize("name, program", [("qemu-zeroes", "qemu-nbd"), ("nbdkit-fua", "nbdkit")])
+def test_untestable(nbdspec, name, program):
     """Programs that are not there are a reason, and no result."""
     nbdspec.env["PATH"] = str(nbdspec.cwd)
-    done = subprocess.run([matrix(nbdspec)], capture_output=True, text=True, env=nbdspec.env)
-    assert done.returncode == 3 and "skipped: not there: qemu-nbd" in done.stdout and done.stderr == ""
+    done = subprocess.run([matrix(nbdspec, name)], capture_output=True, text=True, env=nbdspec.env)
+    assert done.returncode == 3 and f"skipped: not there: {program}" in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize("which, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
