@@ -40,6 +40,8 @@ lower_lacks(const struct filesystem *fs)
 		return "/dev/fuse may not be opened: run as root";
 	if (!in_path("nbdfuse"))
 		return "nbdfuse is not installed (Debian: libnbd-bin)";
+	if (geteuid() != 0 && !in_path("fusermount3"))
+		return "fusermount3 is not installed (Debian: fuse3), and only root may mount without it";
 	return fs != NULL ? filesystem_lacks(fs) : NULL;
 }
 

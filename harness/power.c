@@ -147,6 +147,12 @@ command_again(const struct test *t)
 }
 
 bool
+is_prepared(const struct test *t)
+{
+	return t->private->server->target->prepare != NULL;
+}
+
+bool
 bypasses_page_cache(const struct test *t)
 {
 	return t->private->server->target->direct;

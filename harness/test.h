@@ -176,6 +176,7 @@ uint64_t case_seed(const struct test *t);	/* of the run, for all that a case doe
 /* A command line, malloc'd, that repeats this case with its seed. */
 char *command_again(const struct test *t);
 bool durability_waived(const struct test *t);
+bool is_prepared(const struct test *t);		/* --prepare may have made the image, so that it need not read as zeroes */
 bool bypasses_page_cache(const struct test *t);		/* as its user says */
 
 /* ---- the handshake ---- */

@@ -26,6 +26,7 @@ struct work {
 	struct op *ops; /* by number */
 	uint64_t n, n_lost;
 	uint64_t size, random;
+	unsigned in_flight;
 	bool open;         /* something was sent since the last look */
 	unsigned salt;     /* so that no two points write the same */
 	uint8_t *settled;  /* what is there for good; of the export's size, and only what is touched costs anything */
@@ -142,16 +143,31 @@ some(struct work *w, unsigned n)
 
 /* ---- commands ---- */
 
-/* Before anything is done to a range for the first time: what it and its neighbours hold. */
+/* What is there before anything is done: zeroes, unless somebody has made the image. */
 static void
-touch(struct work *w, uint64_t offset, uint32_t length)
+get_to_know(struct work *w, uint64_t chunk)
+{
+	uint64_t at = chunk * CHUNK, n = w->size - at < CHUNK ? w->size - at : CHUNK;
+
+	if (is_prepared(w->t) && w->in_flight > 0)
+		harness_error(w->t, "a case uses more than it has said (will_use) while commands are in flight");
+	if (is_prepared(w->t)) {
+		read_all(w, at, n, w->settled + at);
+		memcpy(w->before + at, w->settled + at, n);
+	}
+	w->touched[chunk] = true;
+}
+
+void
+will_use(struct work *w, uint64_t offset, uint64_t length)
 {
 	uint64_t first = offset / CHUNK, last = (offset + length - 1) / CHUNK;
 
 	first -= first > 0;
 	last += (last + 1) * CHUNK < w->size;
 	for (uint64_t chunk = first; chunk <= last; chunk++)
-		w->touched[chunk] = true;
+		if (!w->touched[chunk])
+			get_to_know(w, chunk);
 }
 
 uint64_t
@@ -173,8 +189,9 @@ begin_command(struct work *w, uint16_t type, uint16_t flags, uint64_t offset, ui
 	if (w->n + 1 == OPS_MOST)
 		harness_error(w->t, "a case has more than %d commands", OPS_MOST);
 	if (length > 0)
-		touch(w, offset, length);
+		will_use(w, offset, length);
 	w->open = true;
+	w->in_flight++;
 	w->n = history_receive(w->history, &c);
 	op = &w->ops[w->n];
 	*op = (struct op){ .type = type,
@@ -205,6 +222,7 @@ take_reply(struct work *w, uint32_t *error)
 		if (op->connection != w->t->s->number || op->cookie != r.cookie || op->answered)
 			continue;
 		op->answered = true;
+		w->in_flight--;
 		op->error = *error = r.error;
 		history_answer(w->history, i, r.error == NBD_SUCCESS);
 		return i;
@@ -451,6 +469,7 @@ void
 cut(struct work *w, const char *policy)
 {
 	cut_power(w->t, policy);
+	w->in_flight = 0;
 	enter_transmission(w->t);
 }
 

@@ -25,6 +25,12 @@ bool work_beside(struct work *w);
 enum { WRITE_OF_ZEROES = 0x100 };	/* a `type`: WRITE with zeroes as its data, of which a server may make a hole */
 
 /*
+ * What the case will write to: a case that keeps commands in flight says it before, as it may be looked at then. What
+ * lies beside it is looked at, too.
+ */
+void will_use(struct work *w, uint64_t offset, uint64_t length);
+
+/*
  * Sends a write-class command or a FLUSH on the current session; the contents of a WRITE name its number, which is
  * returned. `length` 0 for a FLUSH.
  */

@@ -67,6 +67,7 @@ CASE_DURABILITY(setup, allocation_after_cut, "base:allocation agrees with the da
 		struct reply r;
 		uint64_t at = 0;
 
+		need_flag(t, NBD_FLAG_SEND_FLUSH);
 		need_range(t, 0, length);
 		for (unsigned i = 0; i < 16; i++)
 			must_do(w,

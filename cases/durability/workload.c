@@ -49,6 +49,7 @@ run_workload(struct work *w, struct test *t, unsigned commands, unsigned left)
 	unsigned in_flight = 0;
 
 	need_range(t, 0, UNITS * unit);
+	will_use(w, 0, UNITS * unit);
 	for (unsigned i = 0; i < commands; i++) {
 		if (in_flight == IN_FLIGHT || (in_flight > 0 && some(w, 3) == 0)) {
 			take_one(w, t);
@@ -112,6 +113,7 @@ CASE_DURABILITY(workload, flush_behind_writes,
 
 		need_flag(t, NBD_FLAG_SEND_FLUSH);
 		need_range(t, 0, 24 * unit);
+		will_use(w, 0, 24 * unit);
 		for (unsigned i = 0; i < 12; i++)
 			begin_command(w, NBD_CMD_WRITE, 0, (uint64_t)i * unit, unit);
 		for (unsigned i = 0; i < 6; i++)
