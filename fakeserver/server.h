@@ -128,6 +128,7 @@ struct fake_counters {
 	uint64_t options, requests, messages_sent;
 	uint64_t writes, zeroes, trims, flushes;	/* carried out: NBD_CMD_WRITE, WRITE_ZEROES, TRIM, FLUSH */
 	uint64_t fua;				/* those of them with NBD_CMD_FLAG_FUA */
+	uint64_t failed;			/* by fake_fail */
 	uint64_t bytes_received, bytes_sent;
 };
 struct fake_counters fake_count(const struct fake_server *s);

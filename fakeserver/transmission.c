@@ -292,6 +292,7 @@ fail_as_told(const struct conn *c, struct disk_op *op)
 	if (f->times == 0)
 		return;
 	f->times--;
+	c->server->counters.failed++;
 	op->skip = true;
 	op->error = f->error;
 	if (f->forget && op->type == NBD_CMD_FLUSH && c->export->cache != NULL)

@@ -54,13 +54,15 @@ enum option_id {
 };
 
 /* clang-format off */
-#define OPTIONS_OF_BOTH_1 \
+#define OPTIONS_OF_ALL_1 \
 	{ "case", 'c', "GLOB", "only the cases that match, such as 'option/*'; repeatable", OPT_CASE, true }, \
 	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false }, \
-	{ "jobs", 'j', "N", "N servers side by side (default: 1; not for a URI)", OPT_JOBS, false }, \
+	{ "jobs", 'j', "N", "N side by side (default: 1; not for a URI)", OPT_JOBS, false }, \
 	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false }, \
 	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE, \
-	  true }, \
+	  true },
+
+#define OPTIONS_OF_BOTH_1 OPTIONS_OF_ALL_1 \
 	{ "destructive", 0, NULL, "allow writing to an export that nbdspec did not make", OPT_DESTRUCTIVE, false }, \
 	{ "export", 0, "NAME", "the export to test (default: the URI's, else the default export)", OPT_EXPORT, false }, \
 	{ "size", 0, "SIZE", "size of {file}, with suffix k, M, G, T (default: 64M)", OPT_SIZE, false }, \
@@ -71,7 +73,7 @@ enum option_id {
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false }, \
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
 
-#define OPTIONS_OF_BOTH_2 \
+#define OPTIONS_OF_ALL_2 \
 	{ "target", 0, "NAME", "what the reports call it (default: its command or URI)", OPT_TARGET, false }, \
 	{ "time-factor", 0, "X", "multiply every time limit (10 s for one answer) by X", OPT_FACTOR, false }, \
 	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false }, \
@@ -85,7 +87,7 @@ enum option_id {
 	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true },
 /* clang-format on */
 
-static const struct cli_option server_options[] = { OPTIONS_OF_BOTH_1 OPTIONS_OF_BOTH_2{ 0 } };
+static const struct cli_option server_options[] = { OPTIONS_OF_BOTH_1 OPTIONS_OF_ALL_2{ 0 } };
 
 /* A superset. */
 static const struct cli_option durability_options[] = {
@@ -101,7 +103,13 @@ static const struct cli_option durability_options[] = {
 	  "what the disk below offers, such as SEND_FLUSH+SEND_FUA, or none (default: all)", OPT_LOWER_FLAGS, false },
 	{ "durability-waived", 0, NULL, "the server is told to lose data: say so, and fail for nothing of it",
 	  OPT_WAIVED, false },
-	OPTIONS_OF_BOTH_2{ 0 },
+	OPTIONS_OF_ALL_2{ 0 },
+};
+
+static const struct cli_option client_options[] = {
+	OPTIONS_OF_ALL_1{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
+	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
+	OPTIONS_OF_ALL_2{ 0 },
 };
 
 struct output {
@@ -384,6 +392,25 @@ take_program(struct server_run *run)
 }
 
 static int
+take_client(struct server_run *run)
+{
+	struct target *t = &run->target;
+
+	if (run->cli->program == NULL || run->cli->n_args > 0)
+		return cli_usage_error(run->cli, "want -- and the client's command");
+	t->program = run->cli->program;
+	t->export_name = run->export_name ? run->export_name : "";
+	t->via = VIA_CLIENT;
+	if (t->program[0][0] == '\0')
+		return cli_usage_error(run->cli, "the client's command is empty");
+	if (!target_names(t, "{uri}") && !target_names(t, "{socket}"))
+		return cli_usage_error(run->cli,
+		                       "the command names neither {uri} nor {socket}: put one where the client "
+		                       "takes the server's address");
+	return 0;
+}
+
+static int
 take_target(struct server_run *run)
 {
 	struct cli *cli = run->cli;
@@ -391,6 +418,8 @@ take_target(struct server_run *run)
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
 		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
 		                       strlen(run->export_name), NBD_MAX_STRING);
+	if (run->suite == SUITE_CLIENT)
+		return take_client(run);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
 	if (cli->program != NULL)
@@ -781,7 +810,9 @@ conduct(struct server_run *run)
 	char *name = target_describe(&run->target);
 	struct run_info info = { .command = run->cli->line,
 		                 .target = run->target_name ? run->target_name : name,
-		                 .suite = run->suite == SUITE_DURABILITY ? "durability" : "server",
+		                 .suite = run->suite == SUITE_DURABILITY ? "durability"
+		                          : run->suite == SUITE_CLIENT   ? "client"
+		                                                         : "server",
 		                 .version = NBDSPEC_VERSION,
 		                 .started = (uint64_t)time(NULL),
 		                 .n_cases = (unsigned)run->n_cases * run->runs,
@@ -810,7 +841,7 @@ run_suite(struct cli *cli, enum suite suite)
 	struct server_run run = { .cli = cli,
 		                  .runs = 1,
 		                  .suite = suite,
-		                  .target = { .size = 64u << 20,
+		                  .target = { .size = suite == SUITE_CLIENT ? 1u << 20 : 64u << 20,
 		                              .factor = 1,
 		                              .export_name = "",
 		                              .seed = 1,
@@ -818,7 +849,7 @@ run_suite(struct cli *cli, enum suite suite)
 		                              .fresh = suite == SUITE_DURABILITY },
 		                  .runner = { .slots = 1,
 		                              .trace_fd = -1,
-		                              .in_turn = true,
+		                              .in_turn = suite != SUITE_CLIENT,
 		                              .transcripts = true,
 		                              .result = on_result,
 		                              .progress = on_progress } };
@@ -887,4 +918,28 @@ COMMAND(durability) = {
 	.options = durability_options,
 	.takes_program = true,
 	.run = run_durability,
+};
+
+static int
+run_client(struct cli *cli)
+{
+	return run_suite(cli, SUITE_CLIENT);
+}
+
+COMMAND(client) = {
+	.name = "client",
+	.usage = "[OPTION]... -- COMMAND...",
+	.summary = "test a client",
+	.help = "Each case serves an export in a way of its own, runs COMMAND, and judges it by what it sends, its "
+	        "exit "
+		"status,\n"
+		"and the copy that it makes. COMMAND may have the placeholders " TARGET_CLIENT_PLACEHOLDERS ";\n"
+		"{in} is a file of the export's size to be copied to it, {out} a file that is not there and gets the "
+		"export's data.\n\n"
+		"  nbdspec client -- nbdinfo {uri}\n"
+		"  nbdspec client -- nbdcopy {uri} {out}\n"
+		"  nbdspec client -- nbdcopy --flush {in} {uri}\n",
+	.options = client_options,
+	.takes_program = true,
+	.run = run_client,
 };

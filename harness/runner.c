@@ -573,7 +573,11 @@ take_report(struct state *st, struct slot *s)
 	buf_consume(&s->in, size);
 	switch (s->silenced ? REPORT_DONE : h.type) {
 	case REPORT_RESULT:
-		take_result(st, s, &h, strings);
+		/* A client case has a server of its own, and tells the end of its clients itself. */
+		if (s->job->target->via == VIA_CLIENT)
+			emit(st, s, &h, strings, "");
+		else
+			take_result(st, s, &h, strings);
 		break;
 	case REPORT_SERVED:
 		s->server.starting = false;

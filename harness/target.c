@@ -142,6 +142,7 @@ fill(const struct server *s, const char *text)
 		snprintf(number, sizeof(number), "%u", s->port);
 		if (PLACE("{socket}", s->socket) || PLACE("{file}", s->file) || PLACE("{dir}", work_dir(s)) ||
 		    (s->lower != NULL && PLACE("{uri}", lower_uri(s->lower))) ||
+		    (s->uri != NULL && (PLACE("{uri}", s->uri) || PLACE("{in}", s->file) || PLACE("{out}", s->out))) ||
 		    PLACE("{export}", s->target->export_name) || PLACE("{port}", number) ||
 		    PLACE("{size}", (snprintf(number, sizeof(number), "%llu", s->target->size), number))) {
 			put_text(&b, value);
@@ -511,10 +512,14 @@ server_start(struct server *s, const struct target *t, char error[512])
 		return false;
 	} else {
 		s->socket = join_path(s->dir, "socket");
-		s->file = join_path(s->dir, "disk");
+		s->file = join_path(s->dir, t->via == VIA_CLIENT ? "in" : "disk");
 	}
 	if (s->dir != NULL)
 		s->guard = post_guard(s->dir);
+	if (t->via == VIA_CLIENT) {
+		s->out = join_path(s->dir, "out");
+		return true;
+	}
 	ok = (t->cuts && t->via != VIA_FORK ? make_lower(s, error)
 	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
 	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
@@ -528,6 +533,15 @@ server_start(struct server *s, const struct target *t, char error[512])
 	if (t->cuts && t->via == VIA_FORK)
 		s->lower = lower_attach(s->pid);
 	return !t->daemon || adopt_daemon(s, error);
+}
+
+bool
+client_spawn(struct server *s, char error[512])
+{
+	if (!spawn(s, -1, error))
+		return false;
+	s->pidfd = process_open(s->pid);
+	return true;
 }
 
 /* A listener whose backlog is full, and a network that says nothing, hold a connect as long as we let them. */
@@ -675,6 +689,8 @@ server_stop(struct server *s)
 	free(s->dir);
 	free(s->socket);
 	free(s->file);
+	free(s->out);
+	free(s->uri);
 	*s = (struct server){ .quiet = s->quiet, .one_at_a_time = s->one_at_a_time, .stdio = -1, .pidfd = -1 };
 }
 

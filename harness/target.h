@@ -24,6 +24,7 @@ enum via {
 	VIA_STDIO,		/* its standard input and output are the connection: one per server process */
 	VIA_ACTIVATION,		/* systemd socket activation: LISTEN_FDS */
 	VIA_FORK,		/* the fake server, in a process of our own */
+	VIA_CLIENT,		/* no server: the command is a client, which each case runs against a server of its own */
 };
 
 /* What the command line says; it outlives every server that is started from it. */
@@ -54,7 +55,8 @@ struct target {
 struct server {
 	const struct target *target;
 	char *dir;			/* private; removed by server_stop */
-	char *socket, *file;		/* paths in it, or NULL */
+	char *socket, *file;		/* paths in it, or NULL; for VIA_CLIENT .file is {in} */
+	char *out, *uri;		/* for VIA_CLIENT, else NULL */
 	unsigned port;
 	struct sockaddr_storage address;	/* to connect to */
 	socklen_t address_len;		/* 0 for VIA_STDIO */
@@ -101,6 +103,8 @@ bool server_terminate(const struct server *s, int fd);
  * error; *failed_check: the server's image is not what target.check wants, which is no fault of the set-up.
  */
 bool server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512]);
+/* For the case, VIA_CLIENT: starts the command in *s, with .uri and .socket for it. False and one line in error. */
+bool client_spawn(struct server *s, char error[512]);
 bool server_listens(const struct server *s);		/* a new client can connect; it leaves at once */
 void server_ask(struct server *s);			/* to end: SIGTERM; the time that server_stop leaves it begins */
 void server_stop(struct server *s);			/* with all its children; removes its directory */
@@ -116,6 +120,7 @@ bool server_greets(const struct server *s, char error[512]);
 /* The placeholders that a command may have, for messages. */
 #define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir}"
 #define TARGET_LOWER_PLACEHOLDERS "{uri}"
+#define TARGET_CLIENT_PLACEHOLDERS "{uri} {socket} {export} {in} {out} {size} {dir}"
 /* The line that says what is wrong with a command, or NULL. Chooses the via. */
 const char *target_check_program(struct target *t, const char *via, bool bracket);
 char *target_describe(const struct target *t);		/* malloc'd */

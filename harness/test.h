@@ -49,6 +49,9 @@ struct case_def {
 /* `nbdspec durability` runs it: it may cut the power. */
 #define CASE_DURABILITY(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DURABILITY, false, __VA_ARGS__)
 
+/* `nbdspec client` runs it: the case serves (cases/client/host.h), and what is judged is a client. */
+#define CASE_CLIENT(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_CLIENT, false, __VA_ARGS__)
+
 #define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                                \
 	static void case_##group##_##ident(struct test *t);                                                            \
 	static const struct case_def case_def_##group##_##ident = {                                                    \

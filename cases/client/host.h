@@ -1,0 +1,42 @@
+/*
+ * What client cases share: an honest fake server in the case's own process, set up as the case wants it, and the client's
+ * command run against it.
+ *
+ *	struct host *h = host_new(t, "flags=SEND_FLUSH+SEND_TRIM");
+ *	host_run(h);
+ *	judge_copy(h);
+ */
+#ifndef NBDSPEC_CASES_HOST_H
+#define NBDSPEC_CASES_HOST_H
+
+#include "fakeserver/lie.h"
+#include "fakeserver/server.h"
+#include "harness/client.h"
+#include "harness/test.h"
+
+struct host {
+	struct test *t;
+	struct client *client;
+	struct fake_config config;	/* may be changed until host_run */
+	struct fake_export export;	/* likewise; the only one, with data that is nowhere zero but in a hole in its middle */
+	struct fake_server *fake;	/* while it runs */
+	bool patient;			/* a client that waits for what a lie keeps back is ended early, and is not blamed */
+	/* Afterwards: */
+	struct fake_counters seen;
+	struct client_end end;
+	bool waited;			/* it was ended while it waited for the server, .patient */
+};
+
+/* `settings` as of serve's --export, without name and size; NULL for none. Given back when the process ends. */
+struct host *host_new(struct test *t, const char *settings);
+/* Calls `begin`, where it is not NULL, with the server before the client starts (fake_fail …). */
+void host_run(struct host *h, void (*begin)(struct host *h));
+
+bool succeeded(const struct host *h);
+/* A client that died of a signal, or did not end, breaks `r`. */
+void judge_end(struct host *h, enum requirement_id r);
+/* One that exits with success must have made the copy that it was asked for, where the command names {in} or {out}. */
+void judge_copy(struct host *h, enum requirement_id r);
+bool copies(const struct host *h);		/* the command names {in} or {out} */
+
+#endif

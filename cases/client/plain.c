@@ -1,0 +1,186 @@
+/* A client's command against servers that are honest, each in another of the ways that the text allows. */
+#include "cases/client/host.h"
+#include "harness/names.h"
+#include "harness/nbd.h"
+
+#include <stdio.h>
+
+CASE_CLIENT(plain, honest,
+            "Against an honest server that offers everything the command succeeds, and its copy is exact",
+            R(baseline_client_fixed_newstyle), R(client_reads_chunk_length), R(read_chunks_reassembled))
+{
+	struct host *h = host_new(t, NULL);
+
+	host_run(h, NULL);
+	judge_end(h, R(baseline_client_fixed_newstyle));
+	if (!succeeded(h))
+		broken_values(t, R(baseline_client_fixed_newstyle), "exit status 0", h->end.text);
+	judge_copy(h, R(read_chunks_reassembled));
+}
+
+static void
+judge_freedom(struct host *h, enum requirement_id copy)
+{
+	judge_end(h, R(client_transmission_no_disconnect));
+	judge_copy(h, copy);
+	if (!succeeded(h) && !h->end.killed)
+		observe(h->t, R(client_abandons_negotiation), "%s", h->end.text);
+}
+
+CASE_CLIENT(
+	plain, freedoms,
+	"Whatever freedom an honest server uses, the command ends by itself, and no copy is wrong that it calls good",
+	R(read_chunks_reassembled), R(client_transmission_no_disconnect))
+{
+	for (volatile unsigned k = 0; k < N_KNOBS; k++)
+		POINT(t, "%s", knob_name((enum knob)k)) {
+			struct host *h = host_new(t, NULL);
+
+			h->config.knob[k] = true;
+			host_run(h, NULL);
+			judge_freedom(h, R(read_chunks_reassembled));
+		}
+}
+
+/*
+ * A pairwise covering array: in any two columns all four combinations stand, since the masks differ. What the text does not
+ * allow together is left out.
+ */
+enum { FLAG_SETS = 16 };
+
+static uint16_t
+flag_set(unsigned row)
+{
+	static const struct {
+		uint16_t flag;
+		unsigned mask;
+	} columns[] = {
+		{ NBD_FLAG_READ_ONLY, 1 },       { NBD_FLAG_SEND_FLUSH, 2 },  { NBD_FLAG_SEND_FUA, 4 },
+		{ NBD_FLAG_ROTATIONAL, 8 },      { NBD_FLAG_SEND_TRIM, 7 },   { NBD_FLAG_SEND_WRITE_ZEROES, 11 },
+		{ NBD_FLAG_CAN_MULTI_CONN, 13 }, { NBD_FLAG_SEND_CACHE, 14 }, { NBD_FLAG_SEND_FAST_ZERO, 3 },
+	};
+	uint16_t flags = NBD_FLAG_HAS_FLAGS;
+
+	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
+		if (__builtin_parity(row & columns[i].mask))
+			flags |= columns[i].flag;
+	if ((flags & NBD_FLAG_READ_ONLY) != 0)
+		flags &= (uint16_t) ~(NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES);
+	if ((flags & NBD_FLAG_SEND_WRITE_ZEROES) == 0)
+		flags &= (uint16_t)~NBD_FLAG_SEND_FAST_ZERO;
+	return flags;
+}
+
+CASE_CLIENT(plain, transmission_flags,
+            "Whatever transmission flags are set, pair by pair, the command ends by itself, and no copy is wrong that "
+            "it calls good",
+            R(client_uses_exposed_features), R(client_transmission_no_disconnect))
+{
+	char text[NAME_MAX_TEXT];
+
+	for (volatile unsigned i = 0; i < FLAG_SETS; i++)
+		POINT(t, "%s", name_flags(NAME_TRANSMISSION_FLAG, flag_set(i), text)) {
+			struct host *h = host_new(t, NULL);
+
+			h->export.flags = flag_set(i);
+			host_run(h, NULL);
+			judge_freedom(h, R(client_uses_exposed_features));
+		}
+}
+
+/* ---- errors ---- */
+
+static const struct failing {
+	const char *name;
+	uint16_t type;
+} failing[] = {
+	{ "READ", NBD_CMD_READ },   { "WRITE", NBD_CMD_WRITE }, { "WRITE_ZEROES", NBD_CMD_WRITE_ZEROES },
+	{ "TRIM", NBD_CMD_TRIM },   { "FLUSH", NBD_CMD_FLUSH }, { "BLOCK_STATUS", NBD_CMD_BLOCK_STATUS },
+	{ "CACHE", NBD_CMD_CACHE },
+};
+enum { N_FAILING = sizeof(failing) / sizeof(failing[0]), ALL = 1 << 30 };
+
+static uint16_t fails;
+static unsigned times;
+
+static void
+let_fail(struct host *h)
+{
+	fake_fail(h->fake, fails, times, NBD_EIO, false);
+}
+
+/* A client may try again, or do without; but what it calls good must be so, and nobody does without a FLUSH. */
+static void
+judge_errors(struct host *h, enum requirement_id r)
+{
+	judge_end(h, r);
+	if (h->seen.failed == 0)
+		skip(h->t, "command", "the client does not send it");
+	if (succeeded(h) && fails == NBD_CMD_FLUSH && h->seen.flushes == 0)
+		broken_values(h->t, r, "the client says that it failed: every FLUSH did", h->end.text);
+	if (succeeded(h) && fails == NBD_CMD_READ && times == ALL && !copies(h))
+		observe(h->t, R(client_abandons_negotiation), "every READ fails, and %s", h->end.text);
+	judge_copy(h, r);
+}
+
+CASE_CLIENT(plain, errors,
+            "Where commands fail the client ends by itself, and says so, or makes its copy good all the same",
+            R(client_error_chunk_fails_reply), R(client_no_data_after_error))
+{
+	static const char *const styles[] = { "structured", "simple" };
+
+	for (volatile unsigned i = 0; i < 4 * N_FAILING; i++)
+		POINT(t, "%s of %s, %s replies", i % 4 < 2 ? "the first" : "each", failing[i / 4].name, styles[i % 2]) {
+			struct host *h = host_new(t, NULL);
+
+			fails = failing[i / 4].type;
+			times = i % 4 < 2 ? 1 : ALL;
+			h->config.knob[KNOB_no_structured_replies] = i % 2 != 0;
+			host_run(h, let_fail);
+			judge_errors(h, i % 2 == 0 ? R(client_error_chunk_fails_reply) : R(client_no_data_after_error));
+		}
+}
+
+/* ---- lies ---- */
+
+/* A client that waits for what is kept back from it does what the text asks for; one that falls over it does not. */
+static void
+survive(struct test *t, enum lie_place place)
+{
+	const struct lie *volatile lie;
+
+	for (volatile size_t i = 0; (lie = lie_at(i)) != NULL; i++) {
+		if (lie->place != place)
+			continue;
+		POINT(t, "%s", lie->name) {
+			struct host *h = host_new(t, NULL);
+			struct lie_use use = { .lie = lie, .nth = 1 };
+
+			h->config.lies = &use;
+			h->config.n_lies = 1;
+			h->patient = true;
+			host_run(h, NULL);
+			judge_end(h, R(client_transmission_no_disconnect));
+		}
+	}
+}
+
+CASE_CLIENT(lies, messages, "No wrong message makes the client crash, or run on without end",
+            R(client_transmission_no_disconnect))
+{
+	survive(t, ON_OUTGOING);
+}
+
+CASE_CLIENT(lies, state,
+            "No server that forgets or mixes up what was agreed makes the client crash, or run on without end",
+            R(client_transmission_no_disconnect))
+{
+	survive(t, ON_STATE);
+	survive(t, ON_INCOMING);
+}
+
+CASE_CLIENT(lies, disk, "No server that carries out commands wrongly makes the client crash, or run on without end",
+            R(client_transmission_no_disconnect))
+{
+	survive(t, ON_DISK);
+}

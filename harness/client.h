@@ -1,0 +1,38 @@
+/*
+ * For client cases: the client's command, as `nbdspec client` was given it, run as often as a case wants against what the
+ * case serves at the address that {uri} leads to.
+ */
+#ifndef NBDSPEC_CLIENT_H
+#define NBDSPEC_CLIENT_H
+
+#include "harness/test.h"
+#include "harness/trace.h"
+
+struct client;
+
+struct client *client_new(struct test *t);	/* given back when the process ends */
+/* A new listener at the client's address, the caller's; a harness error where there can be none. */
+int client_listen(struct client *c);
+void client_start(struct client *c);
+int client_pidfd(const struct client *c);	/* readable once it has ended */
+bool client_is_waiting(const struct client *c);	/* it sleeps: it does nothing by itself */
+
+struct client_end {
+	bool killed;	/* by us */
+	int signal;	/* that it died of, or 0 */
+	int status;	/* exit status; -1 where it has none */
+	char *text;	/* in words, with the last that it printed; malloc'd */
+};
+/* Waits for its end; where it has not ended yet it is killed, with all that it has started. */
+struct client_end client_finish(struct client *c);
+
+/* The files that the command names as {in} and {out}, or NULL. {out} is not there before the client makes it. */
+const char *client_in(const struct client *c);
+const char *client_out(const struct client *c);
+uint64_t client_size(const struct client *c);	/* of the export to serve, bytes (--size) */
+const char *client_export(const struct client *c);
+int client_limit_ms(const struct client *c);	/* for one run of the command */
+/* For the server of the case, so that one transcript shows both: the trace of this case. */
+struct trace *client_trace(struct client *c);
+
+#endif
