@@ -20,6 +20,7 @@ enum { RUN_MS = 10000 };
 struct client {
 	struct test *t;
 	struct server *at; /* what the runner has made ready; the process is ours */
+	char *log;         /* what it prints */
 };
 
 struct client *
@@ -33,6 +34,7 @@ client_new(struct test *t)
 	c->at = &t->private->cut;
 	*c->at = *t->private->server;
 	c->at->pid = 0;
+	c->log = join_path(c->at->dir, "output");
 	if (asprintf(&c->at->uri, "nbd+unix:///%s?socket=%s", c->at->target->export_name, c->at->socket) < 0)
 		abort();
 	return c;
@@ -59,6 +61,7 @@ client_start(struct client *c)
 	char error[512];
 
 	unlink(c->at->out);
+	unlink(c->log);
 	if (!client_spawn(c->at, error))
 		harness_error(c->t, "the client could not be started: %s", error);
 	note(c->t, "the client is started");

@@ -931,7 +931,7 @@ COMMAND(client) = {
 	.usage = "[OPTION]... -- COMMAND...",
 	.summary = "test a client",
 	.help = "Each case serves an export in a way of its own, runs COMMAND, and judges it by what it sends, its "
-	        "exit "
+		"exit "
 		"status,\n"
 		"and the copy that it makes. COMMAND may have the placeholders " TARGET_CLIENT_PLACEHOLDERS ";\n"
 		"{in} is a file of the export's size to be copied to it, {out} a file that is not there and gets the "

@@ -4,10 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { TICK_MS = 50, QUIET_TICKS = 4, PIECE = 65536 };
@@ -66,8 +71,8 @@ host_new(struct test *t, const char *settings)
 	if (client == NULL)
 		client = client_new(t);
 	*h = (struct host){ .t = t, .client = client };
-	snprintf(text, sizeof(text), "name=%s,size=%llu%s%s", client_export(client),
-	         (unsigned long long)client_size(client), settings != NULL ? "," : "",
+	snprintf(text, sizeof(text), "name=%s,size=%llu,description=a disk of the fake server%s%s",
+	         client_export(client), (unsigned long long)client_size(client), settings != NULL ? "," : "",
 	         settings != NULL ? settings : "");
 	if (!export_parse(text, &h->export, error))
 		harness_error(t, "the export '%s': %s", text, error);
@@ -84,29 +89,40 @@ struct watch {
 	uint64_t activity;
 };
 
-static uint64_t
-activity_of(const struct host *h)
+/* Time is up; or, for a client that a lie keeps waiting, nothing has moved for a while and it sleeps. */
+static bool
+is_over(struct watch *w)
 {
-	struct fake_counters n = fake_count(h->fake);
+	struct host *h = w->host;
+	uint64_t activity = (uint64_t)trace_end(h->config.trace);
 
-	return n.bytes_received + n.bytes_sent + n.accepted;
+	w->ticks++;
+	w->quiet = activity == w->activity && client_is_waiting(h->client) ? w->quiet + 1 : 0;
+	w->activity = activity;
+	h->waited = h->lying && w->quiet >= QUIET_TICKS;
+	return h->waited || w->ticks * TICK_MS >= (unsigned)client_limit_ms(h->client);
 }
 
-/* Time is up; or, for a client that a lie keeps waiting, nothing has moved for a while and it sleeps. */
 static void
 on_tick(void *arg)
 {
 	struct watch *w = arg;
-	uint64_t ticks = 0, activity = activity_of(w->host);
+	uint64_t ticks;
 
 	(void)!read(w->fd, &ticks, sizeof(ticks));
-	w->ticks += (unsigned)ticks;
-	w->quiet = activity == w->activity && client_is_waiting(w->host->client) ? w->quiet + 1 : 0;
-	w->activity = activity;
-	if (w->host->patient && w->quiet >= QUIET_TICKS)
-		w->host->waited = true;
-	if (w->host->waited || w->ticks * TICK_MS >= (unsigned)client_limit_ms(w->host->client))
+	if (is_over(w))
 		fake_stop(w->host->fake);
+}
+
+static void
+watch_from_beside(struct host *h)
+{
+	struct watch w = { .host = h };
+	struct pollfd ended = { .fd = client_pidfd(h->client), .events = POLLIN };
+
+	while (poll(&ended, 1, TICK_MS) == 0)
+		if (is_over(&w))
+			return;
 }
 
 static void
@@ -122,10 +138,35 @@ serve_until_it_ends(struct host *h)
 	close(w.fd);
 }
 
+static pid_t
+serve_apart(struct host *h)
+{
+	pid_t us = getpid(), pid = fork();
+
+	if (pid < 0)
+		harness_error(h->t, "cannot start a process: %s", strerror(errno));
+	if (pid > 0)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Where a lie ends the server by abort(), that is no accident to be recorded. */
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+	if (getppid() == us)
+		fake_run(h->fake, -1);
+	_exit(0);
+}
+
+static void
+end_server(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 void
 host_run(struct host *h, void (*begin)(struct host *h))
 {
 	const char *in = client_in(h->client);
+	pid_t server = 0;
 
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);
@@ -134,9 +175,16 @@ host_run(struct host *h, void (*begin)(struct host *h))
 		harness_error(h->t, "the fake server: %s", strerror(errno));
 	if (begin != NULL)
 		begin(h);
+	if (h->lying)
+		server = serve_apart(h);
 	client_start(h->client);
-	serve_until_it_ends(h);
+	if (h->lying)
+		watch_from_beside(h);
+	else
+		serve_until_it_ends(h);
 	h->end = client_finish(h->client);
+	if (h->lying)
+		end_server(server);
 	/* What it sent last is still to be taken. */
 	for (int i = 0; i < 1000 && fake_turn(h->fake) > 0; i++)
 		;

@@ -20,11 +20,15 @@ struct host {
 	struct fake_config config;	/* may be changed until host_run */
 	struct fake_export export;	/* likewise; the only one, with data that is nowhere zero but in a hole in its middle */
 	struct fake_server *fake;	/* while it runs */
-	bool patient;			/* a client that waits for what a lie keeps back is ended early, and is not blamed */
+	/*
+	 * The server lies: it is a process of its own, since it may abort, and .seen is not known. A client that waits for
+	 * what is kept back from it is ended early, and is not blamed.
+	 */
+	bool lying;
 	/* Afterwards: */
 	struct fake_counters seen;
 	struct client_end end;
-	bool waited;			/* it was ended while it waited for the server, .patient */
+	bool waited;			/* it was ended while it waited for the server */
 };
 
 /* `settings` as of serve's --export, without name and size; NULL for none. Given back when the process ends. */

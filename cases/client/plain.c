@@ -158,7 +158,7 @@ survive(struct test *t, enum lie_place place)
 
 			h->config.lies = &use;
 			h->config.n_lies = 1;
-			h->patient = true;
+			h->lying = true;
 			host_run(h, NULL);
 			judge_end(h, R(client_transmission_no_disconnect));
 		}

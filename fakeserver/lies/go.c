@@ -83,7 +83,8 @@ GO_INFO_LIE(go_flags_differ, NBD_INFO_EXPORT, "advertises NBD_FLAG_ROTATIONAL by
 GO_INFO_LIE(go_name_differs, NBD_INFO_NAME, "sends another name by NBD_OPT_GO than by NBD_OPT_INFO",
             m->info.payload = BYTES_OF("other"))
 GO_INFO_LIE(go_description_differs, NBD_INFO_DESCRIPTION,
-            "sends another description by NBD_OPT_GO than by NBD_OPT_INFO", m->info.payload.len--)
+            "sends another description by NBD_OPT_GO than by NBD_OPT_INFO",
+            m->info.payload.len -= m->info.payload.len > 0)
 GO_INFO_LIE(go_minimum_differs, NBD_INFO_BLOCK_SIZE,
             "tells another minimum block size by NBD_OPT_GO than by NBD_OPT_INFO", m->block_size.minimum = 2)
 GO_INFO_LIE(go_preferred_differs, NBD_INFO_BLOCK_SIZE,

@@ -130,7 +130,7 @@ NAME_LIE(info_name_of_nothing, BREAKS(R(info_name_canonical)), "calls canonical 
 NAME_LIE(info_name_of_another, BREAKS(R(info_name_canonical)), "calls canonical the name of another export",
          m->info.payload = BYTES_OF("other"))
 NAME_LIE(info_name_truncated, BREAKS(R(info_name_canonical)), "leaves out the last byte of the name",
-         m->info.payload.len--)
+         m->info.payload.len -= m->info.payload.len > 0)
 NAME_LIE(info_name_ends_in_nul, BREAKS(R(server_strings_no_nul)), "ends NBD_INFO_NAME in a NUL",
          m->info.payload = ((struct bytes){ (const uint8_t *)"nbdspec", 8 }))
 NAME_LIE(info_name_of_4097, BREAKS(R(server_strings_max_length)), "sends a name of 4097 bytes",

@@ -282,7 +282,7 @@ asks(const struct incoming *m, uint32_t option, const char *text, bool whole)
 static void
 make_invalid(struct incoming *m)
 {
-	m->option.data.len--;
+	m->option.data.len -= m->option.data.len > 0;
 }
 
 /* The same export, with these queries instead; the data stays in place until the next message comes. */
