@@ -1,0 +1,92 @@
+"""nbdspec client: what it finds in a client's command, and that no process or file is left behind."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from conftest import PATIENCE, until
+
+COPY = ["nbdcopy", "{uri}", "{out}"]
+HONEST = ("-c", "plain/honest")
+
+
+def results(nbdspec):
+    return json.loads((nbdspec.cwd / "json").read_text())["results"]
+
+
+@pytest.mark.parametrize("command", [COPY, ["nbdcopy", "--flush", "{in}", "{uri}"], ["nbdinfo", "--no-content", "{uri}"],
+                                     ["qemu-img", "convert", "-f", "raw", "-O", "raw", "{uri}", "{out}"]])
+def test_good(nbdspec, command):
+    nbdspec("client", *HONEST, "-c", "plain/freedoms", "-c", "plain/transmission_flags", "--", *command, status=0)
+
+
+BAD = {
+    "exit status 1": "nbdcopy \"$1\" \"$2\"; exit 1",
+    "its copy is not whole": ":",
+    "its copy is not whole: it is short": "nbdcopy \"$1\" \"$2\"; truncate -s 1000 \"$2\"",
+    "the export holds": "nbdcopy \"$1\" \"$2\"; printf x | dd of=\"$2\" bs=1 seek=70000 conv=notrunc status=none",
+    "killed by signal 11 (Segmentation fault)": "nbdcopy \"$1\" \"$2\"; kill -SEGV $$",
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad(nbdspec, what):
+    nbdspec("client", "-q", *HONEST, "--json", "json", "--", "sh", "-c", BAD[what], "sh", "{uri}", "{out}", status=1)
+    (r,) = results(nbdspec)
+    assert r["verdict"] == "fail" and what in f"{r['message']} {r['got']}"
+
+
+def test_hides_errors(nbdspec):
+    """Whoever says that all is well where READs failed has no copy to show; FLUSH is not to be done without."""
+    good = ["--", "sh", "-c", "nbdcopy \"$1\" \"$2\" || { truncate -s 1M \"$2\"; true; }", "sh", "{uri}", "{out}"]
+    nbdspec("client", "-q", "-c", "plain/errors", "--json", "json", *good, status=1)
+    failed = {r["point"] for r in results(nbdspec) if r["verdict"] == "fail"}
+    assert {f"{n} of READ, {s} replies" for n in ("the first", "each") for s in ("structured", "simple")} <= failed
+    nbdspec("client", "-q", "-c", "plain/errors", "--json", "json", "--", "sh", "-c",
+            "nbdcopy --flush \"$1\" \"$2\" || true", "sh", "{in}", "{uri}", status=1)
+    failed = {r["point"] for r in results(nbdspec) if r["verdict"] == "fail"}
+    assert {f"{n} of FLUSH, {s} replies" for n in ("the first", "each") for s in ("structured", "simple")} <= failed
+
+
+def test_hangs(nbdspec):
+    nbdspec("client", "-q", *HONEST, "--time-factor", "0.05", "--json", "json", "--", "sh", "-c", "sleep 1000; : {uri}",
+            status=1)
+    (r,) = results(nbdspec)
+    assert r["got"].startswith("the client did not end")
+
+
+def test_waits_for_a_liar(nbdspec):
+    """A client that is kept waiting is not blamed; one that goes round in circles is."""
+    only = ["-q", "-c", "lies/disk", "--time-factor", "0.03", "--json", "json", "--"]
+    nbdspec("client", *only, "sh", "-c", "nbdcopy \"$1\" null: || sleep 1000", "sh", "{uri}", status=0)
+    nbdspec("client", *only, "sh", "-c", "nbdcopy \"$1\" null: || while :; do :; done", "sh", "{uri}", status=1)
+    assert {r["verdict"] for r in results(nbdspec)} == {"pass", "fail"}
+
+
+@pytest.mark.parametrize("arguments, text", [
+    ([], "want -- and the client's command"),
+    (["nbd://localhost", "--", *COPY], "want -- and the client's command"),
+    (["--", "nbdinfo", "nbd://localhost"], "names neither {uri} nor {socket}"),
+    (["--", ""], "the client's command is empty"),
+    (["-c", "plain/nothing", "--", *COPY], "no case matches"),
+    (["--size", "much", "--", *COPY], "want a size"),
+])
+def test_usage(nbdspec, arguments, text):
+    done = nbdspec("client", *arguments, status=2)
+    assert text in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_no_such_program(nbdspec):
+    done = nbdspec("client", *HONEST, "--", "/nowhere/client", "{uri}", status=3)
+    assert "/nowhere/client: No such file or directory" in done.stderr
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended(nbdspec, which):
+    p = nbdspec.start("client", "--", "sh", "-c", "sleep 1000; : {uri}")
+    time.sleep(0.3)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers())
