@@ -544,12 +544,13 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	struct result r = *came;
 	char message[512], point[512];
 
+	/* What is known of a case is so for every seed. */
+	expect_judge(run->expect, &r, run->strict);
 	if (run->runs > 1) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
 		r.point = point;
 	}
-	expect_judge(run->expect, &r, run->strict);
 	if (r.verdict == VERDICT_SKIP && is_required(run, r.feature))
 		r = required(r, message);
 	run->summary.count[r.verdict]++;

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, processes, until
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
 QEMU = ["qemu-nbd", "-t", "-f", "raw", "-k", "{socket}"]
 NBDKIT = ["nbdkit", "-f", "-U", "{socket}"]
@@ -235,6 +235,15 @@ def test_runs(nbdspec, durability):
     durability("-q", "-c", "promise/overwritten", "--seed", "5", "--runs", "3", "--json", "json", "--", *SANDWICH, status=0)
     assert [r["point"] for r in results(nbdspec)] == ["drop, seed 5", "random 5, seed 5", "drop, seed 6", "random 6, seed 6",
                                                     "drop, seed 7", "random 7, seed 7"]
+
+
+@needs_fuse
+def test_runs_with_expectations(nbdspec, durability):
+    """What is known of a case is known for every seed."""
+    known = os.path.join(ROOT, "ci/expectations/durability-nbdkit-file")
+    durability("-q", "-c", "errors/flush_fails_once", "--runs", "2", "--expect", known, "--json", "json", "--",
+               *FILE_SERVERS["nbdkit"], status=0)
+    assert [r["expectation"] for r in results(nbdspec) if r["verdict"] == "fail"] == ["known", "known"]
 
 
 @needs_fuse
