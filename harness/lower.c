@@ -7,10 +7,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -38,6 +40,9 @@ lower_lacks(const struct filesystem *fs)
 		return "there is no /dev/fuse here (modprobe fuse; in a container, --device /dev/fuse)";
 	if (access("/dev/fuse", R_OK | W_OK) != 0)
 		return "/dev/fuse may not be opened: run as root";
+	/* In a container the bounding set is all that even a setuid program can have. */
+	if (prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN) == 0)
+		return "nothing may be mounted here, for want of CAP_SYS_ADMIN (in a container, --cap-add SYS_ADMIN)";
 	if (!in_path("nbdfuse"))
 		return "nbdfuse is not installed (Debian: libnbd-bin)";
 	if (geteuid() != 0 && !in_path("fusermount3"))

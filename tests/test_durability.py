@@ -574,3 +574,13 @@ def test_dir_when_a_process_of_it_dies(nbdspec, durability, name):
     p.communicate(timeout=PATIENCE)
     assert p.returncode in (1, 3, 130)
     until(lambda: not nbdspec.leftovers() and not mounts(nbdspec))
+
+
+@needs_fuse
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can do without a capability")
+def test_nothing_may_be_mounted(nbdspec):
+    """As in a container: a reason, and no failure."""
+    done = subprocess.run(["setpriv", "--bounding-set", "-sys_admin", NBDSPEC, "durability", *FLUSH, "--",
+                           *FILE_SERVERS["nbdkit"]], capture_output=True, text=True, env=nbdspec.env, timeout=PATIENCE,
+                          check=False)
+    assert done.returncode == 3 and "skipped: nothing may be mounted here, for want of CAP_SYS_ADMIN" in done.stderr
