@@ -342,7 +342,8 @@ CASE(connections, left_at_every_byte,
 		&b, &(struct request){
 			    .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_READ, .cookie = 1, .length = blocks(t, 512) });
 	leave(t);
-	for (size_t n = 0; n <= b.len; n++) {
+	/* Whether a reply to a whole request is on its way by then is chance; disc/missing leaves amid replies. */
+	for (size_t n = 0; n < b.len; n++) {
 		open_connection(t);
 		recv_greeting(t);
 		send_raw(t, b.at, n);
