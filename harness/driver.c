@@ -146,13 +146,15 @@ static bool
 spawn(struct driver *d, char *const *argv)
 {
 	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, report[2] = { -1, -1 }, failed = 0;
-	pid_t us = getpid();
+	pid_t us = getpid(), pid = -1;
 
 	if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(report, O_CLOEXEC) != 0 ||
-	    (d->pid = fork()) < 0)
+	    (pid = fork()) < 0)
 		failed = errno;
-	else if (d->pid == 0)
+	else if (pid == 0)
 		in_child(d, argv, in[0], out[1], report[1], us);
+	/* Not by the child: this is memory of both. */
+	d->pid = pid > 0 ? pid : 0;
 	d->in = in[1];
 	d->out = out[0];
 	close(in[0]);

@@ -381,6 +381,18 @@ do_command(struct request *r, const char *allowed, int n_numbers,
 
 #define COMPLETION(op) ((nbd_completion_callback){ .callback = on_completion, .user_data = (op) })
 
+static int
+on_chunk(void *arg, const void *data, size_t length, uint64_t offset, unsigned status, int *error)
+{
+	(void)arg;
+	(void)data;
+	(void)length;
+	(void)offset;
+	(void)status;
+	(void)error;
+	return 0;
+}
+
 static int64_t
 call_read(struct request *r, struct op *op, uint64_t *n)
 {
@@ -388,6 +400,10 @@ call_read(struct request *r, struct op *op, uint64_t *n)
 	op->data = calloc(1, op->length + 1);
 	if (op->data == NULL)
 		op->length = 0;
+	/* DF has no meaning to nbd_aio_pread. */
+	if ((r->flags & LIBNBD_CMD_FLAG_DF) != 0)
+		return nbd_aio_pread_structured(r->handle->nbd, op->data, op->length, n[0],
+		                                (nbd_chunk_callback){ .callback = on_chunk }, COMPLETION(op), r->flags);
 	return nbd_aio_pread(r->handle->nbd, op->data, op->length, n[0], COMPLETION(op), r->flags);
 }
 
@@ -550,7 +566,7 @@ start_session(struct request *r, bool haggle)
 		op = new_op(r, BY_HANDSHAKE);
 		op->tells_state = true;
 		op->completed = true;
-		if (nbd_aio_connect_uri(h->nbd, unescape(r->words[0])) == 0)
+		if (nbd_aio_connect_uri(h->nbd, r->words[0]) == 0)
 			return;
 		begun(r, op, -1);
 	}
