@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 enum {
-	HOLD_MS = 100,   /* that an answer is waited for which must not come */
-	STARTS_MOST = 4, /* of a driver that breaks again and again */
+	HOLD_MS = 50,    /* that an answer is waited for which must not come */
+	STARTS_MOST = 3, /* of a driver that breaks again and again */
 	IN_FLIGHT = 64,
 	BLOCK = 4096,
 };
@@ -900,10 +900,12 @@ enum { N_CHECKS = sizeof(checks) / sizeof(checks[0]) };
 static void
 report(struct check *k, const char *name, bool ok)
 {
-	char *why = printable_text(k->why, PRINTABLE_AGAIN);
+	char *why;
 
+	if (k->interrupted)
+		return;
+	why = printable_text(k->why, PRINTABLE_AGAIN);
 	printf("%s %u - %s%s%s\n", ok ? "ok" : "not ok", ++k->n, name, ok ? "" : ": ", ok ? "" : why);
-	fflush(stdout);
 	k->n_failed += !ok;
 	free(why);
 }
@@ -1012,6 +1014,8 @@ set_up(struct check *k)
 	sigset_t stop = stop_signals();
 	char error[256];
 
+	/* Lines come as they are known, also in a pipe. */
+	setlinebuf(stdout);
 	sigprocmask(SIG_BLOCK, &stop, NULL);
 	k->signals = signalfd(-1, &stop, SFD_CLOEXEC);
 	k->trace.fd = memfd_create("trace", MFD_CLOEXEC);
@@ -1064,7 +1068,9 @@ run_driver_check(struct cli *cli)
 	status = set_up(&k);
 	if (status == 0)
 		status = run_checks(&k);
-	if (status == 0)
+	if (k.interrupted)
+		printf("# interrupted\n");
+	else if (status == 0)
 		printf("1..%u\n", k.n);
 	if (k.interrupted)
 		status = STATUS_INTERRUPTED;

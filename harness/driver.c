@@ -87,7 +87,7 @@ excerpt(char out[160], const char *line)
 static bool
 died(struct driver *d)
 {
-	char *log = driver_log(d, 1), said[160], how[80] = "ended";
+	char *log = driver_log(d, 1), said[160], how[80] = "has closed its standard output";
 	siginfo_t end = { .si_pid = 0 };
 
 	log[strcspn(log, "\n")] = '\0';
@@ -568,6 +568,7 @@ take_word(const char **at, char *out, size_t size)
 bool
 driver_greet(struct driver *d)
 {
+	static const char *const needed[] = { "connect", "disconnect", "read" };
 	static const char want[] = "want 'nbdspec-driver 1 CLIENT VERSION depth=N handles=N OPERATION…'";
 	char *line, said[160];
 	const char *at;
@@ -581,7 +582,8 @@ driver_greet(struct driver *d)
 	if (at == NULL || !isdigit((unsigned char)*at))
 		return broken(d, "the driver greets with '%s': %s", excerpt(said, line), want);
 	if (strtoul(at, NULL, 10) != VERSION)
-		return broken(d, "the driver speaks version %.9s of the protocol, want %d", at, VERSION);
+		return broken(d, "the driver speaks version %lu of the protocol, want %d", strtoul(at, NULL, 10),
+		              VERSION);
 	at = behind(at, "1");
 	if (at == NULL || take_word(&at, d->name, sizeof(d->name)) == 0 ||
 	    take_word(&at, d->version, sizeof(d->version)) == 0 ||
@@ -589,6 +591,9 @@ driver_greet(struct driver *d)
 	    !read_limit(&at, "handles=", DRIVER_HANDLES_MOST, &d->handles) || *at == '\0')
 		return broken(d, "the driver greets with '%s': %s", excerpt(said, line), want);
 	d->operations = at;
+	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
+		if (!driver_has(d, needed[i], NULL))
+			return broken(d, "the driver greets without '%s', which every driver has", needed[i]);
 	return true;
 }
 
