@@ -56,6 +56,14 @@ passthrough: build/passthrough-v1.so build/passthrough-v2.so
 build/passthrough-v%.so: ci/passthrough.c $(BUILD)/flags
 	$(call quiet,PLUGIN)$(CC) -std=gnu11 $(warnings) -O2 -g -fPIC -shared -DNBDKIT_API_VERSION=$* -o $@ $< -lnbd
 
+# The programs that operate client libraries for the harness (docs/driver-protocol.md).
+drivers := $(patsubst ci/drivers/%.c,build/drivers/%,$(wildcard ci/drivers/*.c))
+drivers: $(drivers)
+
+build/drivers/%: ci/drivers/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $< $(shell pkg-config --cflags --libs libnbd)
+
 # Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
 fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
 
@@ -142,5 +150,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

@@ -983,6 +983,18 @@ fake_turn(struct fake_server *s)
 	return n < 0 && errno == EINTR ? 0 : n;
 }
 
+int
+fake_fd(const struct fake_server *s)
+{
+	return s->epoll;
+}
+
+int
+fake_timeout(const struct fake_server *s)
+{
+	return next_timer(s);
+}
+
 void
 fake_stop(struct fake_server *s)
 {

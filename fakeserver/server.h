@@ -101,6 +101,8 @@ int fake_add_connection(struct fake_server *s, int in, int out);	/* likewise; a 
 int fake_run(struct fake_server *s, int stop_fd);
 /* Instead of fake_run, in somebody else's loop: serves what is ready, without waiting. How much that was, or -1 and errno. */
 int fake_turn(struct fake_server *s);
+int fake_fd(const struct fake_server *s);	/* readable when fake_turn has something to do */
+int fake_timeout(const struct fake_server *s);	/* milliseconds until it has, whatever comes; -1: never */
 void fake_stop(struct fake_server *s);				/* at once; async-signal-safe */
 /*
  * No new clients; what the old ones still ask gets NBD_REP_ERR_SHUTDOWN or NBD_ESHUTDOWN. The server stops when they

@@ -1,0 +1,137 @@
+#!/usr/bin/python3
+"""A driver that is wrong in one way, which its first argument names; it is ci/drivers/minimal.py otherwise."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+
+PATH = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "ci/drivers/minimal.py")
+spec = importlib.util.spec_from_file_location("minimal", PATH)
+minimal = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(minimal)
+right = minimal.carry_out
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def wrong_answers(change):
+    """change(operation, words, answer) makes the answers; a client's failure is an answer, too."""
+    def carry_out(clients, handle, operation, words):
+        try:
+            answer = right(clients, handle, operation, words)
+        except minimal.Failed as e:
+            answer = f"error {e}"
+        answer = change(operation, words, answer)
+        if answer.startswith("error"):
+            raise minimal.Failed(answer[6:])
+        return answer
+    minimal.carry_out = carry_out
+
+
+def before(act, wanted="read"):
+    """act() comes before the wanted operation is carried out, or instead of it."""
+    def carry_out(clients, handle, operation, words):
+        if operation == wanted:
+            act()
+        return right(clients, handle, operation, words)
+    minimal.carry_out = carry_out
+
+
+def early(clients, handle, operation, words):
+    if operation == "flush":
+        threading.Timer(0.3, right, (clients, handle, operation, words)).start()
+        return "ok"
+    return right(clients, handle, operation, words)
+
+
+def stale(clients, handle, operation, words):
+    """A handle that has been connected keeps what the first server said."""
+    answer = right(clients, handle, operation, words)
+    return first.setdefault(handle, answer) if operation == "connect" else answer
+
+
+def mixed_up(clients, handle, operation, words):
+    """The commands of all handles go to the one that was connected last."""
+    if operation == "connect":
+        first["last"] = handle
+    return right(clients, handle if operation in ("connect", "disconnect", "close") else first.get("last", handle),
+                 operation, words)
+
+
+def swap_tags():
+    lines = []
+
+    def say_swapped(*words, flush=True):
+        lines.append(" ".join(map(str, words)))
+        if len(lines) == 4:
+            tag, rest = lines[3].split(" ", 1)
+            lines[3] = f"{int(tag) + 1} {rest}"
+        sys.stdout.write(lines[-1] + "\n")
+        sys.stdout.flush()
+    minimal.print = say_swapped
+
+
+def forget_fua():
+    minimal.COMMANDS["write"] = (minimal.WRITE, 3, {"fua": 0}, 0)
+
+
+def greet(*words):
+    say(*words)
+    sys.stdin.read()
+
+
+first = {}
+DISCONNECT = minimal.Client.close
+LIES = {
+    "wrong-digest": lambda: wrong_answers(lambda op, words, a: "ok 00000000" if op == "read" and a[:2] == "ok" else a),
+    "wrong-pattern": lambda: setattr(minimal, "contents", lambda pattern, offset, length: bytes([pattern & 255]) * length),
+    "wrong-size": lambda: wrong_answers(lambda op, words, a: a.replace("size=4194304", "size=4194303")),
+    "wrong-flag": lambda: wrong_answers(lambda op, words, a: a.replace("flush=no", "flush=yes")),
+    "wrong-tag": swap_tags,
+    "answers-early": lambda: setattr(minimal, "carry_out", early),
+    "ignores-fua": forget_fua,
+    "hides-errors": lambda: wrong_answers(lambda op, words, a: "ok" if op == "flush" else a),
+    "stale": lambda: setattr(minimal, "carry_out", stale),
+    "mixed-up": lambda: setattr(minimal, "carry_out", mixed_up),
+    "no-disc": lambda: setattr(minimal.Client, "close", lambda self, disconnect=False: DISCONNECT(self)),
+    "unknown-is-ok": lambda: wrong_answers(lambda op, words, a: "ok" if a == "unsupported" else a),
+    "answers-twice": lambda: wrong_answers(lambda op, words, a: a + "\n1 ok"),
+    "garbage": lambda: wrong_answers(lambda op, words, a: "fine, thank you"),
+    "zero-byte": lambda: wrong_answers(lambda op, words, a: "ok \0"),
+    "overlong": lambda: wrong_answers(lambda op, words, a: "ok " + "x" * (1 << 20)),
+    "no-end-of-line": lambda: before(lambda: (sys.stdout.write("7 ok"), sys.stdout.flush(), time.sleep(1000))),
+    "dies": lambda: before(lambda: (sys.stderr.write("out of luck\n"), sys.exit(7))),
+    "killed": lambda: before(lambda: os.kill(os.getpid(), 9)),
+    "hangs": lambda: before(lambda: time.sleep(1000)),
+    "never-greets": lambda: time.sleep(1000),
+    "greets-wrongly": lambda: greet("hello"),
+    "other-version": lambda: greet("nbdspec-driver 2 x 1 depth=1 handles=1 read"),
+    "lacks-read": lambda: greet("nbdspec-driver 1 x 1 depth=1 handles=1 connect disconnect reading"),
+    "depth-0": lambda: greet("nbdspec-driver 1 x 1 depth=0 handles=1 read"),
+    "one-at-a-time": lambda: setattr(minimal, "print", lambda *words, **options: print(
+        *(str(w).replace("depth=1 ", "depth=8 ") for w in words), **options)),
+    "does-not-end": lambda: setattr(minimal, "sys", type("", (), {"stdin": forever()})),
+    "ends-badly": lambda: setattr(minimal, "sys", type("", (), {"stdin": then_exit()})),
+    "leaves-a-child": lambda: subprocess.Popen(["sleep", "1000"], start_new_session=True),
+}
+
+
+def forever():
+    yield from sys.stdin
+    time.sleep(1000)
+
+
+def then_exit():
+    yield from sys.stdin
+    sys.exit(5)
+
+
+if __name__ == "__main__":
+    LIES[sys.argv[1]]()
+    if not sys.argv[1].startswith(("never", "greets", "other", "depth", "lacks")):
+        minimal.main()
