@@ -7,6 +7,7 @@
 #include "harness/cli.h"
 #include "harness/file.h"
 #include "harness/nbd.h"
+#include "harness/process.h"
 #include "harness/uri.h"
 
 #include <errno.h>
@@ -99,8 +100,9 @@ struct serve {
 	unsigned long grace_ms;
 	struct control *control;
 	bool made_control;
-	char *private_dir; /* removed at the end */
-	char *unixsocket;  /* likewise, if we made it */
+	char *private_dir; /* removed at the end, by the guard where we are killed */
+	pid_t guard;
+	char *unixsocket; /* likewise, if we made it */
 	bool made_socket;
 	char *uri, port[8];
 	int signals; /* signalfd */
@@ -380,6 +382,7 @@ listen_unix(struct serve *q)
 		q->private_dir = make_private_dir(error);
 		if (q->private_dir == NULL)
 			return cli_broken(q->cli, "%s", error);
+		q->guard = post_guard(q->private_dir);
 		path = join_path(q->private_dir, "nbd.sock");
 	}
 	q->unixsocket = path;
@@ -478,6 +481,8 @@ be_child(const struct serve *q)
 	signal(SIGPIPE, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (q->private_dir != NULL)
+		carry_mark(q->private_dir);
 	setenv("uri", q->uri, 1);
 	setenv("unixsocket", q->unixsocket != NULL ? q->unixsocket : "", 1);
 	setenv("port", q->port, 1);
@@ -638,8 +643,10 @@ clean_up(struct serve *q)
 		unlink(q->control_path);
 	if (q->made_socket)
 		unlink(q->unixsocket);
-	if (q->private_dir != NULL)
+	if (q->private_dir != NULL) {
 		remove_dir(q->private_dir);
+		dismiss_guard(q->guard, q->private_dir);
+	}
 	if (q->trace.fd >= 0)
 		close(q->trace.fd);
 	if (q->signals >= 0)

@@ -187,3 +187,12 @@ def test_shell_that_is_killed_with_us(nbdspec):
         until(lambda: any(line.startswith("sleep 1000") for line in processes(nbdspec.mark).values()))
         os.killpg(p.pid, signal.SIGKILL)
     until(lambda: not nbdspec.leftovers())
+
+
+def test_serve_run_is_killed(nbdspec):
+    """The directory with the socket, and the command, go with the server."""
+    p = nbdspec.start("serve", "--run", "sleep 1000")
+    until(lambda: any("sleep 1000" in line for line in processes(nbdspec.mark).values()))
+    p.kill()
+    p.wait()
+    until(lambda: not nbdspec.leftovers())
