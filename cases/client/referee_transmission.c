@@ -161,7 +161,8 @@ judge_default_sizes(struct session *s, const struct request *m, const char *what
 {
 	bool has_payload = m->type == NBD_CMD_READ || m->type == NBD_CMD_WRITE;
 	/* What binds clients that ask for nothing (proto.md:2451). */
-	enum requirement_id too = s->honours_block_size ? REQUIREMENT_NONE : R(interop_block_sizes_abided_by);
+	enum requirement_id too =
+		s->go_sent && !s->honours_block_size ? R(interop_block_sizes_abided_by) : REQUIREMENT_NONE;
 
 	if ((m->offset | m->length) % DEFAULT_MIN_BLOCK != 0)
 		accuse(s, RULES(R(client_default_min_block), too),
