@@ -161,7 +161,7 @@ def test_what_is_broken_is_named(nbdspec, trace, client, args, broken):
 
 
 def test_server_that_lies_first(nbdspec, trace):
-    """It falls out of step: who sees that may leave as he likes."""
+    """The trace says so: who sees that may leave as he likes."""
     def client(path):
         c = Client(path)
         c.go()
@@ -170,7 +170,7 @@ def test_server_that_lies_first(nbdspec, trace):
         c.s.close()
 
     path = trace(client, "--lie", "cookie_changed:command=READ")
-    nbdspec("referee", path, status=0)
+    assert "lies" in nbdspec("referee", path, status=0).stdout
 
 
 def test_server_that_may_have_lied(nbdspec, trace):

@@ -197,6 +197,17 @@ static const struct row {
 	{ "client_transmission_no_disconnect", GO "read ok reset", GO "read gone reset", 0 },
 	{ "client_transmission_no_disconnect", GO "read ok close", GO "read ok=99 close", 0 },
 	{ "client_transmission_no_disconnect", GO "close", GO "close", LIES },
+	/* What came to light only after it had left. */
+	{ "client_transmission_no_disconnect", GO "read close ok hangup", GO "read close ok disc hangup", 0 },
+	{ "client_transmission_no_disconnect", GO "close",
+	  GO "close raw=25609513000000020000000000000001000000000000000000000000 hangup", 0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "go err=0x80000006 close hangup",
+	  HI "go err=0x80000006 close raw=49484156454f50540000000200000000 hangup", 0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "go err=0x80000006 close",
+	  HI "go=/3 err=0x80000008 close", 0 },
+	/* It may be the server that is out of step. */
+	{ "request_payload_client", GO "read ok badreq=00 close", GO "read ok badreq=00 close", LIES },
+	{ "option_magic_client", HI "badopt=00 close", HI "badopt=00 close", LIES },
 	{ "client_disconnects_on_eshutdown client_transmission_no_disconnect", GO "read e=108 close", GO "read e=108" BYE, 0 },
 	{ "unexpected_error_as_einval", GO "read e=200 close", GO "read e=200 read ok" BYE, 0 },
 	/* connections */

@@ -106,12 +106,10 @@ judge_rest_of_transmission(struct session *s)
 		       (unsigned long long)m.offset, s->rest_length - REQUEST_SIZE);
 }
 
-/* The connection has ended in the midst of a message. Whoever may leave as he likes may do it there. */
+/* The connection has ended in the midst of a message. */
 static void
 judge_rest(struct session *s)
 {
-	if (s->rest_length == 0 || !s->left || s->server_broke)
-		return;
 	if (s->stage == STAGE_CLIENT_FLAGS)
 		accuse(s, RULES(R(client_flags_sent)), "%u bytes of client flags, not 4", s->rest_length);
 	else if (s->stage == STAGE_HAGGLING)
@@ -119,7 +117,21 @@ judge_rest(struct session *s)
 		       s->rest_length < OPTION_HEADER_SIZE ? ", in its header" : ", before all its data");
 	else if (s->stage == STAGE_TRANSMISSION)
 		judge_rest_of_transmission(s);
-	s->rest_length = 0;
+}
+
+/* The server has not taken up a whole message: what it was, and what came behind it, is not known. */
+static bool
+rest_is_whole(const struct session *s)
+{
+	struct wire w = wire(s->rest.at, s->rest.len);
+	struct request request;
+	struct option option;
+
+	wire_get_option(w, &option);
+	if (option.magic == NBD_OPTION_MAGIC)
+		return s->rest_length >= OPTION_HEADER_SIZE + (uint64_t)option.length;
+	wire_get_request(w, &request);
+	return s->rest_length >= REQUEST_SIZE + (request.type == NBD_CMD_WRITE ? (uint64_t)request.length : 0);
 }
 
 /* The first bytes in answer to an oldstyle greeting are no request. */
@@ -147,19 +159,25 @@ see_rest(struct session *s, const struct trace_record *r)
 		accuse(s, RULES(R(oldstyle_client_silent)), "%u bytes that are no request after an oldstyle greeting",
 		       s->rest_length);
 		s->stage = STAGE_LOST;
-	} else if (s->closed)
-		judge_rest(s);
+	}
 }
 
+/* All that the client has sent is known now; some of it may have come to light only after it had left. */
 static void
-judge_left(struct session *s, const char *how)
+judge_end(struct session *s)
 {
-	if (s->stage == STAGE_TRANSMISSION && !s->oldstyle)
-		judge_transmission_left(s, how);
-	else if (s->stage == STAGE_TRANSMISSION && s->had_request)
-		judge_transmission_left(s, how);
-	else if (s->stage == STAGE_HAGGLING)
-		judge_handshake_left(s, how);
+	if (!s->left || s->judged)
+		return;
+	s->judged = true;
+	/* Whoever may leave as he likes may do it in the midst of a message. */
+	if (s->server_broke || rest_is_whole(s))
+		return;
+	if (s->stage == STAGE_HAGGLING)
+		judge_handshake_left(s);
+	else if (s->stage == STAGE_TRANSMISSION && (!s->oldstyle || s->had_request))
+		judge_transmission_left(s);
+	if (s->rest_length > 0)
+		judge_rest(s);
 }
 
 static void
@@ -167,14 +185,13 @@ see_end(struct session *s, const struct trace_record *r)
 {
 	bool by_client = r->kind == TRACE_CLOSED || (r->kind == TRACE_RESET && r->direction == TO_SERVER);
 
-	if (!s->closed && by_client) {
-		s->left = true;
-		judge_left(s, r->kind == TRACE_RESET ? "reset the connection" : "closed the connection");
-		judge_rest(s);
-	}
+	s->left |= !s->closed && by_client;
+	s->was_reset |= !s->closed && r->kind == TRACE_RESET;
 	s->closed = true;
-	if (r->kind != TRACE_CLOSED)
-		session_free_buffers(s);
+	if (r->kind == TRACE_CLOSED)
+		return;
+	judge_end(s);
+	session_free_buffers(s);
 }
 
 /* ---- messages ---- */
@@ -216,6 +233,7 @@ end_all(struct referee *ref)
 	struct session *s;
 
 	while ((s = ref->sessions) != NULL) {
+		judge_end(s);
 		ref->sessions = s->next;
 		session_free_buffers(s);
 		buf_free(&s->rest);

@@ -16,7 +16,7 @@
 #include "harness/trace.h"
 
 struct referee_setup {
-	bool server_lies;		/* nobody is accused of how he left */
+	bool server_lies;		/* nobody is accused of how he left, or of bytes that the server took for a message */
 	bool several_clients;		/* two connections may be two clients' */
 	bool most_interoperable;	/* also judges what the text asks only of clients that desire it, or "where possible" */
 };
@@ -34,7 +34,8 @@ struct referee;
 
 /*
  * .broken is called at once, in the order of the messages; once for each rule that one act breaks, with the same text:
- * a line that says what the client did, and what the server had said. The text is borrowed.
+ * a line that says what the client did, and what the server had said. The text is borrowed. How a client left is judged
+ * when the server has closed, too, or at the end, since some of what it had sent may come to light only then.
  */
 typedef void referee_broken(void *arg, uint16_t connection, enum requirement_id r, const char *text);
 struct referee *referee_new(const struct referee_setup *setup, referee_broken *broken, void *arg);

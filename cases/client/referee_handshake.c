@@ -19,6 +19,8 @@ judge_client_flags(struct session *s, uint32_t flags)
 	const uint32_t known = NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES;
 	char text[NAME_MAX_TEXT];
 
+	/* A server that takes them a second time takes something else for them. */
+	s->server_broke |= s->stage != STAGE_CLIENT_FLAGS;
 	if (s->stage != STAGE_CLIENT_FLAGS)
 		return;
 	s->stage = STAGE_HAGGLING;
@@ -359,6 +361,8 @@ judge_bad_option_magic(struct session *s, uint64_t magic)
 
 	if (s->stage == STAGE_ABORTED)
 		accuse(s, RULES(R(client_abort_drops_connection)), "more bytes after NBD_OPT_ABORT");
+	else if (s->ref->setup.server_lies)
+		; /* it may have taken too much or too little off the stream */
 	else if (s->starttls_refused && opens_tls)
 		accuse(s, RULES(R(client_starttls_refused)), "a TLS handshake, and NBD_OPT_STARTTLS had failed");
 	else if (magic == __builtin_bswap64(NBD_OPTION_MAGIC))
@@ -374,11 +378,19 @@ judge_bad_option_magic(struct session *s, uint64_t magic)
 
 /* ---- leaving ---- */
 
-void
-judge_handshake_left(struct session *s, const char *how)
+const char *
+how_left(const struct session *s)
 {
+	return s->was_reset ? "reset the connection" : "closed the connection";
+}
+
+void
+judge_handshake_left(struct session *s)
+{
+	const char *how = how_left(s);
+
 	/* Without fixed newstyle there is no NBD_OPT_ABORT; while the server owes a reply, it may not be sent. */
-	if (s->server_broke || !s->server_fixed || !s->client_fixed || s->awaits_reply || s->tls)
+	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->tls)
 		return;
 	judge_fallback(s, how);
 	if (s->shutdown)

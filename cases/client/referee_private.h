@@ -43,7 +43,9 @@ struct session {
 	bool server_broke;	/* the client may leave as it likes */
 	bool blurred;		/* the client may have read something else than we did */
 	bool closed;		/* by either side */
-	bool left;		/* by the client */
+	bool left;		/* by the client, before the server */
+	bool was_reset;
+	bool judged;		/* how it left */
 	struct buf rest;	/* bytes of the client that were no whole message, the first of them */
 	uint32_t rest_length;
 
@@ -95,11 +97,12 @@ void accuse(struct session *s, const enum requirement_id *rules, const char *fmt
 void judge_client_flags(struct session *s, uint32_t flags);
 void judge_option(struct session *s, const struct trace_record *r);
 void judge_bad_option_magic(struct session *s, uint64_t magic);
-void judge_handshake_left(struct session *s, const char *how);
+void judge_handshake_left(struct session *s);
 
 /* referee_transmission.c */
 void judge_request(struct session *s, const struct trace_record *r);
-void judge_transmission_left(struct session *s, const char *how);
+void judge_transmission_left(struct session *s);
+const char *how_left(const struct session *s);
 
 /* referee_server.c: what the server said, and whether it may say so */
 void hear_server(struct session *s, const struct trace_record *r);

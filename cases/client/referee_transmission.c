@@ -268,7 +268,10 @@ judge_bad_magic(struct session *s, uint32_t magic)
 {
 	bool is_option = magic == NBD_OPTION_MAGIC >> 32;
 
-	if (magic == NBD_EXTENDED_REQUEST_MAGIC)
+	/* A server that lies may have taken too much or too little off the stream. */
+	if (s->ref->setup.server_lies)
+		;
+	else if (magic == NBD_EXTENDED_REQUEST_MAGIC)
 		accuse(s, RULES(R(extended_request_magic_negotiated)),
 		       "an extended request, and extended headers were not agreed");
 	else if (s->oldstyle && !s->had_request && (is_option || magic <= 3))
@@ -356,10 +359,10 @@ judge_request(struct session *s, const struct trace_record *r)
 }
 
 void
-judge_transmission_left(struct session *s, const char *how)
+judge_transmission_left(struct session *s)
 {
-	if (s->server_broke)
-		return;
+	const char *how = how_left(s);
+
 	if (s->eshutdown)
 		accuse(s, RULES(R(client_disconnects_on_eshutdown)),
 		       "the client %s after NBD_ESHUTDOWN, without NBD_CMD_DISC", how);
