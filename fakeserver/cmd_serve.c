@@ -562,6 +562,18 @@ serve_until_done(struct serve *q)
 
 /* ---- the command ---- */
 
+/* Who reads the trace must not take them for the client's doing. */
+static void
+note_lies(struct serve *q)
+{
+	char text[128];
+
+	for (size_t i = 0; i < q->config.n_lies; i++) {
+		snprintf(text, sizeof(text), "lie %s", q->config.lies[i].lie->name);
+		trace_text(&q->trace, TRACE_NOTE, 0, text);
+	}
+}
+
 static int
 open_trace(struct serve *q)
 {
@@ -573,6 +585,7 @@ open_trace(struct serve *q)
 	if (fd < 0 || trace_start(&q->trace, fd, UINT32_MAX) < 0)
 		return cli_broken(q->cli, "--trace %s: %s", q->trace_path, strerror(errno));
 	q->config.trace = &q->trace;
+	note_lies(q);
 	return 0;
 }
 

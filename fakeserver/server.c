@@ -68,15 +68,26 @@ fake_mark(struct fake_server *s, const char *text)
 }
 
 static void
-record_event(struct conn *c, enum trace_kind kind, const char *text)
+record_event(struct conn *c, enum trace_kind kind, enum trace_direction direction, const char *text)
 {
 	struct bytes data = bytes_of(text);
 
 	if (c->server->traced)
-		conn_record(c, (struct trace_record){ .kind = kind,
-		                                      .direction = NO_DIRECTION,
-		                                      .data = data,
-		                                      .length = (uint32_t)data.len });
+		conn_record(c,
+		            (struct trace_record){
+				    .kind = kind, .direction = direction, .data = data, .length = (uint32_t)data.len });
+}
+
+/* What the client sent that was taken as no message: a part of one, or what came behind the last. */
+static void
+record_rest(struct conn *c, const uint8_t *at, size_t n)
+{
+	if (c->server->traced && n > 0)
+		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE,
+		                                      .message = MSG_RAW,
+		                                      .direction = TO_SERVER,
+		                                      .data = { at, n },
+		                                      .length = n < UINT32_MAX ? (uint32_t)n : UINT32_MAX });
 }
 
 static void
@@ -92,7 +103,7 @@ record_connect(struct conn *c)
 	    getnameinfo((struct sockaddr *)&a, len, host, sizeof(host), port, sizeof(port),
 	                NI_NUMERICHOST | NI_NUMERICSERV) == 0)
 		snprintf(text, sizeof(text), "%s port %s", host, port);
-	record_event(c, TRACE_CONNECT, text);
+	record_event(c, TRACE_CONNECT, NO_DIRECTION, text);
 }
 
 /* Only bytes that the clients sent count: the order of accept is the order in which they connected. */
@@ -142,6 +153,7 @@ drain(struct conn *c)
 		n = recv(c->in, junk, sizeof(junk), MSG_DONTWAIT);
 		if (n <= 0)
 			return;
+		record_rest(c, junk, (size_t)n);
 		count_consumed(c, (size_t)n);
 	}
 }
@@ -176,8 +188,9 @@ unlink_conn(struct conn *c)
 	c->server->dead = c;
 }
 
+/* `who` has reset the connection; for the other kinds it is NO_DIRECTION. */
 static void
-conn_close(struct conn *c, enum trace_kind why)
+conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 {
 	struct process_event e = { .moment = PROCESS_DISCONNECT };
 	struct conn_private *p = c->private;
@@ -186,10 +199,13 @@ conn_close(struct conn *c, enum trace_kind why)
 	if (p->gone)
 		return;
 	p->gone = true;
-	record_event(c, why, "");
-	conn_process_event(c, &e);
+	/* A lie may end it in the midst of a message, which is recorded already. */
+	if (c->input.len > p->taken && c->request == NULL && c->option == 0)
+		record_rest(c, c->input.at + p->taken, c->input.len - p->taken);
 	if (why == TRACE_DISCONNECT && !p->input_ended)
 		drain(c);
+	record_event(c, why, who, "");
+	conn_process_event(c, &e);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
 	s->buffers -= p->counted;
@@ -207,6 +223,12 @@ conn_close(struct conn *c, enum trace_kind why)
 }
 
 static void
+conn_close(struct conn *c, enum trace_kind why)
+{
+	conn_close_by(c, why, NO_DIRECTION);
+}
+
+static void
 conn_reset(struct conn *c)
 {
 	struct linger now = { .l_onoff = 1 };
@@ -214,7 +236,7 @@ conn_reset(struct conn *c)
 	if (c->private->is_socket)
 		setsockopt(c->in, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	/* Unread bytes stay unread: on a Unix socket they make the reset. */
-	conn_close(c, TRACE_RESET);
+	conn_close_by(c, TRACE_RESET, TO_CLIENT);
 }
 
 static void
@@ -413,7 +435,7 @@ input_ends(struct conn *c)
 	struct conn_private *p = c->private;
 
 	p->input_ended = true;
-	record_event(c, TRACE_CLOSED, "");
+	record_event(c, TRACE_CLOSED, NO_DIRECTION, "");
 	/* A pipe without a writer would be reported for ever. */
 	if (c->out != c->in)
 		unwatch(c->server, &p->in_source);
@@ -441,7 +463,7 @@ read_input(struct conn *c)
 	} else if (n == 0) {
 		input_ends(c);
 	} else if (errno != EAGAIN && errno != EINTR) {
-		conn_close(c, TRACE_RESET);
+		conn_close_by(c, TRACE_RESET, TO_SERVER);
 	}
 }
 
@@ -530,7 +552,7 @@ limit_buffers(struct fake_server *s)
 		for (struct conn *c = s->conns; c != NULL; c = c->private->next)
 			if (c->private->counted > largest->private->counted)
 				largest = c;
-		conn_close(largest, TRACE_RESET);
+		conn_close_by(largest, TRACE_RESET, TO_CLIENT);
 	}
 }
 

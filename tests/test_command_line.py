@@ -13,7 +13,7 @@ import pytest
 
 from conftest import NBDSPEC, server
 
-COMMANDS = ("server", "list", "explain", "requirements", "mutants", "serve")
+COMMANDS = ("server", "list", "explain", "requirements", "mutants", "serve", "referee")
 ONE_CASE = ("--case", "read/first_block")
 HONEST = ("--", *server("{socket}"))
 X150 = "x" * 150
