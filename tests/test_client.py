@@ -1,6 +1,7 @@
 """nbdspec client: what it finds in a client's command, and that no process or file is left behind."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -19,7 +20,7 @@ def results(nbdspec):
 @pytest.mark.parametrize("command", [COPY, ["nbdcopy", "--flush", "{in}", "{uri}"], ["nbdinfo", "--no-content", "{uri}"],
                                      ["qemu-img", "convert", "-f", "raw", "-O", "raw", "{uri}", "{out}"]])
 def test_good(nbdspec, command):
-    nbdspec("client", *HONEST, "-c", "plain/freedoms", "-c", "plain/transmission_flags", "--", *command, status=0)
+    nbdspec("client", *HONEST, "-c", "plain/freedoms", "--", *command, status=0)
 
 
 BAD = {
@@ -90,3 +91,13 @@ def test_ended(nbdspec, which):
     p.send_signal(which)
     p.communicate(timeout=PATIENCE)
     until(lambda: not nbdspec.leftovers())
+
+
+def test_rules(nbdspec):
+    """The referee sees what is on the wire: fio leaves without NBD_CMD_DISC."""
+    if not shutil.which("fio"):
+        pytest.skip("fio is not installed")
+    nbdspec("client", "-q", *HONEST, "--json", "json", "--", "fio", "--name=x", "--ioengine=nbd", "--uri={uri}", "--rw=read",
+            "--size=64k", status=1)
+    (r,) = results(nbdspec)
+    assert r["requirement"] == "client_transmission_no_disconnect" and "without NBD_CMD_DISC" in r["message"]

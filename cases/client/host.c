@@ -1,5 +1,6 @@
 #include "cases/client/host.h"
 
+#include "cases/client/referee.h"
 #include "fakeserver/disk.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
@@ -168,6 +170,7 @@ host_run(struct host *h, void (*begin)(struct host *h))
 	const char *in = client_in(h->client);
 	pid_t server = 0;
 
+	h->seen_from = trace_end(h->config.trace);
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);
 	h->fake = fake_new(&h->config);
@@ -250,4 +253,56 @@ judge_copy(struct host *h, enum requirement_id r)
 		compare(h, client_in(h->client), r);
 	if (client_out(h->client) != NULL)
 		compare(h, client_out(h->client), r);
+}
+
+/* ---- the rules ---- */
+
+struct verdicts {
+	struct test *t;
+	enum requirement_id must;
+	char *text;
+};
+
+static bool
+is_should(enum requirement_id r)
+{
+	return requirement(r)->level == LEVEL_SHOULD || requirement(r)->level == LEVEL_SHOULD_NOT;
+}
+
+static void
+on_broken(void *arg, uint16_t connection, enum requirement_id r, const char *text)
+{
+	struct verdicts *v = arg;
+
+	if (is_should(r)) {
+		warns(v->t, r, "connection %u: %s", connection, text);
+	} else if (v->must == REQUIREMENT_NONE) {
+		v->must = r;
+		if (asprintf(&v->text, "connection %u: %s", connection, text) < 0)
+			abort();
+	}
+}
+
+void
+judge_rules(struct host *h)
+{
+	struct verdicts v = { .t = h->t, .must = REQUIREMENT_NONE };
+	struct referee *referee = referee_new(&(struct referee_setup){ .server_lies = h->lying }, on_broken, &v);
+	off_t end = trace_end(h->config.trace);
+	struct trace_record record;
+	struct wire w;
+	void *map;
+
+	if (h->end.killed)
+		return;
+	map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, h->config.trace->fd, 0);
+	if (map == MAP_FAILED)
+		harness_error(h->t, "cannot read the trace: %s", strerror(errno));
+	w = wire((uint8_t *)map + h->seen_from, (size_t)(end - h->seen_from));
+	while (trace_next(&w, &record))
+		referee_see(referee, &record);
+	referee_end(referee);
+	munmap(map, (size_t)end);
+	if (v.must != REQUIREMENT_NONE)
+		broken(h->t, v.must, "%s", v.text);
 }

@@ -28,6 +28,7 @@ struct host {
 	/* Afterwards: */
 	struct fake_counters seen;
 	struct client_end end;
+	off_t seen_from;		/* where the records of this run begin in the trace */
 	bool waited;			/* it was ended while it waited for the server */
 };
 
@@ -41,6 +42,11 @@ bool succeeded(const struct host *h);
 void judge_end(struct host *h, enum requirement_id r);
 /* One that exits with success must have made the copy that it was asked for, where the command names {in} or {out}. */
 void judge_copy(struct host *h, enum requirement_id r);
+/*
+ * What the referee says of all that it sent: the first broken MUST ends the case, a SHOULD is a warning. Against a server
+ * that lies it is not asked.
+ */
+void judge_rules(struct host *h);
 bool copies(const struct host *h);		/* the command names {in} or {out} */
 
 #endif

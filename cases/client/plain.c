@@ -16,6 +16,7 @@ CASE_CLIENT(plain, honest,
 	if (!succeeded(h))
 		broken_values(t, R(baseline_client_fixed_newstyle), "exit status 0", h->end.text);
 	judge_copy(h, R(read_chunks_reassembled));
+	judge_rules(h);
 }
 
 static void
@@ -23,6 +24,7 @@ judge_freedom(struct host *h, enum requirement_id copy)
 {
 	judge_end(h, R(client_transmission_no_disconnect));
 	judge_copy(h, copy);
+	judge_rules(h);
 	if (!succeeded(h) && !h->end.killed)
 		observe(h->t, R(client_abandons_negotiation), "%s", h->end.text);
 }
@@ -121,6 +123,7 @@ judge_errors(struct host *h, enum requirement_id r)
 	if (succeeded(h) && fails == NBD_CMD_READ && times == ALL && !copies(h))
 		observe(h->t, R(client_abandons_negotiation), "every READ fails, and %s", h->end.text);
 	judge_copy(h, r);
+	judge_rules(h);
 }
 
 CASE_CLIENT(plain, errors,
