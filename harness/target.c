@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -341,6 +342,9 @@ in_child(struct server *s, char **argv, int passed, int output, int report, pid_
 		s->target->serve(s->target->arg, passed, s->quiet);
 		_exit(0);
 	}
+	/* Servers that lie to a client make it crash, and nobody wants its core. */
+	if (s->target->via == VIA_CLIENT)
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
 	if (s->target->via == VIA_STDIO) {
 		dup2(passed, 0);
 		dup2(passed, 1);
