@@ -990,10 +990,9 @@ set_up_server(struct check *k)
 	char error[512], *path;
 	int fd;
 
-	k->dir = make_private_dir(error);
+	k->dir = make_guarded_dir(&k->guard, error);
 	if (k->dir == NULL)
 		return cli_broken(k->cli, "%s", error);
-	k->guard = post_guard(k->dir);
 	path = join_path(k->dir, "nbd.sock");
 	for (int i = 0; i < N_EXPORTS; i++)
 		k->uri[i] = uri_format(&(struct nbd_uri){

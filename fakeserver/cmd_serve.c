@@ -379,10 +379,9 @@ listen_unix(struct serve *q)
 	if (q->unix_path != NULL) {
 		path = absolute_path(q->unix_path);
 	} else {
-		q->private_dir = make_private_dir(error);
+		q->private_dir = make_guarded_dir(&q->guard, error);
 		if (q->private_dir == NULL)
 			return cli_broken(q->cli, "%s", error);
-		q->guard = post_guard(q->private_dir);
 		path = join_path(q->private_dir, "nbd.sock");
 	}
 	q->unixsocket = path;

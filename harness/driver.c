@@ -192,9 +192,8 @@ driver_start(char *const *argv, const struct driver_options *options, char error
 	d->in = d->out = d->pidfd = d->epoll = -1;
 	d->depth = d->handles = 1;
 	d->operations = d->greeting;
-	d->dir = make_private_dir(error);
+	d->dir = make_guarded_dir(&d->guard, error);
 	if (d->dir != NULL) {
-		d->guard = post_guard(d->dir);
 		if (spawn(d, argv) && watch(d))
 			return d;
 		snprintf(error, 512, "%.300s: %s", argv[0], strerror(errno));

@@ -1,13 +1,14 @@
 #include "harness/process.h"
 
-#include "harness/lower.h"
-
+#include "harness/clock.h"
 #include "harness/file.h"
+#include "harness/lower.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@
 
 #define MARK "NBDSPEC_SERVER"
 
-enum { MOST_CHILDREN = 1024, KILLED_MS = 3000 };
+enum { MOST_CHILDREN = 1024, KILLED_MS = 3000, GUARD_MS = 10000 };
 
 /* ---- being one ---- */
 
@@ -237,6 +238,7 @@ _Noreturn static void
 stand_guard(const char *dir, pid_t ward)
 {
 	char *lower = lower_mark(dir);
+	int64_t until;
 	sigset_t death;
 	int null = open("/dev/null", O_RDWR), came;
 
@@ -252,7 +254,8 @@ stand_guard(const char *dir, pid_t ward)
 	close_range(3, ~0u, 0);
 	if (getppid() == ward)
 		sigwait(&death, &came);
-	for (int round = 0; round < 200; round++) {
+	until = now_ms() + GUARD_MS;
+	while (now_ms() < until) {
 		bool some = signal_marked(dir, SIGKILL) + signal_marked(lower, SIGKILL) > 0;
 
 		lower_unmount(dir);
@@ -265,20 +268,51 @@ stand_guard(const char *dir, pid_t ward)
 	_exit(0);
 }
 
-pid_t
-post_guard(const char *dir)
+/* Tells the name of the directory, or else what went wrong; no moment is without one that knows of the directory. */
+_Noreturn static void
+make_and_guard(int told, pid_t ward)
+{
+	char error[512], *dir = make_private_dir(error);
+	const char *text = dir != NULL ? dir : error;
+
+	(void)!write(told, text, strlen(text));
+	if (dir == NULL)
+		_exit(1);
+	stand_guard(dir, ward);
+}
+
+char *
+make_guarded_dir(pid_t *guard, char error[512])
 {
 	pid_t ward = getpid(), pid;
+	char text[PATH_MAX] = "";
 	sigset_t all, old;
+	int told[2];
 
+	*guard = 0;
 	/* It may be dismissed before it has got anywhere. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &old);
-	pid = fork();
+	pid = pipe2(told, O_CLOEXEC) == 0 ? fork() : -1;
 	if (pid == 0)
-		stand_guard(dir, ward);
+		make_and_guard(told[1], ward);
+	if (pid < 0)
+		snprintf(error, 512, "cannot start a process: %s", strerror(errno));
+	else {
+		close(told[1]);
+		(void)!read(told[0], text, sizeof(text) - 1);
+		close(told[0]);
+	}
 	sigprocmask(SIG_SETMASK, &old, NULL);
-	return pid > 0 ? pid : 0;
+	if (pid < 0)
+		return NULL;
+	if (text[0] == '/') {
+		*guard = pid;
+		return strdup(text);
+	}
+	snprintf(error, 512, "%.500s", text);
+	waitpid(pid, NULL, 0);
+	return NULL;
 }
 
 void

@@ -41,10 +41,11 @@ int run_shell(const char *command, const char *output, const char *mark, int ms)
 int run_apart(int (*act)(const void *arg), const void *arg, pid_t carrier, int ms);
 
 /*
- * A process that waits for nothing but our death, be it by SIGKILL: then it ends all that carry the directory's name as
- * their mark, and removes the directory. Its pid, or 0; dismiss_guard ends it.
+ * Makes a private directory (file.h), and a process that waits for nothing but our death, be it by SIGKILL: then it ends
+ * all that carry the directory's name as their mark, and removes it. The name, malloc'd, and the guard's pid, which
+ * dismiss_guard ends; or NULL and one line.
  */
-pid_t post_guard(const char *dir);
+char *make_guarded_dir(pid_t *guard, char error[512]);
 /* When the directory is still there, for want of descriptors to remove it with, the guard does its duty first. */
 void dismiss_guard(pid_t guard, const char *dir);
 

@@ -512,14 +512,12 @@ server_start(struct server *s, const struct target *t, char error[512])
 	if (t->via == VIA_FORK) {
 		if (s->quiet != NULL)
 			quiet_reset(s->quiet);
-	} else if ((s->dir = make_private_dir(error)) == NULL) {
+	} else if ((s->dir = make_guarded_dir(&s->guard, error)) == NULL) {
 		return false;
 	} else {
 		s->socket = join_path(s->dir, "socket");
 		s->file = join_path(s->dir, t->via == VIA_CLIENT ? "in" : "disk");
 	}
-	if (s->dir != NULL)
-		s->guard = post_guard(s->dir);
 	if (t->via == VIA_CLIENT) {
 		s->out = join_path(s->dir, "out");
 		return true;
