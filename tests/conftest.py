@@ -5,6 +5,7 @@ $NBDSPEC names another program than build/nbdspec.
 
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -19,6 +20,8 @@ NBDSPEC = os.path.abspath(os.environ.get("NBDSPEC", os.path.join(ROOT, "build/nb
 PATIENCE = 30  # seconds; only a broken program takes them
 NEVER = re.compile("Traceback|[Aa]ssert|Sanitizer|runtime error|core dumped")
 MARK = "NBDSPEC_TEST"
+# Nobody looks at the core of what is killed here, and on a busy machine it takes seconds to write.
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def until(what, seconds=PATIENCE):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, processes, read_until, until
+from conftest import PATIENCE, ROOT, processes, read_until, until
 
 MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
 BROKEN = os.path.join(ROOT, "tests/broken_driver.py")
@@ -116,7 +116,7 @@ def test_interrupted(nbdspec, which, lie):
     else:
         read_until(p.stdout, "ok 3" if lie == "hangs" else "ok 31")
     p.send_signal(which)
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == (-9 if which == signal.SIGKILL else 130)
     assert err == "" and "not ok" not in out and (which == signal.SIGKILL or out.endswith("# interrupted\n"))
     until(lambda: not nbdspec.leftovers())
@@ -127,7 +127,7 @@ def test_output_cut_off(nbdspec):
     p = nbdspec.start("driver-check", MINIMAL)
     read_until(p.stdout, "ok 1")
     p.stdout.close()
-    p.wait(timeout=10)
+    p.wait(timeout=PATIENCE)
     assert p.returncode == -signal.SIGPIPE
     until(lambda: not nbdspec.leftovers())
 

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from conftest import NBDSPEC, processes, read_until, server, until
+from conftest import NBDSPEC, PATIENCE, processes, read_until, server, until
 
 CASES = ("-c", "read/first_block", "-c", "read/last_byte")
 
@@ -47,7 +47,7 @@ def held(nbdspec, *args, number=1, **kwargs):
 def test_interrupted(nbdspec, which, where):
     p = held(nbdspec, *HOLDS[where])
     p.send_signal(which)
-    out, err = p.communicate(timeout=10)
+    out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
@@ -57,7 +57,7 @@ def test_interrupted_reports(nbdspec):
                       "--write-expect", "expect", "--", *server("{socket}", "hang@accept:2"))
     read_until(p.stdout, "ok 1 - read/first_block")
     p.send_signal(signal.SIGINT)
-    rest, err = p.communicate(timeout=10)
+    rest, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and err == "" and rest.splitlines()[-1] == "Bail out! interrupted"
     report = json.loads((nbdspec.cwd / "json").read_text())
     assert [r["case"] for r in report["results"]] == ["read/first_block"] and report["summary"]["interrupted"] is True
@@ -72,7 +72,7 @@ def test_interrupted_of_a_uri(nbdspec, running):
     p = nbdspec.start("server", *CASES, "--tap", "-", running("hang@accept:2"))
     read_until(p.stdout, "ok 1 - read/first_block")
     p.send_signal(signal.SIGTERM)
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     assert p.returncode == 130
 
 
@@ -83,7 +83,7 @@ def test_interrupted_at_a_terminal(nbdspec):
     os.killpg(group.pid, signal.SIGINT)
     p.send_signal(signal.SIGINT)
     for q in (p, group):
-        q.communicate(timeout=10)
+        q.communicate(timeout=PATIENCE)
         assert q.returncode == 130
 
 
@@ -96,7 +96,7 @@ def test_second_interrupt_does_not_wait(nbdspec):
     # The run, its case, its guard: the case is ended first.
     until(lambda: sum(line.startswith(NBDSPEC) for line in processes(nbdspec.mark).values()) == 2)
     p.send_signal(signal.SIGINT)
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and time.monotonic() < begin + 2.5
 
 
@@ -105,7 +105,7 @@ def test_killed(nbdspec, which, where):
     """We can do nothing any more: a guard ends the servers and removes the directories."""
     p = held(nbdspec, *HOLDS[where])
     p.send_signal(which)
-    p.communicate(timeout=10)  # nobody holds our standard output open
+    p.communicate(timeout=PATIENCE)  # nobody holds our standard output open
     assert p.returncode == -which
     until(lambda: not nbdspec.leftovers())
 
@@ -113,7 +113,7 @@ def test_killed(nbdspec, which, where):
 def test_no_guard_stays(nbdspec):
     """One for every server, and none when it is gone."""
     p = nbdspec.start("server", "-c", "read/*", "--fresh", "-j", "2", "--", *server("{socket}"))
-    p.communicate(timeout=30)
+    p.communicate(timeout=PATIENCE)
     assert processes(nbdspec.mark) == {}
 
 
@@ -121,7 +121,7 @@ def test_mutants_interrupted(nbdspec):
     p = nbdspec.start("mutants", "-c", "read/first_block", "-j", "2")
     until(lambda: len(processes(nbdspec.mark)) > 1)
     p.send_signal(signal.SIGINT)
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     assert p.returncode == 130
 
 
@@ -129,7 +129,7 @@ def test_mutants_killed(nbdspec):
     p = nbdspec.start("mutants", "-c", "read/first_block", "-j", "2")
     until(lambda: len(processes(nbdspec.mark)) > 1)
     p.kill()
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     until(lambda: not nbdspec.leftovers())
 
 
@@ -175,7 +175,7 @@ def test_stopped_server(nbdspec):
     """SIGSTOP: it hangs, and it is ended all the same."""
     p = nbdspec.start("server", "--tap", "-", "-c", "read/first_block", "--time-factor", "0.02", "--", "sh", "-c",
                       "echo $$ > pid; kill -STOP $$", "{socket}")
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     assert p.returncode == 3
 
 

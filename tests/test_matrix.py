@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, NEVER, ROOT, processes, until
+from conftest import NBDSPEC, NEVER, PATIENCE, ROOT, processes, until
 
 # What stands between the matrix and qemu-nbd, and what the report must then say of some rows.
 LIES = {
@@ -113,7 +113,7 @@ def test_ended(nbdspec, which, status):
     p = start(nbdspec)
     until(lambda: sum("sleep 1000" in line for line in processes(nbdspec.mark).values()) == 2)
     p.send_signal(which)
-    p.communicate(timeout=10)
+    p.communicate(timeout=PATIENCE)
     assert p.returncode == status
     if which != signal.SIGKILL:
         assert not list(nbdspec.tmp.iterdir())
