@@ -11,11 +11,10 @@
 struct client;
 
 struct client *client_new(struct test *t);	/* given back when the process ends */
-/* A new listener at the client's address, the caller's; a harness error where there can be none. */
-int client_listen(struct client *c);
+const char *client_socket(const struct client *c);	/* where a server is to listen for it */
 void client_start(struct client *c);
 int client_pidfd(const struct client *c);	/* readable once it has ended */
-bool client_is_waiting(const struct client *c);	/* it sleeps: it does nothing by itself */
+uint64_t client_cpu(const struct client *c);	/* time that its process has used, in clock ticks */
 
 struct client_end {
 	bool killed;	/* by us */

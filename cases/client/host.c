@@ -2,6 +2,8 @@
 
 #include "cases/client/referee.h"
 #include "fakeserver/disk.h"
+#include "fakeserver/listen.h"
+#include "harness/nbd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -73,11 +75,13 @@ host_new(struct test *t, const char *settings)
 	if (client == NULL)
 		client = client_new(t);
 	*h = (struct host){ .t = t, .client = client };
-	snprintf(text, sizeof(text), "name=%s,size=%llu,description=a disk of the fake server%s%s",
-	         client_export(client), (unsigned long long)client_size(client), settings != NULL ? "," : "",
+	snprintf(text, sizeof(text), "name=,size=%llu,description=a disk of the fake server%s%s",
+	         (unsigned long long)client_size(client), settings != NULL ? "," : "",
 	         settings != NULL ? settings : "");
 	if (!export_parse(text, &h->export, error))
 		harness_error(t, "the export '%s': %s", text, error);
+	free(h->export.name);
+	h->export.name = strdup(client_export(client));
 	fill_disk(h->export.disk, h->export.size);
 	h->config = (struct fake_config){ .exports = &h->export, .n_exports = 1, .seed = 1 };
 	h->config.trace = client_trace(client);
@@ -91,15 +95,15 @@ struct watch {
 	uint64_t activity;
 };
 
-/* Time is up; or, for a client that a lie keeps waiting, nothing has moved for a while and it sleeps. */
+/* Time is up; or, for a client that a lie keeps waiting, nothing has come and gone for a while, and it does nothing. */
 static bool
 is_over(struct watch *w)
 {
 	struct host *h = w->host;
-	uint64_t activity = (uint64_t)trace_end(h->config.trace);
+	uint64_t activity = (uint64_t)trace_end(h->config.trace) + client_cpu(h->client);
 
 	w->ticks++;
-	w->quiet = activity == w->activity && client_is_waiting(h->client) ? w->quiet + 1 : 0;
+	w->quiet = activity == w->activity ? w->quiet + 1 : 0;
 	w->activity = activity;
 	h->waited = h->lying && w->quiet >= QUIET_TICKS;
 	return h->waited || w->ticks * TICK_MS >= (unsigned)client_limit_ms(h->client);
@@ -164,8 +168,23 @@ end_server(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
+static void
+start_server(struct host *h)
+{
+	char error[LISTEN_MAX_ERROR];
+	int fd = listen_on_unix(client_socket(h->client), error);
+
+	if (fd < 0)
+		harness_error(h->t, "%s", error);
+	h->fake = fake_new(&h->config);
+	if (h->fake == NULL || fake_add_listener(h->fake, fd) != 0)
+		harness_error(h->t, "the fake server: %s", strerror(errno));
+	if (h->failures > 0)
+		fake_fail(h->fake, h->failing, h->failures, NBD_EIO, false);
+}
+
 void
-host_run(struct host *h, void (*begin)(struct host *h))
+host_run(struct host *h)
 {
 	const char *in = client_in(h->client);
 	pid_t server = 0;
@@ -173,11 +192,7 @@ host_run(struct host *h, void (*begin)(struct host *h))
 	h->seen_from = trace_end(h->config.trace);
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);
-	h->fake = fake_new(&h->config);
-	if (h->fake == NULL || fake_add_listener(h->fake, client_listen(h->client)) != 0)
-		harness_error(h->t, "the fake server: %s", strerror(errno));
-	if (begin != NULL)
-		begin(h);
+	start_server(h);
 	if (h->lying)
 		server = serve_apart(h);
 	client_start(h->client);
@@ -194,6 +209,7 @@ host_run(struct host *h, void (*begin)(struct host *h))
 	h->seen = fake_count(h->fake);
 	fake_free(h->fake);
 	h->fake = NULL;
+	unlink(client_socket(h->client));
 }
 
 /* ---- the judgement ---- */
@@ -208,8 +224,8 @@ void
 judge_end(struct host *h, enum requirement_id r)
 {
 	if (h->waited)
-		return;
-	if (h->end.killed || h->end.signal != 0)
+		observe(h->t, R(client_violation_may_close), "the client waits for the server, until it is ended");
+	else if (h->end.killed || h->end.signal != 0)
 		broken_values(h->t, r, "the client ends by itself", h->end.text);
 }
 
@@ -287,7 +303,7 @@ void
 judge_rules(struct host *h)
 {
 	struct verdicts v = { .t = h->t, .must = REQUIREMENT_NONE };
-	struct referee *referee = referee_new(&(struct referee_setup){ .server_lies = h->lying }, on_broken, &v);
+	struct referee *referee;
 	off_t end = trace_end(h->config.trace);
 	struct trace_record record;
 	struct wire w;
@@ -298,6 +314,7 @@ judge_rules(struct host *h)
 	map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, h->config.trace->fd, 0);
 	if (map == MAP_FAILED)
 		harness_error(h->t, "cannot read the trace: %s", strerror(errno));
+	referee = referee_new(&(struct referee_setup){ .server_lies = h->lying }, on_broken, &v);
 	w = wire((uint8_t *)map + h->seen_from, (size_t)(end - h->seen_from));
 	while (trace_next(&w, &record))
 		referee_see(referee, &record);

@@ -4,7 +4,7 @@
  *
  *	struct host *h = host_new(t, "flags=SEND_FLUSH+SEND_TRIM");
  *	host_run(h);
- *	judge_copy(h);
+ *	judge_copy(h, R(read_chunks_reassembled));
  */
 #ifndef NBDSPEC_CASES_HOST_H
 #define NBDSPEC_CASES_HOST_H
@@ -25,6 +25,8 @@ struct host {
 	 * what is kept back from it is ended early, and is not blamed.
 	 */
 	bool lying;
+	uint16_t failing;		/* so many of this command fail with NBD_EIO */
+	unsigned failures;
 	/* Afterwards: */
 	struct fake_counters seen;
 	struct client_end end;
@@ -34,11 +36,10 @@ struct host {
 
 /* `settings` as of serve's --export, without name and size; NULL for none. Given back when the process ends. */
 struct host *host_new(struct test *t, const char *settings);
-/* Calls `begin`, where it is not NULL, with the server before the client starts (fake_fail …). */
-void host_run(struct host *h, void (*begin)(struct host *h));
+void host_run(struct host *h);
 
 bool succeeded(const struct host *h);
-/* A client that died of a signal, or did not end, breaks `r`. */
+/* A client that died of a signal, or did not end, breaks `r`; that one waits for a lying server is recorded. */
 void judge_end(struct host *h, enum requirement_id r);
 /* One that exits with success must have made the copy that it was asked for, where the command names {in} or {out}. */
 void judge_copy(struct host *h, enum requirement_id r);

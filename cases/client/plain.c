@@ -11,7 +11,7 @@ CASE_CLIENT(plain, honest,
 {
 	struct host *h = host_new(t, NULL);
 
-	host_run(h, NULL);
+	host_run(h);
 	judge_end(h, R(baseline_client_fixed_newstyle));
 	if (!succeeded(h))
 		broken_values(t, R(baseline_client_fixed_newstyle), "exit status 0", h->end.text);
@@ -26,7 +26,7 @@ judge_freedom(struct host *h, enum requirement_id copy)
 	judge_copy(h, copy);
 	judge_rules(h);
 	if (!succeeded(h) && !h->end.killed)
-		observe(h->t, R(client_abandons_negotiation), "%s", h->end.text);
+		observe(h->t, R(client_disc_any_time), "the client gives up: %s", h->end.text);
 }
 
 CASE_CLIENT(
@@ -39,7 +39,7 @@ CASE_CLIENT(
 			struct host *h = host_new(t, NULL);
 
 			h->config.knob[k] = true;
-			host_run(h, NULL);
+			host_run(h);
 			judge_freedom(h, R(read_chunks_reassembled));
 		}
 }
@@ -85,7 +85,7 @@ CASE_CLIENT(plain, transmission_flags,
 			struct host *h = host_new(t, NULL);
 
 			h->export.flags = flag_set(i);
-			host_run(h, NULL);
+			host_run(h);
 			judge_freedom(h, R(client_uses_exposed_features));
 		}
 }
@@ -102,15 +102,6 @@ static const struct failing {
 };
 enum { N_FAILING = sizeof(failing) / sizeof(failing[0]), ALL = 1 << 30 };
 
-static uint16_t fails;
-static unsigned times;
-
-static void
-let_fail(struct host *h)
-{
-	fake_fail(h->fake, fails, times, NBD_EIO, false);
-}
-
 /* A client may try again, or do without; but what it calls good must be so, and nobody does without a FLUSH. */
 static void
 judge_errors(struct host *h, enum requirement_id r)
@@ -118,10 +109,10 @@ judge_errors(struct host *h, enum requirement_id r)
 	judge_end(h, r);
 	if (h->seen.failed == 0)
 		skip(h->t, "command", "the client does not send it");
-	if (succeeded(h) && fails == NBD_CMD_FLUSH && h->seen.flushes == 0)
+	if (succeeded(h) && h->failing == NBD_CMD_FLUSH && h->seen.flushes == 0)
 		broken_values(h->t, r, "the client says that it failed: every FLUSH did", h->end.text);
-	if (succeeded(h) && fails == NBD_CMD_READ && times == ALL && !copies(h))
-		observe(h->t, R(client_abandons_negotiation), "every READ fails, and %s", h->end.text);
+	if (succeeded(h) && h->failing == NBD_CMD_READ && h->failures == ALL && !copies(h))
+		observe(h->t, R(client_partial_success), "every READ fails, and %s", h->end.text);
 	judge_copy(h, r);
 	judge_rules(h);
 }
@@ -136,10 +127,10 @@ CASE_CLIENT(plain, errors,
 		POINT(t, "%s of %s, %s replies", i % 4 < 2 ? "the first" : "each", failing[i / 4].name, styles[i % 2]) {
 			struct host *h = host_new(t, NULL);
 
-			fails = failing[i / 4].type;
-			times = i % 4 < 2 ? 1 : ALL;
+			h->failing = failing[i / 4].type;
+			h->failures = i % 4 < 2 ? 1 : ALL;
 			h->config.knob[KNOB_no_structured_replies] = i % 2 != 0;
-			host_run(h, let_fail);
+			host_run(h);
 			judge_errors(h, i % 2 == 0 ? R(client_error_chunk_fails_reply) : R(client_no_data_after_error));
 		}
 }
@@ -162,7 +153,7 @@ survive(struct test *t, enum lie_place place)
 			h->config.lies = &use;
 			h->config.n_lies = 1;
 			h->lying = true;
-			host_run(h, NULL);
+			host_run(h);
 			judge_end(h, R(client_transmission_no_disconnect));
 		}
 	}
