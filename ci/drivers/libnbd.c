@@ -356,26 +356,32 @@ read_flags(struct request *r, char **words, const char *allowed)
 
 /* ---- operations: each answers by itself, at once or by an op ---- */
 
+/* A command of transmission: its flags, how many numbers come before them, and the call. */
+struct command {
+	const char *flags;
+	int n_numbers;
+	int64_t (*call)(struct request *r, struct op *op, uint64_t *n);
+};
+
 static void
-do_command(struct request *r, const char *allowed, int n_numbers,
-           int64_t (*call)(struct request *, struct op *, uint64_t *))
+do_command(struct request *r, const struct command *command)
 {
 	uint64_t n[3] = { 0 };
 	int i = 0;
 
-	while (i < n_numbers && read_number(r->words[i], &n[i]))
+	while (i < command->n_numbers && read_number(r->words[i], &n[i]))
 		i++;
-	if (i < n_numbers)
+	if (i < command->n_numbers)
 		answer_error(r->tag, EINVAL, "a number is missing or wrong");
-	else if (!read_flags(r, r->words + n_numbers, allowed))
+	else if (!read_flags(r, r->words + command->n_numbers, command->flags))
 		answer_unsupported(r->tag);
 	else if (r->handle->nbd == NULL)
 		answer_error(r->tag, ENOTCONN, "");
 	else {
 		struct op *op = new_op(r, BY_COMPLETION);
 
-		op->length = n_numbers > 1 ? n[1] : 0;
-		begun(r, op, call(r, op, n));
+		op->length = command->n_numbers > 1 ? n[1] : 0;
+		begun(r, op, command->call(r, op, n));
 	}
 }
 
@@ -475,48 +481,6 @@ call_block_status(struct request *r, struct op *op, uint64_t *n)
 	nbd_extent_callback extents = { .callback = on_extents, .user_data = op };
 
 	return nbd_aio_block_status(r->handle->nbd, n[1], n[0], extents, COMPLETION(op), r->flags);
-}
-
-static void
-do_read(struct request *r)
-{
-	do_command(r, "df", 2, call_read);
-}
-
-static void
-do_write(struct request *r)
-{
-	do_command(r, "fua", 3, call_write);
-}
-
-static void
-do_flush(struct request *r)
-{
-	do_command(r, "", 0, call_flush);
-}
-
-static void
-do_trim(struct request *r)
-{
-	do_command(r, "fua", 2, call_trim);
-}
-
-static void
-do_zero(struct request *r)
-{
-	do_command(r, "no-hole fast fua", 2, call_zero);
-}
-
-static void
-do_cache(struct request *r)
-{
-	do_command(r, "", 2, call_cache);
-}
-
-static void
-do_block_status(struct request *r)
-{
-	do_command(r, "req-one", 2, call_block_status);
 }
 
 /* ---- sessions ---- */
@@ -777,24 +741,25 @@ do_set(struct request *r)
 
 static const struct operation {
 	const char *name;
-	void (*run)(struct request *r);
+	void (*run)(struct request *r); /* or NULL: */
+	struct command command;
 } operations[] = {
-	{ "connect", do_connect },
-	{ "disconnect", do_disconnect },
-	{ "close", do_close },
-	{ "set", do_set },
-	{ "read", do_read },
-	{ "write", do_write },
-	{ "flush", do_flush },
-	{ "trim", do_trim },
-	{ "zero", do_zero },
-	{ "cache", do_cache },
-	{ "block_status", do_block_status },
-	{ "haggle", do_haggle },
-	{ "list", do_list },
-	{ "info", do_info },
-	{ "contexts", do_contexts },
-	{ "go", do_go },
+	{ "connect", do_connect, { 0 } },
+	{ "disconnect", do_disconnect, { 0 } },
+	{ "close", do_close, { 0 } },
+	{ "set", do_set, { 0 } },
+	{ "read", NULL, { "df", 2, call_read } },
+	{ "write", NULL, { "fua", 3, call_write } },
+	{ "flush", NULL, { "", 0, call_flush } },
+	{ "trim", NULL, { "fua", 2, call_trim } },
+	{ "zero", NULL, { "no-hole fast fua", 2, call_zero } },
+	{ "cache", NULL, { "", 2, call_cache } },
+	{ "block_status", NULL, { "req-one", 2, call_block_status } },
+	{ "haggle", do_haggle, { 0 } },
+	{ "list", do_list, { 0 } },
+	{ "info", do_info, { 0 } },
+	{ "contexts", do_contexts, { 0 } },
+	{ "go", do_go, { 0 } },
 };
 enum { N_OPERATIONS = sizeof(operations) / sizeof(operations[0]) };
 
@@ -861,7 +826,10 @@ carry_out(char *line)
 		return;
 	}
 	r.handle = find_handle(strtoul(words[1], NULL, 10));
-	operations[i].run(&r);
+	if (operations[i].run != NULL)
+		operations[i].run(&r);
+	else
+		do_command(&r, &operations[i].command);
 }
 
 /* False at the end of input. */
