@@ -146,6 +146,24 @@ client_export(const struct client *c)
 	return c->at.target->export_name;
 }
 
+char *const *
+client_driver(const struct client *c)
+{
+	return c->at.target->driver ? c->at.target->program : NULL;
+}
+
+bool
+client_pairwise(const struct client *c)
+{
+	return c->at.target->pairwise;
+}
+
+double
+client_factor(const struct client *c)
+{
+	return c->at.target->factor;
+}
+
 int
 client_limit_ms(const struct client *c)
 {

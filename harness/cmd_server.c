@@ -50,6 +50,8 @@ enum option_id {
 	OPT_DIRECT,
 	OPT_LOWER_FLAGS,
 	OPT_FILESYSTEM,
+	OPT_DRIVER,
+	OPT_PAIRWISE,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -107,7 +109,9 @@ static const struct cli_option durability_options[] = {
 };
 
 static const struct cli_option client_options[] = {
-	OPTIONS_OF_ALL_1{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
+	OPTIONS_OF_ALL_1{ "driver", 0, "PROGRAM", "a driver of the client, in place of a command", OPT_DRIVER, false },
+	{ "pairwise", 0, NULL, "flags pair by pair, not in every combination: for a slow client", OPT_PAIRWISE, false },
+	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
@@ -127,7 +131,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own */
 	bool strict, list, quiet, sized;
-	const char *filesystem; /* as given */
+	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
@@ -150,7 +154,7 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE ? client_options : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -183,6 +187,8 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_LOWER_FLAGS, NULL, &run->target.lower_flags },
 		{ OPT_CHECK, NULL, &run->target.check },
 		{ OPT_FILESYSTEM, NULL, &run->filesystem },
+		{ OPT_DRIVER, NULL, &run->driver },
+		{ OPT_PAIRWISE, &run->target.pairwise, NULL },
 		{ OPT_LIST, &run->list, NULL },
 		{ OPT_QUIET, &run->quiet, NULL },
 		{ OPT_EXPORT, NULL, &run->export_name },
@@ -391,16 +397,42 @@ take_program(struct server_run *run)
 	return run->suite == SUITE_DURABILITY ? check_lower(run) : 0;
 }
 
+/* The driver's command: what --driver says, the arguments, and those behind "--". */
+static char **
+driver_command(const struct server_run *run)
+{
+	const struct cli *cli = run->cli;
+	size_t n = 0, n_program = 0;
+	char **words;
+
+	while (cli->program != NULL && cli->program[n_program] != NULL)
+		n_program++;
+	words = calloc(cli->n_args + n_program + 2, sizeof(*words));
+	if (words == NULL)
+		abort();
+	words[n++] = (char *)run->driver;
+	for (size_t i = 0; i < cli->n_args; i++)
+		words[n++] = cli->args[i];
+	for (size_t i = 0; i < n_program; i++)
+		words[n++] = cli->program[i];
+	return words;
+}
+
 static int
 take_client(struct server_run *run)
 {
 	struct target *t = &run->target;
 
-	if (run->cli->program == NULL || run->cli->n_args > 0)
-		return cli_usage_error(run->cli, "want -- and the client's command");
-	t->program = run->cli->program;
 	t->export_name = run->export_name ? run->export_name : "";
 	t->via = VIA_CLIENT;
+	if (run->driver != NULL) {
+		t->driver = true;
+		t->program = driver_command(run);
+		return 0;
+	}
+	if (run->cli->program == NULL || run->cli->n_args > 0)
+		return cli_usage_error(run->cli, "want -- and the client's command, or --driver");
+	t->program = run->cli->program;
 	if (t->program[0][0] == '\0')
 		return cli_usage_error(run->cli, "the client's command is empty");
 	if (!target_names(t, "{uri}") && !target_names(t, "{socket}"))
@@ -418,7 +450,7 @@ take_target(struct server_run *run)
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
 		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
 		                       strlen(run->export_name), NBD_MAX_STRING);
-	if (run->suite == SUITE_CLIENT)
+	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER)
 		return take_client(run);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
@@ -490,6 +522,8 @@ read_command_line(struct server_run *run)
 
 	for (size_t i = 0; i < run->cli->n_given && status == 0; i++)
 		status = take_option(run, &run->cli->given[i]);
+	if (run->driver != NULL)
+		run->suite = SUITE_DRIVER;
 	if (status == 0)
 		status = take_cases(run);
 	if (status != 0 || run->list)
@@ -811,9 +845,9 @@ conduct(struct server_run *run)
 	char *name = target_describe(&run->target);
 	struct run_info info = { .command = run->cli->line,
 		                 .target = run->target_name ? run->target_name : name,
-		                 .suite = run->suite == SUITE_DURABILITY ? "durability"
-		                          : run->suite == SUITE_CLIENT   ? "client"
-		                                                         : "server",
+		                 .suite = run->suite == SUITE_DURABILITY  ? "durability"
+		                          : run->target.via == VIA_CLIENT ? "client"
+		                                                          : "server",
 		                 .version = NBDSPEC_VERSION,
 		                 .started = (uint64_t)time(NULL),
 		                 .n_cases = (unsigned)run->n_cases * run->runs,
@@ -929,17 +963,21 @@ run_client(struct cli *cli)
 
 COMMAND(client) = {
 	.name = "client",
-	.usage = "[OPTION]... -- COMMAND...",
+	.usage = "[OPTION]... -- COMMAND... | [OPTION]... --driver PROGRAM [--] [ARG]...",
 	.summary = "test a client",
 	.help = "Each case serves an export in a way of its own, runs COMMAND, and judges it by what it sends, its "
 		"exit "
 		"status,\n"
 		"and the copy that it makes. COMMAND may have the placeholders " TARGET_CLIENT_PLACEHOLDERS ";\n"
 		"{in} is a file of the export's size to be copied to it, {out} a file that is not there and gets the "
-		"export's data.\n\n"
+		"export's data.\n"
+		"A driver (docs/driver-protocol.md) does with a client library what the cases ask, one by one: there "
+		"are more cases,\n"
+		"and what the client tells its user is judged, too.\n\n"
 		"  nbdspec client -- nbdinfo {uri}\n"
 		"  nbdspec client -- nbdcopy {uri} {out}\n"
-		"  nbdspec client -- nbdcopy --flush {in} {uri}\n",
+		"  nbdspec client -- nbdcopy --flush {in} {uri}\n"
+		"  nbdspec client --driver build/drivers/libnbd\n",
 	.options = client_options,
 	.takes_program = true,
 	.run = run_client,

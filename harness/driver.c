@@ -217,8 +217,9 @@ driver_stop(struct driver *d)
 		return;
 	close_fd(&d->in);
 	if (d->pid > 0) {
-		/* One that is broken is not given the time. */
-		if (d->pidfd < 0 || d->error[0] != '\0' || process_wait(d->pidfd, END_MS) != PROCESS_ENDED)
+		/* One that is broken, or owes answers, is not given the time. */
+		if (d->pidfd < 0 || d->n_asked > 0 || d->error[0] != '\0' ||
+		    process_wait(d->pidfd, END_MS) != PROCESS_ENDED)
 			kill(d->pid, SIGKILL);
 		kill(-d->pid, SIGKILL);
 		waitpid(d->pid, NULL, 0);

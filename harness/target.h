@@ -48,6 +48,8 @@ struct target {
 	const char *again;		/* the options and the command, quoted for a shell, that start the same server */
 	const struct filesystem *fs;	/* that {dir} is on, where that is on the disk below; or NULL */
 	const char *lower_flags;	/* transmission flags of the disk below, such as "SEND_FLUSH+SEND_FUA"; NULL: all */
+	bool driver;			/* for VIA_CLIENT: the command is a driver (driver.h) */
+	bool pairwise;			/* for VIA_CLIENT: of what can be combined, pair by pair is enough (--pairwise) */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };

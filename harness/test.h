@@ -28,7 +28,7 @@
 
 #include <setjmp.h>
 
-enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DURABILITY, SUITE_CRASH };
+enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH };
 
 struct test;
 
@@ -51,6 +51,9 @@ struct case_def {
 
 /* `nbdspec client` runs it: the case serves (cases/client/host.h), and what is judged is a client. */
 #define CASE_CLIENT(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_CLIENT, false, __VA_ARGS__)
+
+/* `nbdspec client --driver` runs it: likewise, and the client does through its driver what the case asks (cases/client/drive.h). */
+#define CASE_DRIVER(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DRIVER, false, __VA_ARGS__)
 
 #define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                                \
 	static void case_##group##_##ident(struct test *t);                                                            \

@@ -1,6 +1,6 @@
 #include "cases/client/host.h"
 
-#include "cases/client/referee.h"
+#include "cases/client/judge.h"
 #include "fakeserver/disk.h"
 #include "fakeserver/listen.h"
 #include "harness/nbd.h"
@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
@@ -271,55 +270,9 @@ judge_copy(struct host *h, enum requirement_id r)
 		compare(h, client_out(h->client), r);
 }
 
-/* ---- the rules ---- */
-
-struct verdicts {
-	struct test *t;
-	enum requirement_id must;
-	char *text;
-};
-
-static bool
-is_should(enum requirement_id r)
-{
-	return requirement(r)->level == LEVEL_SHOULD || requirement(r)->level == LEVEL_SHOULD_NOT;
-}
-
-static void
-on_broken(void *arg, uint16_t connection, enum requirement_id r, const char *text)
-{
-	struct verdicts *v = arg;
-
-	if (is_should(r)) {
-		warns(v->t, r, "connection %u: %s", connection, text);
-	} else if (v->must == REQUIREMENT_NONE) {
-		v->must = r;
-		if (asprintf(&v->text, "connection %u: %s", connection, text) < 0)
-			abort();
-	}
-}
-
 void
 judge_rules(struct host *h)
 {
-	struct verdicts v = { .t = h->t, .must = REQUIREMENT_NONE };
-	struct referee *referee;
-	off_t end = trace_end(h->config.trace);
-	struct trace_record record;
-	struct wire w;
-	void *map;
-
-	if (h->end.killed)
-		return;
-	map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, h->config.trace->fd, 0);
-	if (map == MAP_FAILED)
-		harness_error(h->t, "cannot read the trace: %s", strerror(errno));
-	referee = referee_new(&(struct referee_setup){ .server_lies = h->lying }, on_broken, &v);
-	w = wire((uint8_t *)map + h->seen_from, (size_t)(end - h->seen_from));
-	while (trace_next(&w, &record))
-		referee_see(referee, &record);
-	referee_end(referee);
-	munmap(map, (size_t)end);
-	if (v.must != REQUIREMENT_NONE)
-		broken(h->t, v.must, "%s", v.text);
+	if (!h->end.killed)
+		judge_trace(h->t, h->config.trace, h->seen_from, &(struct referee_setup){ .server_lies = h->lying });
 }

@@ -1,0 +1,536 @@
+#include "cases/client/drive.h"
+
+#include "cases/client/judge.h"
+#include "fakeserver/disk.h"
+#include "fakeserver/listen.h"
+#include "harness/client.h"
+#include "harness/clock.h"
+#include "harness/process.h"
+#include "harness/uri.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- the server, while an answer is waited for ---- */
+
+static bool
+serve_meanwhile(void *arg, int fd, int ms)
+{
+	struct drive *d = arg;
+	bool serves = d->fake != NULL && !d->hold;
+	int64_t until = now_ms() + ms, left;
+
+	while ((left = until - now_ms()) > 0) {
+		int timer = serves ? fake_timeout(d->fake) : -1;
+		struct pollfd p[2] = { { .fd = fd, .events = POLLIN },
+			               { .fd = serves ? fake_fd(d->fake) : -1, .events = POLLIN } };
+
+		poll(p, 2, timer >= 0 && timer < left ? timer : (int)left);
+		/* The driver's word is taken first: what it says may not depend on what is still to be served. */
+		if (p[0].revents != 0)
+			return true;
+		if (serves && fake_turn(d->fake) < 0)
+			harness_error(d->t, "the fake server: %s", strerror(errno));
+	}
+	return true;
+}
+
+static void
+settle(struct drive *d)
+{
+	for (int i = 0; d->fake != NULL && i < 1000 && fake_turn(d->fake) > 0; i++)
+		;
+}
+
+void
+drive_pause(struct drive *d, int ms)
+{
+	serve_meanwhile(d, -1, ms);
+}
+
+/* ---- the driver ---- */
+
+static void
+start_driver(struct drive *d)
+{
+	struct driver_options options = { .factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d };
+	char error[512];
+
+	d->driver = driver_start(client_driver(d->client), &options, error);
+	if (d->driver == NULL)
+		harness_error(d->t, "%s", error);
+	if (!driver_greet(d->driver))
+		harness_error(d->t, "%s", driver_error(d->driver));
+}
+
+static void
+restart_driver(struct drive *d)
+{
+	driver_stop(d->driver);
+	start_driver(d);
+}
+
+struct drive *
+drive_new(struct test *t)
+{
+	struct drive *d = calloc(1, sizeof(*d));
+	char error[LISTEN_MAX_ERROR];
+
+	if (d == NULL)
+		abort();
+	*d = (struct drive){ .t = t, .client = client_new(t), .owed = R(client_transmission_no_disconnect) };
+	d->socket = strdup(client_socket(d->client));
+	d->listener = listen_on_unix(d->socket, error);
+	if (d->listener < 0)
+		harness_error(t, "%s", error);
+	start_driver(d);
+	note(t, "the driver of %s %s", driver_name(d->driver), driver_version(d->driver));
+	return d;
+}
+
+void
+drive_needs(struct drive *d, const char *operation, const char *flag)
+{
+	char feature[64];
+
+	if (driver_has(d->driver, operation, flag))
+		return;
+	snprintf(feature, sizeof(feature), "%s%s%s", operation, flag != NULL ? "+" : "", flag != NULL ? flag : "");
+	skip(d->t, feature, "the driver has no %s", feature);
+}
+
+void
+drive_end_driver(struct drive *d, enum requirement_id r)
+{
+	char *error = driver_end(d->driver) ? NULL : strdup(driver_error(d->driver));
+
+	restart_driver(d);
+	if (error != NULL)
+		broken_values(d->t, r, "the driver ends with exit status 0", error);
+}
+
+/* ---- the server's coming and going ---- */
+
+/* Made once: it costs more than all that a case does with it. */
+static const uint8_t *
+pattern_of(size_t length)
+{
+	static uint8_t *data;
+	static size_t made;
+
+	if (length > made) {
+		free(data);
+		data = malloc(length);
+		if (data == NULL)
+			abort();
+		driver_pattern(DRIVE_PATTERN, 0, length, data);
+		made = length;
+	}
+	return data;
+}
+
+static void
+add_export(struct drive *d, const char *settings)
+{
+	struct fake_export *e = &d->exports[d->config.n_exports];
+	char *text, error[256];
+	enum disk_state failed;
+	size_t filled;
+
+	if (d->config.n_exports == DRIVE_EXPORTS)
+		harness_error(d->t, "more than %d exports", DRIVE_EXPORTS);
+	if (asprintf(&text, "%s%s%s", d->config.n_exports == 0 ? "name=,size=256k" : "size=256k",
+	             *settings != '\0' ? "," : "", settings) < 0)
+		abort();
+	if (!export_parse(text, e, error))
+		harness_error(d->t, "the export '%s': %s", text, error);
+	free(text);
+	d->config.n_exports++;
+	filled = e->size < DRIVE_FILLED ? (size_t)e->size : DRIVE_FILLED;
+	if (filled > 0 && !disk_write(e->disk, 0, filled, pattern_of(filled), &failed))
+		abort();
+}
+
+void
+drive_stop_server(struct drive *d)
+{
+	if (d->apart > 0) {
+		kill(d->apart, SIGKILL);
+		waitpid(d->apart, NULL, 0);
+		d->apart = 0;
+	}
+	settle(d);
+	fake_free(d->fake);
+	d->fake = NULL;
+	if (d->listener >= 0) {
+		close(d->listener);
+		unlink(d->socket);
+	}
+	d->listener = -1;
+}
+
+/* What connects meanwhile waits in the backlog. */
+static void
+end_server(struct drive *d)
+{
+	int kept = d->listener;
+
+	d->listener = -1;
+	drive_stop_server(d);
+	d->listener = kept;
+}
+
+static void
+forget_exports(struct drive *d)
+{
+	for (size_t i = 0; i < d->config.n_exports; i++)
+		export_free(&d->exports[i]);
+	d->config = (struct fake_config){ .exports = d->exports, .seed = 1, .trace = client_trace(d->client) };
+	free(d->uri);
+	d->uri = NULL;
+}
+
+static void
+start_server(struct drive *d)
+{
+	char error[LISTEN_MAX_ERROR];
+
+	if (d->listener < 0)
+		d->listener = listen_on_unix(d->socket, error);
+	if (d->listener < 0)
+		harness_error(d->t, "%s", error);
+	d->fake = fake_new(&d->config);
+	if (d->fake == NULL || fake_add_listener(d->fake, fcntl(d->listener, F_DUPFD_CLOEXEC, 0)) != 0)
+		harness_error(d->t, "the fake server: %s", strerror(errno));
+}
+
+static void
+begin(struct drive *d)
+{
+	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
+		restart_driver(d);
+	d->hold = false;
+	end_server(d);
+	forget_exports(d);
+}
+
+static void
+begun(struct drive *d)
+{
+	start_server(d);
+	d->uri = drive_uri(d, d->exports[0].name);
+	d->open = true;
+	drive_mark(d);
+}
+
+void
+drive_serve(struct drive *d, const char *settings, ...)
+{
+	va_list ap;
+
+	begin(d);
+	va_start(ap, settings);
+	for (; settings != NULL; settings = va_arg(ap, const char *))
+		add_export(d, settings);
+	va_end(ap);
+	begun(d);
+}
+
+void
+drive_serve_liar(struct drive *d, const struct lie_use *use, const char *settings)
+{
+	pid_t us = getpid();
+	static struct lie_use kept;
+
+	begin(d);
+	add_export(d, settings);
+	kept = *use;
+	d->config.lies = &kept;
+	d->config.n_lies = 1;
+	begun(d);
+	d->apart = fork();
+	if (d->apart < 0)
+		harness_error(d->t, "cannot start a process: %s", strerror(errno));
+	if (d->apart == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* Where a lie ends the server by abort(), that is no accident to be recorded. */
+		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+		if (getppid() == us)
+			fake_run(d->fake, -1);
+		_exit(0);
+	}
+	fake_free(d->fake);
+	d->fake = NULL;
+}
+
+void
+drive_restart_server(struct drive *d)
+{
+	end_server(d);
+	start_server(d);
+}
+
+char *
+drive_uri(struct drive *d, const char *export)
+{
+	return uri_format(&(struct nbd_uri){ .transport = URI_UNIX, .socket = d->socket, .export = (char *)export });
+}
+
+/* ---- asking ---- */
+
+_Noreturn static void
+driver_broke(struct drive *d, const char *instead)
+{
+	broken_values(d->t, d->owed, instead, driver_error(d->driver));
+}
+
+/* Small, and freed with the process. */
+static struct driver_answer
+keep(struct driver_answer a)
+{
+	a.text = strdup(a.text);
+	if (a.text == NULL)
+		abort();
+	return a;
+}
+
+static struct driver_answer
+ask_text(struct drive *d, unsigned handle, const char *request)
+{
+	struct driver_answer a;
+
+	if (!driver_ask(d->driver, &a, handle, "%s", request))
+		driver_broke(d, "an answer");
+	return keep(a);
+}
+
+static char *
+text_of(const char *fmt, va_list ap)
+{
+	char *text;
+
+	if (vasprintf(&text, fmt, ap) < 0)
+		abort();
+	return text;
+}
+
+struct driver_answer
+ask(struct drive *d, unsigned handle, const char *fmt, ...)
+{
+	struct driver_answer a;
+	char *request;
+	va_list ap;
+
+	va_start(ap, fmt);
+	request = text_of(fmt, ap);
+	va_end(ap);
+	a = ask_text(d, handle, request);
+	free(request);
+	return a;
+}
+
+static const char *
+ask_for(struct drive *d, enum requirement_id r, unsigned handle, char *request, enum driver_result wanted)
+{
+	static const char *const words[] = { "ok", "error", "unsupported" };
+	struct driver_answer a = ask_text(d, handle, request);
+	char want[160], got[400];
+
+	if (a.result == DRIVER_UNSUPPORTED)
+		skip(d->t, request, "the client cannot do this: %s", request);
+	snprintf(want, sizeof(want), "'%.100s' is answered '%s'", request, words[wanted]);
+	snprintf(got, sizeof(got), "'%s%s%.300s'", words[a.result], *a.text != '\0' ? " " : "", a.text);
+	free(request);
+	if (a.result != wanted)
+		broken_values(d->t, r, want, got);
+	return a.text;
+}
+
+const char *
+must(struct drive *d, enum requirement_id r, unsigned handle, const char *fmt, ...)
+{
+	char *request;
+	va_list ap;
+
+	va_start(ap, fmt);
+	request = text_of(fmt, ap);
+	va_end(ap);
+	return ask_for(d, r, handle, request, DRIVER_OK);
+}
+
+const char *
+must_fail(struct drive *d, enum requirement_id r, unsigned handle, const char *fmt, ...)
+{
+	char *request;
+	va_list ap;
+
+	va_start(ap, fmt);
+	request = text_of(fmt, ap);
+	va_end(ap);
+	return ask_for(d, r, handle, request, DRIVER_ERROR);
+}
+
+unsigned
+drive_send(struct drive *d, unsigned handle, const char *fmt, ...)
+{
+	char *request;
+	unsigned tag;
+	va_list ap;
+
+	va_start(ap, fmt);
+	request = text_of(fmt, ap);
+	va_end(ap);
+	tag = driver_send(d->driver, handle, "%s", request);
+	free(request);
+	if (tag == 0)
+		driver_broke(d, "a request is taken");
+	return tag;
+}
+
+struct driver_answer
+drive_take(struct drive *d)
+{
+	struct driver_answer a;
+
+	if (driver_take(d->driver, &a, -1) != DRIVER_TOOK)
+		driver_broke(d, "an answer");
+	return keep(a);
+}
+
+bool
+drive_take_soon(struct drive *d, struct driver_answer *a, int ms)
+{
+	enum driver_took how = driver_take(d->driver, a, (int)(ms * client_factor(d->client)));
+
+	if (how == DRIVER_BROKEN)
+		driver_broke(d, "an answer, or none yet");
+	if (how == DRIVER_TOOK)
+		*a = keep(*a);
+	return how == DRIVER_TOOK;
+}
+
+char *
+known(const struct driver_answer *a, const char *key)
+{
+	return driver_value(a->text, key);
+}
+
+uint32_t
+disk_digest(const struct fake_export *e, uint64_t offset, uint32_t length)
+{
+	uint8_t *data = malloc(length + 1u);
+	uint32_t digest;
+
+	if (data == NULL)
+		abort();
+	disk_read(e->disk, offset, length, data);
+	digest = driver_digest(data, length);
+	free(data);
+	return digest;
+}
+
+void
+must_read_disk(struct drive *d, enum requirement_id r, unsigned handle, const struct fake_export *e, uint64_t offset,
+               uint32_t length)
+{
+	uint32_t want = disk_digest(e, offset, length);
+	const char *got = must(d, r, handle, "read %llu %u", (unsigned long long)offset, length);
+	char text[100];
+
+	if (strtoul(got, NULL, 16) == want)
+		return;
+	snprintf(text, sizeof(text), "the data of the disk at offset %llu, length %u: digest %08x",
+	         (unsigned long long)offset, length, want);
+	broken_values(d->t, r, text, got);
+}
+
+/* ---- what came over the wire ---- */
+
+void
+drive_mark(struct drive *d)
+{
+	settle(d);
+	d->from = trace_end(d->config.trace);
+}
+
+struct wire
+drive_records(struct drive *d)
+{
+	static void *map;
+	static size_t mapped;
+
+	settle(d);
+	if (map != NULL)
+		munmap(map, mapped);
+	mapped = (size_t)trace_end(d->config.trace);
+	map = mmap(NULL, mapped, PROT_READ, MAP_SHARED, d->config.trace->fd, 0);
+	if (map == MAP_FAILED)
+		harness_error(d->t, "cannot read the trace: %s", strerror(errno));
+	return wire((uint8_t *)map + d->from, mapped - (size_t)d->from);
+}
+
+unsigned
+drive_sent(struct drive *d, uint16_t type, uint16_t flags)
+{
+	struct wire w = drive_records(d);
+	struct trace_record r;
+	struct request q;
+	unsigned n = 0;
+
+	while (trace_next(&w, &r)) {
+		if (r.kind != TRACE_MESSAGE || r.message != MSG_REQUEST)
+			continue;
+		wire_get_request(wire_over(r.data), &q);
+		n += q.type == type && (q.flags & flags) == flags;
+	}
+	return n;
+}
+
+unsigned
+drive_options(struct drive *d, uint32_t option)
+{
+	struct wire w = drive_records(d);
+	struct trace_record r;
+	struct option o;
+	unsigned n = 0;
+
+	while (trace_next(&w, &r))
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION) {
+			wire_get_option(wire_over(r.data), &o);
+			n += o.option == option;
+		}
+	return n;
+}
+
+unsigned
+drive_connections(struct drive *d)
+{
+	struct wire w = drive_records(d);
+	struct trace_record r;
+	unsigned n = 0;
+
+	while (trace_next(&w, &r))
+		n += r.kind == TRACE_CONNECT;
+	return n;
+}
+
+void
+drive_finish(struct drive *d)
+{
+	bool liar = d->apart > 0;
+
+	settle(d);
+	judge_trace(d->t, d->config.trace, d->from, &(struct referee_setup){ .server_lies = liar });
+	d->open = false;
+}

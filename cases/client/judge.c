@@ -1,0 +1,56 @@
+#include "cases/client/judge.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct verdicts {
+	struct test *t;
+	enum requirement_id must;
+	char *text;
+};
+
+static bool
+is_should(enum requirement_id r)
+{
+	return requirement(r)->level == LEVEL_SHOULD || requirement(r)->level == LEVEL_SHOULD_NOT;
+}
+
+static void
+on_broken(void *arg, uint16_t connection, enum requirement_id r, const char *text)
+{
+	struct verdicts *v = arg;
+
+	if (is_should(r)) {
+		warns(v->t, r, "connection %u: %s", connection, text);
+	} else if (v->must == REQUIREMENT_NONE) {
+		v->must = r;
+		if (asprintf(&v->text, "connection %u: %s", connection, text) < 0)
+			abort();
+	}
+}
+
+void
+judge_trace(struct test *t, const struct trace *trace, off_t from, const struct referee_setup *setup)
+{
+	struct verdicts v = { .t = t, .must = REQUIREMENT_NONE };
+	struct referee *referee;
+	off_t end = trace_end(trace);
+	struct trace_record record;
+	struct wire w;
+	void *map;
+
+	map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, trace->fd, 0);
+	if (map == MAP_FAILED)
+		harness_error(t, "cannot read the trace: %s", strerror(errno));
+	referee = referee_new(setup, on_broken, &v);
+	w = wire((uint8_t *)map + from, (size_t)(end - from));
+	while (trace_next(&w, &record))
+		referee_see(referee, &record);
+	referee_end(referee);
+	munmap(map, (size_t)end);
+	if (v.must != REQUIREMENT_NONE)
+		broken(t, v.must, "%s", v.text);
+}

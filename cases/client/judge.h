@@ -1,0 +1,12 @@
+/* The referee's word on the records of a trace, as verdicts of a case. */
+#ifndef NBDSPEC_CASES_JUDGE_H
+#define NBDSPEC_CASES_JUDGE_H
+
+#include "cases/client/referee.h"
+#include "harness/test.h"
+#include "harness/trace.h"
+
+/* The first broken MUST from this offset on ends the case or its point, after all others; a SHOULD is a warning. */
+void judge_trace(struct test *t, const struct trace *trace, off_t from, const struct referee_setup *setup);
+
+#endif
