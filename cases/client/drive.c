@@ -64,7 +64,9 @@ drive_pause(struct drive *d, int ms)
 static void
 start_driver(struct drive *d)
 {
-	struct driver_options options = { .factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d };
+	struct driver_options options = {
+		.factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d, .dir = client_dir(d->client)
+	};
 	char error[512];
 
 	d->driver = driver_start(client_driver(d->client), &options, error);
