@@ -1,5 +1,6 @@
 #include "cases/mutants.h"
 
+#include "fakeserver/client/lie.h"
 #include "fakeserver/fork.h"
 
 #include <fnmatch.h>
@@ -442,6 +443,8 @@ matrix_proof(const struct matrix *m, enum requirement_id r)
 char *
 freedom_proof(enum requirement_id r)
 {
+	const struct client_lie *l;
+
 	for (int k = 0; k < N_KNOBS; k++)
 		if (knob_requirement((enum knob)k) == r)
 			return joined("knob", knob_name((enum knob)k));
@@ -451,5 +454,8 @@ freedom_proof(enum requirement_id r)
 	for (size_t i = 0; i < N_PROFILES; i++)
 		if (profiles[i].uses != NULL && lists(profiles[i].uses, r))
 			return joined("profile", profiles[i].name);
+	for (size_t i = 0; (l = client_lie_at(i)) != NULL; i++)
+		if (l->uses != NULL && lists(l->uses, r))
+			return joined("habit", l->name);
 	return NULL;
 }

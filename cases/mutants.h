@@ -11,7 +11,7 @@
 
 /* One way to set the fake server, or the fake client, up. */
 struct mutant {
-	const char *name;		/* "honest", "knob list_denied", "profile read-only", "client honest", or the lie's name */
+	const char *name;		/* "honest", "knob list_denied", "profile read-only", "client honest", "client habit always_fua", or the lie's name */
 	const enum requirement_id *breaks;	/* what the lie declares; NULL: honest */
 	const char *file;		/* of the lie */
 	const struct lie *lie;		/* of the server, or NULL */
@@ -69,7 +69,10 @@ bool lists(const enum requirement_id *list, enum requirement_id r);	/* ends with
 /* A lie that declares to break r reddens a case that cites r with a verdict for r. Returns that mutant, or NULL. */
 const struct mutant *matrix_proof(const struct matrix *m, enum requirement_id r);
 
-/* A knob or a profile that uses the freedom r, while the plain honest server does not: its name, malloc'd, or NULL. */
+/*
+ * A knob or a profile that uses the freedom r, while the plain honest server does not, or likewise a habit of the fake
+ * client: its name, malloc'd, or NULL.
+ */
 char *freedom_proof(enum requirement_id r);
 
 #endif

@@ -30,7 +30,7 @@ client_target(char **program, bool driver)
 
 /* Room for {uri} and {out}. Lives as long as the process. */
 static char **
-command_of(const char *lie, bool driver)
+command_of(const struct client_lie *lie, bool driver)
 {
 	static const char *const copy[] = { "--copy", "{uri}", "{out}" };
 	char **words = calloc(8, sizeof(*words));
@@ -41,8 +41,8 @@ command_of(const char *lie, bool driver)
 	words[n++] = (char *)"/proc/self/exe";
 	words[n++] = (char *)"driver";
 	if (lie != NULL) {
-		words[n++] = (char *)"--lie";
-		words[n++] = (char *)lie;
+		words[n++] = (char *)(lie->uses != NULL ? "--habit" : "--lie");
+		words[n++] = (char *)lie->name;
 	}
 	for (size_t i = 0; i < 3 && !driver; i++)
 		words[n++] = (char *)copy[i];
@@ -52,20 +52,20 @@ command_of(const char *lie, bool driver)
 static void
 add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 {
-	const char *lie = l != NULL ? l->name : NULL;
 	struct mutant *x, mutant = { .knob = -1 };
 
-	if (asprintf((char **)&mutant.name, "client %s", lie != NULL ? lie : "honest") < 0)
+	if (asprintf((char **)&mutant.name, "client %s%s", l != NULL && l->uses != NULL ? "habit " : "",
+	             l != NULL ? l->name : "honest") < 0)
 		abort();
-	if (l != NULL) {
+	if (l != NULL && l->uses == NULL) {
 		mutant.breaks = l->breaks;
 		mutant.file = l->file;
 	}
 	x = matrix_add(m, glob, mutant);
 	if (x == NULL)
 		return;
-	x->target = client_target(command_of(lie, true), true);
-	x->plain = client_target(command_of(lie, false), false);
+	x->target = client_target(command_of(l, true), true);
+	x->plain = client_target(command_of(l, false), false);
 }
 
 static size_t

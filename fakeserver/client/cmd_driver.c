@@ -7,11 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { OPT_LIE = 1, OPT_LIST_LIES, OPT_COPY };
+enum { OPT_LIE = 1, OPT_HABIT, OPT_LIST_LIES, OPT_COPY };
 
 static const struct cli_option options[] = {
 	{ "lie", 'l', "NAME", "misbehave: NAME[:nth=,times=]", OPT_LIE, true },
-	{ "list-lies", 0, NULL, "print the lies", OPT_LIST_LIES, false },
+	{ "habit", 0, "NAME", "use a freedom that the protocol leaves to clients", OPT_HABIT, true },
+	{ "list-lies", 0, NULL, "print the lies, and the habits", OPT_LIST_LIES, false },
 	{ "copy", 0, NULL, "copy FROM, a URI or a file, to TO, the other of both; no driver", OPT_COPY, false },
 	{ 0 },
 };
@@ -22,12 +23,27 @@ list_lies(void)
 	const struct client_lie *lie;
 
 	for (size_t i = 0; (lie = client_lie_at(i)) != NULL; i++) {
-		printf("%s  %s; breaks", lie->name, lie->text);
-		for (const enum requirement_id *r = lie->breaks; *r != REQUIREMENT_NONE; r++)
+		bool habit = lie->uses != NULL;
+
+		printf("%s%s  %s; %s", habit ? "habit " : "", lie->name, lie->text, habit ? "uses" : "breaks");
+		for (const enum requirement_id *r = habit ? lie->uses : lie->breaks; *r != REQUIREMENT_NONE; r++)
 			printf(" %s", requirement(*r)->id);
 		printf("\n");
 	}
 	return STATUS_OK;
+}
+
+/* Each by its own option, so that nobody lies who does not mean to. */
+static bool
+parse_use(const struct cli_given *g, struct client_lie_use *use, char error[256])
+{
+	if (!client_lie_parse(g->value, use, error))
+		return false;
+	if ((use->lie->uses != NULL) == (g->id == OPT_HABIT))
+		return true;
+	snprintf(error, 256, "'%s' is a %s: give it as --%s", use->lie->name, g->id == OPT_HABIT ? "lie" : "habit",
+	         g->id == OPT_HABIT ? "lie" : "habit");
+	return false;
 }
 
 static int
@@ -53,8 +69,9 @@ run_driver(struct cli *cli)
 	for (size_t i = 0; i < cli->n_given && status == STATUS_OK; i++) {
 		copy |= cli->given[i].id == OPT_COPY;
 		list |= cli->given[i].id == OPT_LIST_LIES;
-		if (cli->given[i].id == OPT_LIE && !client_lie_parse(cli->given[i].value, &lies.uses[lies.n++], error))
-			status = cli_usage_error(cli, "--lie: %s", error);
+		if ((cli->given[i].id == OPT_LIE || cli->given[i].id == OPT_HABIT) &&
+		    !parse_use(&cli->given[i], &lies.uses[lies.n++], error))
+			status = cli_usage_error(cli, "%s", error);
 	}
 	fc_client.lies = lies.n > 0 ? &lies : NULL;
 	if (status == STATUS_OK)

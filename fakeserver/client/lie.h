@@ -9,7 +9,7 @@
  *	}
  *
  * A body changes what it is given and nothing else. CLIENT_LIE_NOW counts the turn (nth), so it stands last in every
- * condition. What the lies need of the client is in fakeserver/client/lying.h; who only counts them includes this.
+ * condition. A habit (habits.c) stands at the same places, and is honest: it uses freedoms. What the lies need of the client is in fakeserver/client/lying.h; who only counts them includes this.
  */
 #ifndef NBDSPEC_FAKESERVER_CLIENT_LIE_H
 #define NBDSPEC_FAKESERVER_CLIENT_LIE_H
@@ -39,6 +39,7 @@ struct client_lie {
 	const char *name;
 	enum client_lie_place place;
 	const enum requirement_id *breaks;	/* ends with REQUIREMENT_NONE */
+	const enum requirement_id *uses;	/* of a habit: the freedoms, by the other choice than the plain client's; else NULL */
 	const char *text;
 	const char *file;
 	union {

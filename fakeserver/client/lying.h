@@ -116,6 +116,19 @@ void fc_send(struct fc_session *s, struct fc_sending *m);
 	static void client_lie_##ident(struct client_lie_use *l __attribute__((unused)),                               \
 				       struct fc_session *s __attribute__((unused)), CLIENT_LIE_ARG_##where)
 
+/* What the text leaves to the client, done in the other way than the plain one does it. */
+#define CLIENT_HABIT(ident, where, uses_, text_)                                                                       \
+	static void client_lie_##ident(struct client_lie_use *l, struct fc_session *s, CLIENT_LIE_ARG_##where);        \
+	static const struct client_lie client_lie_def_##ident = {                                                      \
+		.name = #ident, .place = CLIENT_ON_##where, .breaks = BREAKS(REQUIREMENT_NONE), .uses = uses_,         \
+		.text = text_, .file = __FILE__, .CLIENT_LIE_CALL_##where = client_lie_##ident,                        \
+	};                                                                                                             \
+	static const struct client_lie *const client_lie_entry_##ident                                                 \
+		__attribute__((used, section("nbdspec_client_lies"))) = &client_lie_def_##ident;                       \
+	static void client_lie_##ident(struct client_lie_use *l __attribute__((unused)),                               \
+				       struct fc_session *s __attribute__((unused)), CLIENT_LIE_ARG_##where)
+#define USES(...) BREAKS(__VA_ARGS__)
+
 /* The commonest form: what is done where a condition holds. */
 #define CLIENT_LIE_WHERE(ident, where, breaks_, text_, when, ...)                                                      \
 	CLIENT_LIE(ident, where, breaks_, text_)                                                                       \

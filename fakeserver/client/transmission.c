@@ -92,7 +92,7 @@ fc_command(struct fc_op *op)
 	const char *error;
 
 	fc_lie_command(s, op);
-	error = op->pretend ? NULL : check(s, op);
+	error = op->pretend ? NULL : op->error[0] != '\0' ? op->error : check(s, op);
 	if (error != NULL)
 		fc_fail(op, error);
 	if (error != NULL || op->pretend) {
