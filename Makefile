@@ -99,7 +99,7 @@ fuzzers: $(fuzzers)
 
 conformance:
 	@ci/install build targets
-	@$(MAKE) --no-print-directory all passthrough
+	@$(MAKE) --no-print-directory all passthrough drivers
 	@ci/conformance
 
 check:

@@ -37,6 +37,12 @@ client_new(struct test *t)
 }
 
 const char *
+client_dir(const struct client *c)
+{
+	return c->at.dir;
+}
+
+const char *
 client_socket(const struct client *c)
 {
 	return c->at.socket;

@@ -11,6 +11,7 @@
 struct client;
 
 struct client *client_new(struct test *t);	/* given back when the process ends */
+const char *client_dir(const struct client *c);		/* private and guarded; the mark of what is started in it */
 const char *client_socket(const struct client *c);	/* where a server is to listen for it */
 void client_start(struct client *c);
 int client_pidfd(const struct client *c);	/* readable once it has ended */

@@ -63,7 +63,8 @@ print_requirement(const struct requirement *r)
 static void
 print_case(const struct case_def *c)
 {
-	printf("%s\n  %s.\n  %s:%d\n\nholds the server to:\n", c->id, c->title, c->file, c->line);
+	printf("%s\n  %s.\n  %s:%d\n\nholds the %s to:\n", c->id, c->title, c->file, c->line,
+	       c->suite == SUITE_CLIENT || c->suite == SUITE_DRIVER ? "client" : "server");
 	for (const enum requirement_id *r = c->cites; *r != REQUIREMENT_NONE; r++)
 		print_requirement(requirement(*r));
 }

@@ -33,8 +33,8 @@ struct asked {
 
 struct driver {
 	struct driver_options options;
-	char *dir; /* private: its output, and the mark of its processes */
-	pid_t pid, guard;
+	char *dir;        /* its output, and the mark of its processes */
+	pid_t pid, guard; /* without a guard the directory is not ours to remove */
 	int in, out, pidfd, epoll;
 	bool wants_room;   /* epoll tells when `in` can be written to */
 	bool output_ended; /* of the driver's */
@@ -128,7 +128,7 @@ _Noreturn static void
 in_child(const struct driver *d, char *const *argv, int in, int out, int report, pid_t us)
 {
 	char *log = join_path(d->dir, "output");
-	int err = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600), failed;
+	int err = open(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600), failed;
 
 	become_child(us);
 	dup2(in, 0);
@@ -192,7 +192,7 @@ driver_start(char *const *argv, const struct driver_options *options, char error
 	d->in = d->out = d->pidfd = d->epoll = -1;
 	d->depth = d->handles = 1;
 	d->operations = d->greeting;
-	d->dir = make_guarded_dir(&d->guard, error);
+	d->dir = options->dir != NULL ? strdup(options->dir) : make_guarded_dir(&d->guard, error);
 	if (d->dir != NULL) {
 		if (spawn(d, argv) && watch(d))
 			return d;
@@ -230,6 +230,8 @@ driver_stop(struct driver *d)
 	if (d->dir != NULL) {
 		for (int round = 0; round < 200 && signal_marked(d->dir, SIGKILL) > 0; round++)
 			poll(NULL, 0, 5);
+	}
+	if (d->guard > 0) {
 		remove_dir(d->dir);
 		dismiss_guard(d->guard, d->dir);
 	}

@@ -30,6 +30,8 @@ struct driver_options {
 	 */
 	bool (*wait)(void *arg, int fd, int ms);
 	void *arg;
+	/* Private and guarded (process.h), for its output and as the mark of its processes. NULL: the driver has its own. */
+	const char *dir;
 };
 
 /* Starts it, looked up in PATH. NULL and one line where it cannot be executed. It ends when we do, whatever ends us. */

@@ -64,7 +64,9 @@ drive_pause(struct drive *d, int ms)
 static void
 start_driver(struct drive *d)
 {
-	struct driver_options options = { .factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d };
+	struct driver_options options = {
+		.factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d, .dir = client_dir(d->client)
+	};
 	char error[512];
 
 	d->driver = driver_start(client_driver(d->client), &options, error);
@@ -295,13 +297,16 @@ driver_broke(struct drive *d, const char *instead)
 	broken_values(d->t, d->owed, instead, driver_error(d->driver));
 }
 
-/* Small, and freed with the process. */
+static const char *const result_words[] = { "ok", "error", "unsupported" };
+
+/* For the transcript, too. Small, and freed with the process. */
 static struct driver_answer
-keep(struct driver_answer a)
+keep(struct drive *d, struct driver_answer a)
 {
 	a.text = strdup(a.text);
 	if (a.text == NULL)
 		abort();
+	note(d->t, "< %u %s %s", a.tag, result_words[a.result], a.text);
 	return a;
 }
 
@@ -310,9 +315,10 @@ ask_text(struct drive *d, unsigned handle, const char *request)
 {
 	struct driver_answer a;
 
+	note(d->t, "> %u %s", handle, request);
 	if (!driver_ask(d->driver, &a, handle, "%s", request))
 		driver_broke(d, "an answer");
-	return keep(a);
+	return keep(d, a);
 }
 
 static char *
@@ -343,14 +349,13 @@ ask(struct drive *d, unsigned handle, const char *fmt, ...)
 static const char *
 ask_for(struct drive *d, enum requirement_id r, unsigned handle, char *request, enum driver_result wanted)
 {
-	static const char *const words[] = { "ok", "error", "unsupported" };
 	struct driver_answer a = ask_text(d, handle, request);
 	char want[160], got[400];
 
 	if (a.result == DRIVER_UNSUPPORTED)
 		skip(d->t, request, "the client cannot do this: %s", request);
-	snprintf(want, sizeof(want), "'%.100s' is answered '%s'", request, words[wanted]);
-	snprintf(got, sizeof(got), "'%s%s%.300s'", words[a.result], *a.text != '\0' ? " " : "", a.text);
+	snprintf(want, sizeof(want), "'%.100s' is answered '%s'", request, result_words[wanted]);
+	snprintf(got, sizeof(got), "'%s%s%.300s'", result_words[a.result], *a.text != '\0' ? " " : "", a.text);
 	free(request);
 	if (a.result != wanted)
 		broken_values(d->t, r, want, got);
@@ -392,6 +397,7 @@ drive_send(struct drive *d, unsigned handle, const char *fmt, ...)
 	request = text_of(fmt, ap);
 	va_end(ap);
 	tag = driver_send(d->driver, handle, "%s", request);
+	note(d->t, "> %u %u %s", tag, handle, request);
 	free(request);
 	if (tag == 0)
 		driver_broke(d, "a request is taken");
@@ -405,7 +411,7 @@ drive_take(struct drive *d)
 
 	if (driver_take(d->driver, &a, -1) != DRIVER_TOOK)
 		driver_broke(d, "an answer");
-	return keep(a);
+	return keep(d, a);
 }
 
 bool
@@ -416,7 +422,7 @@ drive_take_soon(struct drive *d, struct driver_answer *a, int ms)
 	if (how == DRIVER_BROKEN)
 		driver_broke(d, "an answer, or none yet");
 	if (how == DRIVER_TOOK)
-		*a = keep(*a);
+		*a = keep(d, *a);
 	return how == DRIVER_TOOK;
 }
 

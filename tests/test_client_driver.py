@@ -1,0 +1,62 @@
+"""nbdspec client --driver: what becomes of drivers that are right, wrong, missing, hanging, killed."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from conftest import PATIENCE, ROOT, processes, until
+
+MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
+ONE = ("-c", "session/baseline")
+
+
+def only_result(nbdspec):
+    (r,) = json.loads((nbdspec.cwd / "json").read_text())["results"]
+    return r
+
+
+def test_good(nbdspec):
+    nbdspec("client", *ONE, "--driver", MINIMAL, status=0)
+
+
+@pytest.mark.parametrize("script, what", [
+    ("kill -SEGV $$", "killed by signal 11"), ("exit 7", "ended with exit status 7"), ("sleep 1000", "does not answer"),
+    ("echo 77 ok", "")])
+def test_bad(nbdspec, script, what):
+    """It greets, and then does this in place of its first answer."""
+    driver = f"echo nbdspec-driver 1 bad 1 depth=1 handles=9 connect disconnect read; read line; {script}; sleep 1000"
+    nbdspec("client", "-q", *ONE, "--time-factor", "0.1", "--json", "json", "--driver", "sh", "--", "-c", driver, status=1)
+    r = only_result(nbdspec)
+    assert r["verdict"] == "fail" and what in r["got"]
+
+
+@pytest.mark.parametrize("arguments, text", [(["--driver", "/nowhere/driver"], "/nowhere/driver: No such file or directory"),
+                                             (["--driver", "false"], "ended with exit status 1"),
+                                             (["--driver", "echo", "hello"], "hello")])
+def test_no_driver(nbdspec, arguments, text):
+    assert text in nbdspec.broken("client", *ONE, *arguments)
+
+
+@pytest.mark.parametrize("arguments, text", [(["--driver", ""], "--driver ''"), (["--driver"], "--driver"),
+                                             (["-c", "plain/honest", "--driver", "false"], "no case matches")])
+def test_usage(nbdspec, arguments, text):
+    assert text in nbdspec.usage("client", *arguments)
+
+
+def test_list(nbdspec):
+    """The cases for drivers are others than those for commands."""
+    of_drivers, of_commands = (nbdspec("client", "--list", *more, status=0).stdout for more in (["--driver", "x"], []))
+    assert "session/baseline" in of_drivers and "session/baseline" not in of_commands and "plain/honest" in of_commands
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended(nbdspec, which):
+    driver = "echo nbdspec-driver 1 slow 1 depth=1 handles=9 connect disconnect read; exec sleep 1000"
+    p = nbdspec.start("client", *ONE, "--driver", "sh", "--", "-c", driver)
+    until(lambda: any(line.startswith("sleep 1000") for line in processes(nbdspec.mark).values()))
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    assert p.returncode == (-which if which == signal.SIGKILL else 130)
+    until(lambda: not nbdspec.leftovers())
