@@ -75,6 +75,7 @@ unknown_flags(struct drive *d, uint16_t flags)
 	if (!session_works(d, R(client_ignores_handshake_flags)))
 		deviates(d->t, R(client_ignores_handshake_flags), "'connect' is answered 'ok', as without these flags",
 		         "'error'");
+	let_leave(d);
 	drive_finish(d);
 }
 
@@ -135,6 +136,7 @@ fall_back(struct drive *d, bool no_no_zeroes, uint32_t known)
 		deviates(d->t, R(interop_export_name_used),
 		         "the client connects by NBD_OPT_EXPORT_NAME where the server does not know NBD_OPT_GO",
 		         "'error'");
+	let_leave(d);
 	drive_finish(d);
 }
 

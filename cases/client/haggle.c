@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { LEAVING_MS = 100 }; /* nothing depends on it but what is seen of a client that is slow */
+
 const struct refusal refusals[N_REFUSALS] = {
 	{ "UNSUP", NBD_REP_ERR_UNSUP },
 	{ "POLICY", NBD_REP_ERR_POLICY },
@@ -67,17 +69,29 @@ still_open(struct drive *d)
 	return n;
 }
 
-bool
-all_ended(struct drive *d)
+static bool
+ended_within(struct drive *d, int ms)
 {
-	int64_t until = now_ms() + (int64_t)(DRIVER_LIMIT_MS * client_factor(d->client));
+	int64_t until = now_ms() + (int64_t)(ms * client_factor(d->client));
 
 	while (still_open(d) > 0) {
 		if (now_ms() >= until)
 			return false;
-		drive_pause(d, 5);
+		drive_pause(d, 1);
 	}
 	return true;
+}
+
+bool
+all_ended(struct drive *d)
+{
+	return ended_within(d, DRIVER_LIMIT_MS);
+}
+
+void
+let_leave(struct drive *d)
+{
+	ended_within(d, LEAVING_MS);
 }
 
 bool

@@ -23,6 +23,8 @@ void connected_must_work(struct drive *d, enum requirement_id r);
 
 /* All connections have ended, or do within the time that an answer may take. */
 bool all_ended(struct drive *d);
+/* Before drive_finish, where the client may be about to leave: that it does can be seen, if it does it at once. */
+void let_leave(struct drive *d);
 /* Calls `see` for every option since drive_serve, until it returns true; then it does. */
 bool some_option(struct drive *d, bool (*see)(void *arg, const struct option *o), void *arg);
 
