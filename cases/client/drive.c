@@ -222,7 +222,8 @@ begin(struct drive *d)
 {
 	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
 		restart_driver(d);
-	d->hold = false;
+	d->hold = d->interoperable = false;
+	d->excused = REQUIREMENT_NONE;
 	end_server(d);
 	forget_exports(d);
 }
@@ -534,9 +535,11 @@ drive_connections(struct drive *d)
 void
 drive_finish(struct drive *d)
 {
-	bool liar = d->apart > 0;
+	struct referee_setup setup = { .server_lies = d->apart > 0,
+		                       .most_interoperable = d->interoperable,
+		                       .excused = d->excused };
 
 	settle(d);
-	judge_trace(d->t, d->config.trace, d->from, &(struct referee_setup){ .server_lies = liar });
+	judge_trace(d->t, d->config.trace, d->from, &setup);
 	d->open = false;
 }

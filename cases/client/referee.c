@@ -45,7 +45,8 @@ accuse(struct session *s, const enum requirement_id *broken, const char *fmt, ..
 		abort();
 	va_end(ap);
 	for (; *broken != REQUIREMENT_NONE; broken++)
-		s->ref->broken(s->ref->arg, s->connection, *broken, text);
+		if (*broken != s->ref->setup.excused)
+			s->ref->broken(s->ref->arg, s->connection, *broken, text);
 	free(text);
 }
 
