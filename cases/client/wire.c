@@ -410,7 +410,7 @@ enum { N_INTEROPERABLE = sizeof(interoperable) / sizeof(interoperable[0]) };
 /* Multiples of what is preferred, as the user asks for them; only what is too large for one request is to be split, or refused. */
 static const char *const wholesome[] = {
 	"read 0 65536",      "read 65536 1048576", "write 65536 131072 7",   "trim 0 65536",
-	"zero 131072 65536", "cache 0 65536",      "block_status 0 1048576", "read 0 33558528",
+	"zero 131072 65536", "cache 0 65536",      "block_status 0 1048576", "read 0 33619968",
 };
 
 CASE_DRIVER(wire, interoperable,
