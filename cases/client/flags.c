@@ -3,6 +3,7 @@
  * sent, and what the client calls done must have been asked of the server.
  */
 #include "cases/client/drive.h"
+#include "cases/client/refuse.h"
 #include "harness/client.h"
 #include "harness/names.h"
 #include "harness/nbd.h"
@@ -528,49 +529,16 @@ CASE_DRIVER(
 	by_export_name(t, false);
 }
 
-/* ---- a server of the time before NBD_OPT_GO: it refuses by name what it does not know ---- */
-
-static void
-forget_go(struct lie_use *l, struct conn *c, struct outgoing *m)
-{
-	(void)l;
-	(void)c;
-	if (m->kind != MSG_OPTION_REPLY || (m->option != NBD_OPT_GO && m->option != NBD_OPT_INFO))
-		return;
-	m->drop = !m->final;
-	m->reply.type = NBD_REP_ERR_UNSUP;
-	m->reply.data = (struct bytes){ 0 };
-	m->payload = PAYLOAD_RAW;
-}
-
-static void
-stay_in_haggling(struct lie_use *l, struct conn *c, struct state_change *m)
-{
-	(void)l;
-	if (m->moment == STATE_AFTER_OPTION && m->option == NBD_OPT_GO && c->phase == PHASE_TRANSMISSION)
-		c->phase = PHASE_HAGGLING;
-}
-
-static void
-know_no_go(struct fake_config *config)
-{
-	static const struct lie words = { .name = "forget_go", .place = ON_OUTGOING, .outgoing = forget_go };
-	static const struct lie state = { .name = "stay_in_haggling", .place = ON_STATE, .state = stay_in_haggling };
-	static struct lie_use uses[] = { { .lie = &words, .nth = 1 }, { .lie = &state, .nth = 1 } };
-
-	config->lies = uses;
-	config->n_lies = 2;
-}
-
 CASE_DRIVER(flags, export_name_structured,
             "Likewise where the server knows structured replies and no NBD_OPT_GO, so that NBD_OPT_EXPORT_NAME follows",
             JUDGED, R(go_falls_back), R(interop_export_name_used), R(client_error_chunk_fails_reply),
             R(none_chunk_taken_as_success), R(df_set_when_needed))
 {
+	static const uint32_t unknown[] = { NBD_OPT_INFO, NBD_OPT_GO, 0 };
 	struct round *n = round_new(t, ENTRY_EXPORT_NAME);
 
 	drive_serve(n->d, "", NULL);
-	know_no_go(&n->d->config);
+	refuse_options(n->d, NBD_REP_ERR_UNSUP, unknown);
 	all_sets(n);
 }
 
