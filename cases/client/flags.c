@@ -585,7 +585,7 @@ CASE_DRIVER(flags, go_contexts, "Likewise by NBD_OPT_GO, with base:allocation se
 	struct round *n = round_new(t, ENTRY_GO);
 
 	if (driver_has(n->d->driver, "set", "context"))
-		must(n->d, R(baseline_client_info_go), HANDLE, "set context=base:allocation");
+		must(n->d, R(baseline_client_info_go), HANDLE, "set context=base%%3aallocation");
 	by_go(n, "");
 }
 

@@ -135,8 +135,10 @@ serve_in_style(struct drive *d, enum style style)
 static void
 enter(struct drive *d, unsigned handle)
 {
-	if (driver_has(d->driver, "set", "context"))
-		ask(d, handle, "set context=base:allocation");
+	if (driver_has(d->driver, "set", "context")) {
+		ask(d, handle, "set context=");
+		ask(d, handle, "set context=base%%3aallocation");
+	}
 	must(d, R(baseline_client_info_go), handle, "connect %s", d->uri);
 }
 
@@ -180,7 +182,8 @@ judge_name(struct drive *d, const struct driver_answer *a, uint32_t error, bool 
 	size_t len = strcspn(a->text, " ");
 	const char *want = name_of(NAME_ERROR, error == UNKNOWN_ERROR ? NBD_EINVAL : error) + 4;
 
-	if (*said || a->result != DRIVER_ERROR || (strncmp(a->text, want, len) == 0 && want[len] == '\0') ||
+	if (*said || a->result != DRIVER_ERROR || strncmp(a->text, "OTHER", len) == 0 ||
+	    (strncmp(a->text, want, len) == 0 && want[len] == '\0') ||
 	    (error == NBD_ENOTSUP && strncmp(a->text, "EOPNOTSUPP", len) == 0))
 		return;
 	*said = true;
@@ -312,13 +315,26 @@ send_slot(struct drive *d, unsigned slot, unsigned handle)
 	plan.tag[slot] = drive_send(d, handle, "%s %u %d%s", kinds[k].name, slot * SLOT, LENGTH, kinds[k].rest);
 }
 
+/* Which of these the answer is to; it is taken off. */
+static unsigned
+slot_of(struct drive *d, const struct driver_answer *a)
+{
+	unsigned slot = 0;
+
+	while (slot < SLOTS - 1 && (plan.tag[slot] != a->tag || plan.answered[slot]))
+		slot++;
+	if (plan.tag[slot] != a->tag || plan.answered[slot])
+		harness_error(d->t, "an answer to nothing: tag %u", a->tag);
+	plan.answered[slot] = true;
+	return slot;
+}
+
 static void
 judge_slot(struct drive *d, unsigned slot, const struct driver_answer *a, enum requirement_id fails)
 {
 	uint32_t digest = plan.type[slot] == NBD_CMD_READ ? disk_digest(&d->exports[0], slot * SLOT, LENGTH) : 0;
 	char text[300], name[NAME_MAX_TEXT];
 
-	plan.answered[slot] = true;
 	snprintf(text, sizeof(text), "%s at %u is answered '%s %.100s', and its reply was %s",
 	         name_of(NAME_COMMAND, plan.type[slot]), slot * SLOT, a->result == DRIVER_OK ? "ok" : "error", a->text,
 	         name_text(NAME_ERROR, plan.error[slot], name));
@@ -335,13 +351,8 @@ take_slots(struct drive *d, enum requirement_id fails)
 {
 	for (unsigned n = 0; n < SLOTS; n++) {
 		struct driver_answer a = drive_take(d);
-		unsigned slot = 0;
 
-		while (slot < SLOTS && (plan.tag[slot] != a.tag || plan.answered[slot]))
-			slot++;
-		if (slot == SLOTS)
-			harness_error(d->t, "an answer to nothing: tag %u", a.tag);
-		judge_slot(d, slot, &a, fails);
+		judge_slot(d, slot_of(d, &a), &a, fails);
 	}
 }
 
@@ -391,6 +402,446 @@ CASE_DRIVER(
 			for (unsigned h = 1; h <= handles; h++)
 				enter(d, h);
 			run_slots(d, handles, fails_reply(i % 2 == 0 ? STRUCTURED : SIMPLE));
+			drive_finish(d);
+		}
+}
+
+/* ---- no answer before the reply ---- */
+
+/* Nothing that needs the server: its answer shows that the driver has seen what came before it. */
+static bool
+answers_early(struct drive *d, unsigned tag, struct driver_answer *a)
+{
+	if (driver_depth(d->driver) > 1) {
+		drive_send(d, NOBODY, "frobnicate");
+		*a = drive_take(d);
+		if (a->tag == tag) {
+			drive_take(d);
+			return true;
+		}
+	}
+	return drive_take_soon(d, a, 10);
+}
+
+static void
+hold_one(struct drive *d, const struct operation *o)
+{
+	char text[200];
+	struct driver_answer a;
+	unsigned tag;
+	bool early;
+
+	d->hold = true;
+	tag = drive_send(d, 1, "%s", o->words);
+	early = answers_early(d, tag, &a);
+	d->hold = false;
+	if (!early)
+		a = drive_take(d);
+	snprintf(text, sizeof(text), "'%s' is answered '%s %.100s' before its reply", o->words,
+	         a.result == DRIVER_OK ? "ok" : "error", a.text);
+	if (early && (o->settled || a.result != DRIVER_OK))
+		broken_values(d->t, o->understood, "no answer before the server's reply", text);
+	if (early)
+		observe(d->t, R(client_disc_any_time), "%s", text);
+	else if (a.result != DRIVER_OK)
+		broken_values(d->t, o->understood, "'ok', as the server's reply was", a.text);
+}
+
+CASE_DRIVER(truth, held, "While the server has not replied, nobody is told that his request is done",
+            R(baseline_client_read), R(baseline_client_write), R(client_error_chunk_fails_reply))
+{
+	struct drive *d = drive_new(t);
+
+	for (volatile unsigned i = 0; i < N_OPERATIONS; i++)
+		POINT(t, "%s", label(&operations[i])) {
+			drive_serve(d, "", NULL);
+			enter(d, 1);
+			needs_sent(d, &operations[i]);
+			hold_one(d, &operations[i]);
+			must(d, R(baseline_client_disc), 1, "disconnect");
+			drive_finish(d);
+		}
+}
+
+/* ---- the end of the server ---- */
+
+/* The client may have sent NBD_CMD_DISC by itself; if not, it does when its user disconnects. */
+static void
+judge_soft_disconnect(struct drive *d, unsigned handle)
+{
+	ask(d, handle, "disconnect");
+	EXPECT(d->t, R(client_disconnects_on_eshutdown), drive_sent(d, NBD_CMD_DISC, 0) > 0,
+	       "after NBD_ESHUTDOWN and 'disconnect' no NBD_CMD_DISC came");
+}
+
+CASE_DRIVER(truth, eshutdown, "NBD_ESHUTDOWN is an error to the user, and the session ends by NBD_CMD_DISC",
+            R(client_disconnects_on_eshutdown), R(client_error_chunk_fails_reply), R(baseline_client_simple_replies))
+{
+	struct drive *d = drive_new(t);
+
+	for (volatile unsigned i = 0; i < 2 * N_OPERATIONS; i++) {
+		const struct operation *volatile o = &operations[i / 2];
+		volatile enum style style = i % 2 == 0 ? STRUCTURED : SIMPLE;
+
+		if (!has_style(o, style))
+			continue;
+		POINT(t, "%s, %s", label(o), styles[style]) {
+			struct driver_answer a;
+
+			serve_in_style(d, style);
+			enter(d, 1);
+			needs_sent(d, o);
+			drive_mark(d);
+			fake_fail(d->fake, o->type, 1, NBD_ESHUTDOWN, false);
+			a = ask(d, 1, "%s", o->words);
+			judge_told(d, o, &a, NBD_ESHUTDOWN, fails_reply(style));
+			judge_soft_disconnect(d, 1);
+			drive_finish(d);
+		}
+	}
+}
+
+static void
+send_reads(struct drive *d, unsigned n)
+{
+	memset(&plan, 0, sizeof(plan));
+	for (unsigned slot = 0; slot < n; slot++) {
+		plan.type[slot] = NBD_CMD_READ;
+		plan.tag[slot] = drive_send(d, 1 + slot % 2, "read %u %d", slot * SLOT, LENGTH);
+	}
+}
+
+CASE_DRIVER(truth, shutdown,
+            "When the server is shut down with requests in flight each gets an error, and afterwards the client "
+            "connects again",
+            R(client_disconnects_on_eshutdown), R(client_error_chunk_fails_reply), R(baseline_client_info_go))
+{
+	struct drive *d = drive_new(t);
+
+	if (driver_handles(d->driver) < 2)
+		skip(t, "handles", "the driver has one handle");
+	drive_serve(d, "", NULL);
+	enter(d, 1);
+	enter(d, 2);
+	d->hold = true;
+	send_reads(d, 8);
+	fake_shutdown(d->fake, 60000);
+	d->hold = false;
+	for (unsigned n = 0; n < 8; n++) {
+		struct driver_answer a = drive_take(d);
+
+		slot_of(d, &a);
+		if (a.result == DRIVER_OK)
+			broken_values(t, R(client_error_chunk_fails_reply), "an error to the user",
+			              "a READ that got NBD_ESHUTDOWN is answered 'ok'");
+	}
+	judge_soft_disconnect(d, 1);
+	ask(d, 2, "disconnect");
+	drive_finish(d);
+	drive_restart_server(d);
+	drive_mark(d);
+	enter(d, 1);
+	must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, LENGTH);
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	drive_finish(d);
+}
+
+/* ---- the end of a connection ---- */
+
+/* The whole lot on handle 1 and 2; handle 1 loses its connection. */
+static void
+lose_one(struct drive *d, bool all)
+{
+	d->hold = true;
+	send_reads(d, 8);
+	fake_disconnect(d->fake, all ? 0 : 1);
+	if (all)
+		drive_stop_server(d);
+	d->hold = false;
+	for (unsigned n = 0; n < 8; n++) {
+		struct driver_answer a = drive_take(d);
+		unsigned slot = slot_of(d, &a);
+		bool lost = all || slot % 2 == 0;
+
+		if (lost && a.result == DRIVER_OK && (all || look(d).connections == 0))
+			broken_values(d->t, R(baseline_client_read), "an error to the user",
+			              "a READ whose connection ended before its reply is answered 'ok'");
+		if (!lost)
+			judge_slot(d, slot, &a, R(baseline_client_read));
+	}
+}
+
+CASE_DRIVER(
+	truth, connection_lost,
+	"Where a connection ends each request in flight on it is an error to the user, and the client connects again",
+	R(baseline_client_read), R(client_takes_replies_unordered), R(baseline_client_info_go))
+{
+	struct drive *d = drive_new(t);
+
+	if (driver_handles(d->driver) < 2)
+		skip(t, "handles", "the driver has one handle");
+	for (volatile int all = 0; all < 2; all++)
+		POINT(t, "%s", all ? "the server is gone" : "one of two connections") {
+			drive_serve(d, "", NULL);
+			enter(d, 1);
+			enter(d, 2);
+			drive_mark(d);
+			lose_one(d, all);
+			if (all)
+				drive_restart_server(d);
+			ask(d, 1, "disconnect");
+			enter(d, 1);
+			must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, LENGTH);
+			ask(d, 1, "disconnect");
+			ask(d, 2, "disconnect");
+			drive_mark(d);
+			drive_finish(d);
+		}
+}
+
+/* The reply to the next command of this type ends after .arg bytes, and the connection with it. */
+static void
+cut_reply(struct lie_use *l, struct conn *c, struct outgoing *m)
+{
+	if ((m->kind == MSG_SIMPLE_REPLY || m->kind == MSG_CHUNK) && lie_now(l, c)) {
+		m->cut = l->arg;
+		m->after = AFTER_CLOSE;
+	}
+}
+
+static void
+cut_at(struct drive *d, uint16_t type, unsigned bytes)
+{
+	static const struct lie lie = { .name = "cut_reply", .place = ON_OUTGOING, .outgoing = cut_reply };
+	static struct lie_use use;
+
+	use = (struct lie_use){ .lie = &lie, .nth = 2, .times = 1, .has_command = true, .command = type, .arg = bytes };
+	d->config.lies = &use;
+	d->config.n_lies = 1;
+	drive_restart_server(d);
+}
+
+static void
+cut_one(struct drive *d, const struct operation *o, enum style style, unsigned bytes)
+{
+	unsigned whole = 16;
+	struct driver_answer a;
+
+	serve_in_style(d, style);
+	cut_at(d, o->type, bytes);
+	enter(d, 1);
+	if (o->type == NBD_CMD_READ)
+		whole = LENGTH + (style == SIMPLE || drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0 ? 16 : 28);
+	needs_sent(d, o);
+	drive_mark(d);
+	if (bytes < whole) {
+		a = ask(d, 1, "%s", o->words);
+		if (a.result == DRIVER_OK && look(d).connections == 0)
+			broken(d->t, o->understood,
+			       "'%s' is answered 'ok' after %u bytes of its reply, and the end of the connection",
+			       o->words, bytes);
+		ask(d, 1, "disconnect");
+		enter(d, 1);
+	}
+	must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 40960, LENGTH);
+	ask(d, 1, "disconnect");
+	drive_mark(d);
+	drive_finish(d);
+}
+
+CASE_DRIVER(
+	truth, reply_cut,
+	"Where the connection ends within a reply the request is an error to the user, and the client connects again",
+	R(baseline_client_read), R(baseline_client_write), R(client_error_chunk_fails_reply),
+	R(baseline_client_info_go))
+{
+	static const unsigned cuts[] = { 0, 1, 4, 8, 15, 16, 19, 20, 27, 28, 29, 540, 4111, 4123 };
+	struct drive *d = drive_new(t);
+
+	for (volatile unsigned i = 0; i < 2 * N_OPERATIONS; i++) {
+		const struct operation *volatile o = &operations[i / 2];
+		volatile enum style style = i % 2 == 0 ? STRUCTURED : SIMPLE;
+
+		if (!has_style(o, style))
+			continue;
+		POINT(t, "%s, %s", label(o), styles[style])
+			for (unsigned k = 0; k < (o->type == NBD_CMD_READ ? sizeof(cuts) / sizeof(cuts[0]) : 5); k++)
+				cut_one(d, o, style, cuts[k]);
+	}
+}
+
+/* ---- the end of a session ---- */
+
+CASE_DRIVER(truth, disc_in_flight,
+            "The user disconnects with requests in flight: NBD_CMD_DISC comes once they are answered, and no wrong "
+            "data is 'ok'",
+            R(client_disc_after_inflight), R(baseline_client_disc), R(client_takes_replies_unordered))
+{
+	struct drive *d = drive_new(t);
+	unsigned disconnect;
+
+	if (driver_depth(d->driver) < 9)
+		skip(t, "depth", "the driver has %u requests in flight at most", driver_depth(d->driver));
+	drive_serve(d, "", NULL);
+	enter(d, 1);
+	memset(&plan, 0, sizeof(plan));
+	d->hold = true;
+	for (unsigned slot = 0; slot < 8; slot++) {
+		plan.type[slot] = NBD_CMD_READ;
+		plan.tag[slot] = drive_send(d, 1, "read %u %d", slot * SLOT, LENGTH);
+	}
+	disconnect = drive_send(d, 1, "disconnect");
+	d->hold = false;
+	for (unsigned n = 0; n < 9; n++) {
+		struct driver_answer a = drive_take(d);
+
+		if (a.tag == disconnect)
+			EXPECT(t, R(baseline_client_disc), a.result == DRIVER_OK, "'disconnect' is answered 'error %s'",
+			       a.text);
+		else if (a.result == DRIVER_OK)
+			judge_slot(d, slot_of(d, &a), &a, R(baseline_client_read));
+	}
+	EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+	drive_finish(d);
+}
+
+/* ---- a READ that fails although data came ---- */
+
+/* Which chunk of the reply becomes the error, and of what type. */
+static struct {
+	unsigned nth, seen;
+	uint16_t type;
+} turned;
+
+static void
+turn_chunk(struct lie_use *l, struct conn *c, struct outgoing *m)
+{
+	if (m->kind != MSG_CHUNK || !lie_now(l, c) || ++turned.seen != turned.nth)
+		return;
+	m->chunk.type = turned.type;
+	m->payload = turned.type == NBD_REPLY_TYPE_ERROR ? PAYLOAD_ERROR : PAYLOAD_ERROR_OFFSET;
+	if (m->payload == PAYLOAD_ERROR)
+		m->error = (struct chunk_error){ .error = NBD_EIO };
+	else
+		m->error_offset = (struct chunk_error_offset){ .error = NBD_EIO, .offset = m->request->offset };
+}
+
+static void
+fail_within_reply(struct drive *d, unsigned nth, uint16_t type)
+{
+	static const struct lie lie = { .name = "turn_chunk", .place = ON_OUTGOING, .outgoing = turn_chunk };
+	static struct lie_use use;
+
+	turned.nth = nth;
+	turned.seen = 0;
+	turned.type = type;
+	use = (struct lie_use){ .lie = &lie, .nth = 1, .has_command = true, .command = NBD_CMD_READ };
+	d->config.lies = &use;
+	d->config.n_lies = 1;
+	d->config.knob[KNOB_read_halves] = true;
+	d->config.knob[KNOB_read_ends_with_none] = true;
+	drive_restart_server(d);
+}
+
+CASE_DRIVER(
+	truth, read_error_among_data,
+	"A READ with an error chunk before, between or behind its data is an error to the user, and the next is right",
+	R(client_error_chunk_fails_reply), R(read_error_voids_data), R(error_chunk_no_partial_success),
+	R(client_transmission_no_disconnect), R(client_reads_chunk_length))
+{
+	static const char *const places[] = { "before", "between", "behind" };
+	struct drive *d = drive_new(t);
+
+	for (volatile unsigned i = 0; i < 6; i++)
+		POINT(t, "%s %s", i % 2 == 0 ? "ERROR" : "ERROR_OFFSET", places[i / 2]) {
+			enum requirement_id r =
+				i % 2 == 0 ? R(read_error_voids_data) : R(client_error_chunk_fails_reply);
+
+			drive_serve(d, "", NULL);
+			fail_within_reply(d, 1 + i / 2,
+			                  i % 2 == 0 ? NBD_REPLY_TYPE_ERROR : NBD_REPLY_TYPE_ERROR_OFFSET);
+			enter(d, 1);
+			if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0)
+				skip(t, "structured replies", "the client does not negotiate them");
+			must_fail(d, r, 1, "read 0 4096");
+			must_read_disk(d, R(client_reads_chunk_length), 1, &d->exports[0], 8192, LENGTH);
+			must(d, R(baseline_client_disc), 1, "disconnect");
+			drive_finish(d);
+		}
+}
+
+/* ---- refusals in the haggling ---- */
+
+static const uint32_t refusals[] = { NBD_REP_ERR_UNSUP,    NBD_REP_ERR_POLICY,   NBD_REP_ERR_INVALID,
+	                             NBD_REP_ERR_PLATFORM, NBD_REP_ERR_TLS_REQD, NBD_REP_ERR_UNKNOWN,
+	                             NBD_REP_ERR_SHUTDOWN, NBD_REP_ERR_TOO_BIG,  NBD_REP_ERROR_BIT | 0x77 };
+enum { N_REFUSALS = sizeof(refusals) / sizeof(refusals[0]) };
+
+CASE_DRIVER(truth, go_refused, "Where NBD_OPT_GO is refused the user is told of a session only if there is one",
+            R(baseline_client_info_go), R(go_falls_back), R(client_aborts_on_shutdown), R(client_abandons_softly),
+            R(client_handshake_no_hard_disconnect))
+{
+	static const uint32_t go[] = { NBD_OPT_GO, 0 };
+	struct drive *d = drive_new(t);
+	char name[NAME_MAX_TEXT];
+
+	for (volatile unsigned i = 0; i < N_REFUSALS; i++)
+		POINT(t, "%s", name_text(NAME_REPLY, refusals[i], name)) {
+			struct driver_answer a;
+
+			drive_serve(d, "", NULL);
+			refuse_options(d, refusals[i], go);
+			a = ask(d, 1, "connect %s", d->uri);
+			if (a.result == DRIVER_OK && drive_options(d, NBD_OPT_EXPORT_NAME) == 0)
+				broken_values(t, R(baseline_client_info_go), "an error to the user",
+				              "'ok', and no session");
+			if (a.result == DRIVER_OK)
+				must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, LENGTH);
+			ask(d, 1, "disconnect");
+			drive_finish(d);
+		}
+}
+
+/* What was told before an error counts for nothing. */
+static void
+judge_refused(struct drive *d, const char *words, enum requirement_id r)
+{
+	struct driver_answer a = ask(d, 1, "%s", words);
+
+	if (a.result == DRIVER_OK && *a.text != '\0')
+		broken_values(d->t, r, "an error to the user", a.text);
+	if (a.result == DRIVER_OK)
+		observe(d->t, R(client_haggling_soft_disconnect), "'%s' is refused, and answered 'ok'", words);
+}
+
+CASE_DRIVER(truth, option_refused,
+            "Where LIST, INFO or LIST_META_CONTEXT is refused the user is told so, and the haggling goes on",
+            R(baseline_client_list), R(baseline_client_info_go), R(list_meta_error_voids_replies),
+            R(client_aborts_on_shutdown), R(client_handshake_no_hard_disconnect))
+{
+	static const struct {
+		const char *words;
+		uint32_t option[2];
+		enum requirement_id r;
+	} asked[] = { { "list", { NBD_OPT_LIST, 0 }, R(baseline_client_list) },
+		      { "info", { NBD_OPT_INFO, 0 }, R(baseline_client_info_go) },
+		      { "contexts", { NBD_OPT_LIST_META_CONTEXT, 0 }, R(list_meta_error_voids_replies) } };
+	struct drive *d = drive_new(t);
+	char name[NAME_MAX_TEXT];
+
+	for (volatile unsigned i = 0; i < 3 * N_REFUSALS; i++)
+		POINT(t, "%s, %s", asked[i / N_REFUSALS].words, name_text(NAME_REPLY, refusals[i % N_REFUSALS], name)) {
+			uint32_t type = refusals[i % N_REFUSALS];
+
+			drive_needs(d, "haggle", NULL);
+			drive_needs(d, asked[i / N_REFUSALS].words, NULL);
+			drive_serve(d, "", NULL);
+			refuse_options(d, type, asked[i / N_REFUSALS].option);
+			must(d, R(baseline_client_fixed_newstyle), 1, "haggle %s", d->uri);
+			judge_refused(d, asked[i / N_REFUSALS].words, asked[i / N_REFUSALS].r);
+			if (type != NBD_REP_ERR_SHUTDOWN && driver_has(d->driver, "go", NULL))
+				must(d, R(baseline_client_info_go), 1, "go");
+			ask(d, 1, "disconnect");
 			drive_finish(d);
 		}
 }
