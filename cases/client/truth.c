@@ -46,10 +46,13 @@ enum style { STRUCTURED, SIMPLE_ERRORS, MESSAGES, SIMPLE, N_STYLES };
 static const char *const styles[] = { "error chunks", "simple replies among structured ones",
 	                              "error chunks with a text", "simple replies" };
 
+/* Set by enter: structured replies are agreed. */
+static bool structured;
+
 static enum requirement_id
-fails_reply(enum style style)
+fails_reply(void)
 {
-	return style == SIMPLE ? R(baseline_client_simple_replies) : R(client_error_chunk_fails_reply);
+	return structured ? R(client_error_chunk_fails_reply) : R(baseline_client_simple_replies);
 }
 
 /* Without structured replies there is no DF and no BLOCK_STATUS, and with them no READ gets a simple one. */
@@ -140,6 +143,7 @@ enter(struct drive *d, unsigned handle)
 		ask(d, handle, "set context=base%%3aallocation");
 	}
 	must(d, R(baseline_client_info_go), handle, "connect %s", d->uri);
+	structured = !d->config.knob[KNOB_no_structured_replies] && drive_options(d, NBD_OPT_STRUCTURED_REPLY) > 0;
 }
 
 /* Skips the point where the client does not send this command here. */
@@ -217,7 +221,7 @@ goes_on(struct drive *d, const struct operation *o, uint32_t error)
 
 /* The second of three fails. */
 static void
-fail_one(struct drive *d, const struct operation *o, enum style style, uint32_t error, bool *said)
+fail_one(struct drive *d, const struct operation *o, uint32_t error, bool *said)
 {
 	struct driver_answer a;
 
@@ -225,7 +229,7 @@ fail_one(struct drive *d, const struct operation *o, enum style style, uint32_t 
 	drive_mark(d);
 	fake_fail(d->fake, o->type, 1, error, false);
 	a = ask(d, 1, "%s", o->words);
-	judge_told(d, o, &a, error, fails_reply(style));
+	judge_told(d, o, &a, error, fails_reply());
 	judge_name(d, &a, error, said);
 	if (!goes_on(d, o, error)) {
 		ask(d, 1, "close");
@@ -254,7 +258,7 @@ CASE_DRIVER(truth, errors,
 			enter(d, 1);
 			needs_sent(d, o);
 			for (unsigned k = 0; k < N_ERRORS; k++)
-				fail_one(d, o, i % N_STYLES, errors[k], &said);
+				fail_one(d, o, errors[k], &said);
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			drive_finish(d);
 		}
@@ -347,26 +351,26 @@ judge_slot(struct drive *d, unsigned slot, const struct driver_answer *a, enum r
 }
 
 static void
-take_slots(struct drive *d, enum requirement_id fails)
+take_slots(struct drive *d)
 {
 	for (unsigned n = 0; n < SLOTS; n++) {
 		struct driver_answer a = drive_take(d);
 
-		judge_slot(d, slot_of(d, &a), &a, fails);
+		judge_slot(d, slot_of(d, &a), &a, fails_reply());
 	}
 }
 
 static void
-run_slots(struct drive *d, unsigned handles, enum requirement_id fails)
+run_slots(struct drive *d, unsigned handles)
 {
 	d->hold = true;
 	for (unsigned slot = 0; slot < SLOTS; slot++)
 		send_slot(d, slot, 1 + slot / 2 % handles);
 	d->hold = false;
-	take_slots(d, fails);
+	take_slots(d);
 	memset(&plan, 0, sizeof(plan));
 	for (unsigned h = 1; h <= handles; h++) {
-		must_read_disk(d, R(client_no_data_after_error), h, &d->exports[0], 0, SLOTS * SLOT);
+		must_read_disk(d, R(client_no_data_after_error), h, &d->exports[0], 0, 2 * SLOT);
 		must(d, R(baseline_client_disc), h, "disconnect");
 	}
 }
@@ -401,7 +405,7 @@ CASE_DRIVER(
 			fail_as_planned(d);
 			for (unsigned h = 1; h <= handles; h++)
 				enter(d, h);
-			run_slots(d, handles, fails_reply(i % 2 == 0 ? STRUCTURED : SIMPLE));
+			run_slots(d, handles);
 			drive_finish(d);
 		}
 }
@@ -420,7 +424,7 @@ answers_early(struct drive *d, unsigned tag, struct driver_answer *a)
 			return true;
 		}
 	}
-	return drive_take_soon(d, a, 10);
+	return drive_take_soon(d, a, driver_depth(d->driver) > 1 ? 2 : 20);
 }
 
 static void
@@ -494,7 +498,7 @@ CASE_DRIVER(truth, eshutdown, "NBD_ESHUTDOWN is an error to the user, and the se
 			drive_mark(d);
 			fake_fail(d->fake, o->type, 1, NBD_ESHUTDOWN, false);
 			a = ask(d, 1, "%s", o->words);
-			judge_told(d, o, &a, NBD_ESHUTDOWN, fails_reply(style));
+			judge_told(d, o, &a, NBD_ESHUTDOWN, fails_reply());
 			judge_soft_disconnect(d, 1);
 			drive_finish(d);
 		}
@@ -532,7 +536,7 @@ CASE_DRIVER(truth, shutdown,
 
 		slot_of(d, &a);
 		if (a.result == DRIVER_OK)
-			broken_values(t, R(client_error_chunk_fails_reply), "an error to the user",
+			broken_values(t, fails_reply(), "an error to the user",
 			              "a READ that got NBD_ESHUTDOWN is answered 'ok'");
 	}
 	judge_soft_disconnect(d, 1);
@@ -631,7 +635,7 @@ cut_one(struct drive *d, const struct operation *o, enum style style, unsigned b
 	cut_at(d, o->type, bytes);
 	enter(d, 1);
 	if (o->type == NBD_CMD_READ)
-		whole = LENGTH + (style == SIMPLE || drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0 ? 16 : 28);
+		whole = LENGTH + (structured ? 28 : 16);
 	needs_sent(d, o);
 	drive_mark(d);
 	if (bytes < whole) {
@@ -761,7 +765,7 @@ CASE_DRIVER(
 			fail_within_reply(d, 1 + i / 2,
 			                  i % 2 == 0 ? NBD_REPLY_TYPE_ERROR : NBD_REPLY_TYPE_ERROR_OFFSET);
 			enter(d, 1);
-			if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0)
+			if (!structured)
 				skip(t, "structured replies", "the client does not negotiate them");
 			must_fail(d, r, 1, "read 0 4096");
 			must_read_disk(d, R(client_reads_chunk_length), 1, &d->exports[0], 8192, LENGTH);
