@@ -13,6 +13,7 @@ from conftest import PATIENCE, ROOT, processes, read_until, until
 from test_driver import lines
 
 needs_qemu_io = pytest.mark.skipif(not shutil.which("qemu-io"), reason="qemu-io is missing: ci/install targets")
+needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is missing: ci/install targets")
 
 
 class Driver:
@@ -105,4 +106,45 @@ def test_qemu_io_dies_as_its_client(nbdspec, fake, driver):
     os.kill(client, signal.SIGABRT)
     d.process.stdin.write(b"9 1 read 0 512\n")
     d.process.stdin.flush()
+    assert d.process.wait(timeout=PATIENCE) == -signal.SIGABRT
+
+
+@needs_nbdkit
+def test_nbdkit_nbd(nbdspec):
+    assert check(nbdspec, "nbdkit-nbd") == ["read df", "set strict", "flags=N", "set structured", "haggle"]
+
+
+@needs_nbdkit
+@pytest.mark.parametrize("retry", [0, 3])
+def test_nbdkit_nbd_retries(nbdspec, fake, driver, retry):
+    """The retry filter connects again; without it the connection is lost, and the handle says so."""
+    uri = fake("--unix", nbdspec.cwd / "s", "--control", nbdspec.cwd / "c", "--export", "name=a,size=1M")
+    d = driver("nbdkit-nbd")
+    assert d(f"set retry={retry}") == "ok"
+    assert d(f"connect {uri}").startswith("ok size=1048576 ")
+    assert d("write 0 4096 7") == "ok"
+    assert control(nbdspec.cwd / "c", "disconnect all").startswith("ok")
+    assert d("read 0 4096").startswith("ok " if retry else "error EINVAL")
+    assert d(f"connect {uri}").startswith("error EISCONN" if retry else "ok ")
+
+
+@needs_nbdkit
+def test_nbdkit_nbd_closes_with_requests_unanswered(nbdspec, fake, driver):
+    uri = fake("--unix", nbdspec.cwd / "s", "--lie", "flush_unanswered", "--export", "name=a,size=1M")
+    d = driver("nbdkit-nbd")
+    assert d(f"connect {uri}").startswith("ok ")
+    d.process.stdin.write(b"8 1 read 0 512\n7 1 flush\n9 1 close\n")
+    d.process.stdin.flush()
+    said = read_until(d.process.stdout, "9 ok\n")
+    assert "7 error ECANCELED\n" in said
+    assert d("read 0 512").startswith("error ENOTCONN")
+
+
+@needs_nbdkit
+def test_nbdkit_nbd_dies_as_its_client(nbdspec, fake, driver):
+    uri = fake("--unix", nbdspec.cwd / "s", "--export", "name=a,size=1M")
+    d = driver("nbdkit-nbd")
+    assert d(f"connect {uri}").startswith("ok ")
+    client, = (pid for pid, line in processes(nbdspec.mark).items() if line.startswith("nbdkit "))
+    os.kill(client, signal.SIGABRT)
     assert d.process.wait(timeout=PATIENCE) == -signal.SIGABRT
