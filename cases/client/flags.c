@@ -100,6 +100,7 @@ struct round {
 	/* of this session: */
 	uint16_t flags; /* that were told */
 	bool structured, contexts;
+	bool dirty; /* something was written, and not flushed */
 	struct driver_answer answer[N_OPERATIONS];
 	off_t end[N_OPERATIONS]; /* where its records end */
 	bool asked[N_OPERATIONS];
@@ -133,8 +134,9 @@ words_of(const struct round *n, unsigned i, char text[80])
 struct seen {
 	unsigned requests, exact, writing;
 	unsigned volatile_writes; /* without FUA, and no FLUSH after them */
-	uint32_t error;           /* of the last reply */
-	bool unflagged;           /* the command came without the flag that it was asked with */
+	bool flushed;
+	uint32_t error; /* of the last reply */
+	bool unflagged; /* the command came without the flag that it was asked with */
 };
 
 static void
@@ -146,8 +148,10 @@ see_request(struct seen *s, const struct operation *o, const struct request *q)
 	s->writing += is_writing(q->type);
 	if (is_writing(q->type) && (q->flags & NBD_CMD_FLAG_FUA) == 0)
 		s->volatile_writes++;
-	if (q->type == NBD_CMD_FLUSH)
+	if (q->type == NBD_CMD_FLUSH) {
 		s->volatile_writes = 0;
+		s->flushed = true;
+	}
 }
 
 static void
@@ -224,13 +228,13 @@ wrong(const struct round *n, enum requirement_id r, const char *what, const char
 	broken_values(n->d->t, r, what, got);
 }
 
-/* Success: a FLUSH came, and what was to be stable is. Where the server offers neither, nothing can be done for it. */
+/* Success: a FLUSH came, if there was anything for it, and what was to be stable is. Where the server offers neither, nothing can be done for it. */
 static void
 judge_stable(struct round *n, const struct operation *o, const struct seen *s)
 {
 	bool can = (n->flags & (NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA)) != 0;
 
-	if (o->kind == FLUSHES && (n->flags & NBD_FLAG_SEND_FLUSH) != 0 && s->exact == 0)
+	if (o->kind == FLUSHES && (n->flags & NBD_FLAG_SEND_FLUSH) != 0 && s->exact == 0 && n->dirty)
 		wrong(n, R(baseline_client_write), "NBD_CMD_FLUSH before 'flush' is answered 'ok'",
 		      "'ok', and no FLUSH");
 	if ((o->flags & NBD_CMD_FLAG_FUA) == 0 || o->type == NBD_CMD_READ)
@@ -292,6 +296,7 @@ judge_failure(struct round *n, unsigned i, const struct seen *s)
 static void
 judge_operations(struct round *n, struct wire *w, const uint8_t *base)
 {
+	n->dirty = false;
 	for (unsigned i = 0; i < N_OPERATIONS; i++) {
 		struct seen s;
 
@@ -302,6 +307,7 @@ judge_operations(struct round *n, struct wire *w, const uint8_t *base)
 			judge_success(n, &operations[i], &s);
 		else if (n->answer[i].result == DRIVER_ERROR)
 			judge_failure(n, i, &s);
+		n->dirty = s.volatile_writes > 0 || (n->dirty && !s.flushed);
 	}
 }
 
@@ -429,6 +435,9 @@ ask_all(struct round *n)
 	for (unsigned i = 0; i < N_OPERATIONS; i++) {
 		if (n->asked[i])
 			n->answer[i] = ask(n->d, HANDLE, "%s", words_of(n, i, text));
+		/* Who answers early has sent it all the same. */
+		while (fake_turn(n->d->fake) > 0)
+			;
 		n->end[i] = trace_end(n->d->config.trace) - n->d->from;
 	}
 	if (n->answer[0].result == DRIVER_OK && strtoul(n->answer[0].text, NULL, 16) != unwritten)
@@ -441,6 +450,7 @@ one_session(struct round *n)
 	struct driver_answer a;
 	struct wire w;
 	const uint8_t *base;
+	char *context;
 	off_t begun;
 
 	n->number++;
@@ -454,6 +464,10 @@ one_session(struct round *n)
 	w = drive_records(n->d);
 	base = w.at;
 	see_handshake(n, &w, base + begun);
+	/* A proxy may select for itself what its user did not ask for. */
+	context = known(&a, "context");
+	n->contexts &= context != NULL;
+	free(context);
 	judge_known(n, &a);
 	judge_operations(n, &w, base);
 	judge_written(n);

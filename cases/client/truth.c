@@ -146,6 +146,14 @@ enter(struct drive *d, unsigned handle)
 	structured = !d->config.knob[KNOB_no_structured_replies] && drive_options(d, NBD_OPT_STRUCTURED_REPLY) > 0;
 }
 
+/* A FLUSH that has nothing to flush may be left out. */
+static void
+prepare(struct drive *d, const struct operation *o)
+{
+	if (o->type == NBD_CMD_FLUSH && driver_has(d->driver, "write", NULL))
+		ask(d, 1, "write 49152 4096 5");
+}
+
 /* Skips the point where the client does not send this command here. */
 static void
 needs_sent(struct drive *d, const struct operation *o)
@@ -153,6 +161,7 @@ needs_sent(struct drive *d, const struct operation *o)
 	struct driver_answer a;
 
 	drive_needs(d, o->name, o->flag);
+	prepare(d, o);
 	drive_mark(d);
 	a = ask(d, 1, "%s", o->words);
 	if (a.result != DRIVER_OK || look(d).requests == 0)
@@ -225,7 +234,9 @@ fail_one(struct drive *d, const struct operation *o, uint32_t error, bool *said)
 {
 	struct driver_answer a;
 
+	prepare(d, o);
 	must(d, o->understood, 1, "%s", o->words);
+	prepare(d, o);
 	drive_mark(d);
 	fake_fail(d->fake, o->type, 1, error, false);
 	a = ask(d, 1, "%s", o->words);
@@ -461,6 +472,7 @@ CASE_DRIVER(truth, held, "While the server has not replied, nobody is told that 
 			drive_serve(d, "", NULL);
 			enter(d, 1);
 			needs_sent(d, &operations[i]);
+			prepare(d, &operations[i]);
 			hold_one(d, &operations[i]);
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			drive_finish(d);
@@ -495,6 +507,7 @@ CASE_DRIVER(truth, eshutdown, "NBD_ESHUTDOWN is an error to the user, and the se
 			serve_in_style(d, style);
 			enter(d, 1);
 			needs_sent(d, o);
+			prepare(d, o);
 			drive_mark(d);
 			fake_fail(d->fake, o->type, 1, NBD_ESHUTDOWN, false);
 			a = ask(d, 1, "%s", o->words);
@@ -637,6 +650,7 @@ cut_one(struct drive *d, const struct operation *o, enum style style, unsigned b
 	if (o->type == NBD_CMD_READ)
 		whole = LENGTH + (structured ? 28 : 16);
 	needs_sent(d, o);
+	prepare(d, o);
 	drive_mark(d);
 	if (bytes < whole) {
 		a = ask(d, 1, "%s", o->words);
