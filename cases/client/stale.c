@@ -67,7 +67,9 @@ add_set(struct terms *sets, size_t *n, uint16_t set)
 	for (size_t i = 0; i < *n; i++)
 		if (sets[i].flags == set)
 			return;
-	if (__builtin_popcount(set & EVERYTHING) < N_FLAGS - 3)
+	if (set == (EVERYTHING | NBD_FLAG_READ_ONLY))
+		name = strdup("every flag");
+	else if (__builtin_popcount(set & EVERYTHING) < N_FLAGS - 3)
 		name = strdup(set == 0 ? "no flag" : name_flags(NAME_TRANSMISSION_FLAG, set, text));
 	else if (asprintf(&name, "every flag but %s",
 	                  name_flags(NAME_TRANSMISSION_FLAG, set ^ (EVERYTHING | NBD_FLAG_READ_ONLY), text)) < 0)

@@ -16,7 +16,9 @@
 void
 twice_serve(struct twice *w)
 {
-	drive_end_driver(w->d, R(client_transmission_no_disconnect));
+	/* Where a point was broken off drive_serve sees to that. */
+	if (!w->d->open && *driver_error(w->d->driver) == '\0')
+		drive_end_driver(w->d, R(client_transmission_no_disconnect));
 	drive_serve(w->d, "size=1M", "name=b,size=1M", NULL);
 }
 
@@ -221,20 +223,29 @@ line_length(const char *at)
 	return strcspn(at, "\n");
 }
 
-_Noreturn static void
-differ(struct twice *w, const struct terms *one, const struct terms *two, const char *alone, const char *told)
+/* The first line that differs, and of which session it is. */
+void
+twice_differ(struct twice *w, const char *a, const char *b, const char *of_a, const char *of_b)
 {
 	char want[300], got[300];
 	size_t same = 0;
 
-	for (size_t i = 0; alone[i] != '\0' && alone[i] == told[i]; i++)
-		if (alone[i] == '\n')
+	for (size_t i = 0; a[i] != '\0' && a[i] == b[i]; i++)
+		if (a[i] == '\n')
 			same = i + 1;
-	snprintf(want, sizeof(want), "as in a first session with %s: '%.*s'", two->name, (int)line_length(alone + same),
-	         alone + same);
-	snprintf(got, sizeof(got), "'%.*s', after a session with %s", (int)line_length(told + same), told + same,
-	         one->name);
+	snprintf(want, sizeof(want), "'%.*s', as %s", (int)line_length(a + same), a + same, of_a);
+	snprintf(got, sizeof(got), "'%.*s' %s", (int)line_length(b + same), b + same, of_b);
 	broken_values(w->d->t, w->r, want, got);
+}
+
+_Noreturn static void
+differ(struct twice *w, const struct terms *one, const struct terms *two, const char *alone, const char *told)
+{
+	char first[160], second[160];
+
+	snprintf(first, sizeof(first), "in a first session with %s", two->name);
+	snprintf(second, sizeof(second), "after a session with %s", one->name);
+	twice_differ(w, alone, told, first, second);
 }
 
 static char *

@@ -68,6 +68,8 @@ char *twice_session(struct twice *w, unsigned handle, unsigned export);
 /* The same behind the connecting, whose answer this is. */
 char *twice_tell(struct twice *w, unsigned handle, const struct driver_answer *connected);
 void twice_leave(struct twice *w, unsigned handle);	/* disconnects, and gives the handle up */
+/* The case's verdict on two that are told differently: `of_a` and `of_b` say of what session each is. */
+_Noreturn void twice_differ(struct twice *w, const char *a, const char *b, const char *of_a, const char *of_b);
 twice_way twice_alone, twice_reconnect;
 
 #endif
