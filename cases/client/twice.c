@@ -12,6 +12,12 @@
 
 /* ---- the server's terms ---- */
 
+static void
+serve(struct twice *w)
+{
+	drive_serve(w->d, "size=1M", "name=b,size=1M", NULL);
+}
+
 /* A driver has no state of its own, but its client's library may: what is to be measured needs a process that saw nothing. */
 void
 twice_serve(struct twice *w)
@@ -19,7 +25,7 @@ twice_serve(struct twice *w)
 	/* Where a point was broken off drive_serve sees to that. */
 	if (!w->d->open && *driver_error(w->d->driver) == '\0')
 		drive_end_driver(w->d, R(client_transmission_no_disconnect));
-	drive_serve(w->d, "size=1M", "name=b,size=1M", NULL);
+	serve(w);
 }
 
 /* What the session before has written is not to be found. */
@@ -374,7 +380,7 @@ kept_within(struct twice *w, const struct terms *terms)
 void
 twice_try(struct twice *w, const struct terms *terms, const char *word)
 {
-	twice_serve(w);
+	serve(w);
 	twice_apply(w, 0, terms);
 	w->handle++;
 	twice_settings(w, w->handle);
