@@ -33,8 +33,8 @@ struct drive {
 	struct driver *driver;
 	enum requirement_id owed;	/* what a driver that dies or hangs breaks; client_transmission_no_disconnect until changed */
 	/*
-	 * Set back by every drive_serve; knobs, lies, oldstyle and the like may be changed after it until somebody connects,
-	 * the exports' flags and sizes at any time, for the sessions to come.
+	 * Set back by every drive_serve; knobs, oldstyle and the like may be changed after it until somebody connects, the
+	 * exports' flags and sizes at any time, for the sessions to come. Lies want a drive_restart_server.
 	 */
 	struct fake_config config;
 	struct fake_export exports[DRIVE_EXPORTS];

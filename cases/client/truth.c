@@ -774,6 +774,7 @@ CASE_DRIVER(
 		POINT(t, "%s %s", i % 2 == 0 ? "ERROR" : "ERROR_OFFSET", places[i / 2]) {
 			enum requirement_id r =
 				i % 2 == 0 ? R(read_error_voids_data) : R(client_error_chunk_fails_reply);
+			struct driver_answer a;
 
 			drive_serve(d, "", NULL);
 			fail_within_reply(d, 1 + i / 2,
@@ -781,7 +782,11 @@ CASE_DRIVER(
 			enter(d, 1);
 			if (!structured)
 				skip(t, "structured replies", "the client does not negotiate them");
-			must_fail(d, r, 1, "read 0 4096");
+			a = ask(d, 1, "read 0 4096");
+			/* Whoever sets NBD_CMD_FLAG_DF gets fewer chunks. */
+			if (turned.seen < turned.nth)
+				skip(t, "chunks", "the reply has only %u", turned.seen);
+			EXPECT(t, r, a.result == DRIVER_ERROR, "'read 0 4096' is answered 'ok %s'", a.text);
 			must_read_disk(d, R(client_reads_chunk_length), 1, &d->exports[0], 8192, LENGTH);
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			drive_finish(d);

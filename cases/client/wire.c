@@ -426,6 +426,8 @@ CASE_DRIVER(wire, interoperable,
 		POINT(t, "%s", interoperable[i].name) {
 			drive_serve(d, interoperable[i].settings, NULL);
 			d->config.knob[KNOB_few_infos] = interoperable[i].few_infos;
+			if (driver_has(d->driver, "set", "block-size"))
+				must(d, R(interop_block_sizes_queried), 1, "set block-size=on");
 			d->interoperable = true;
 			must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
 			for (unsigned k = 0; k < sizeof(wholesome) / sizeof(wholesome[0]); k++)

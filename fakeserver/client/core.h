@@ -106,6 +106,7 @@ TAILQ_HEAD(fc_ops, fc_op);
 
 struct fc_settings {
 	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool chosen;			/* one of them was set: no habit changes them */
 	struct buf queries;		/* contexts: be32 length, text, … */
 	uint32_t n_queries;
 };

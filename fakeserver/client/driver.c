@@ -382,6 +382,7 @@ set_switch(struct fc_settings *s, const char *key, const char *value)
 	for (size_t i = 0; i < sizeof(switches) / sizeof(switches[0]); i++)
 		if (strcmp(key, switches[i].key) == 0) {
 			*switches[i].to = on;
+			s->chosen = true;
 			return true;
 		}
 	return false;

@@ -7,24 +7,25 @@
 
 CLIENT_HABIT(asks_for_nothing, STATE, USES(R(info_may_request_nothing)), "lists no information in GO and INFO")
 {
-	if (moment == FC_STATE_NEW)
+	if (moment == FC_STATE_NEW && !s->settings.chosen)
 		s->settings.full_info = s->settings.block_size = false;
 }
 
 CLIENT_HABIT(asks_for_everything, STATE, USES(R(info_may_request_items)),
              "lists every kind of information in GO and INFO")
 {
-	if (moment == FC_STATE_NEW)
+	if (moment == FC_STATE_NEW && !s->settings.chosen)
 		s->settings.full_info = s->settings.block_size = true;
 }
 
 CLIENT_HABIT(does_without_extras, STATE, USES(R(client_other_options)),
-             "negotiates neither structured replies nor contexts")
+             "negotiates no structured replies, where nobody wants contexts")
 {
-	if (moment == FC_STATE_NEW) {
+	const struct fc_op *op = TAILQ_FIRST(&s->ops);
+
+	if (moment == FC_STATE_FLAGS && !s->settings.chosen && s->settings.n_queries == 0 && op != NULL &&
+	    op->ask == FC_CONNECT)
 		s->settings.structured = false;
-		s->settings.n_queries = 0;
-	}
 }
 
 /* ---- requests ---- */

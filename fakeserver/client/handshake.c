@@ -211,10 +211,35 @@ next_unfixed(struct fc_session *s, struct fc_op *op)
 	}
 }
 
+/* At most 4096 bytes, without a NUL (proto.md:154). */
+static bool
+is_string(struct bytes text)
+{
+	return text.len <= NBD_MAX_STRING && (text.len == 0 || memchr(text.at, 0, text.len) == NULL);
+}
+
+static bool
+are_strings(const struct buf *queries)
+{
+	struct wire w = wire(queries->at, queries->len);
+	bool sound = true;
+
+	while (sound && w.left > 0)
+		sound = is_string(wire_take(&w, wire_be32(&w)));
+	return sound;
+}
+
 /* In strict mode contexts are not asked after where structured replies were not agreed (proto.md:1396). */
 static bool
-is_in_vain(const struct fc_session *s, struct fc_op *op)
+is_in_vain(const struct fc_session *s, struct fc_op *op, uint32_t option)
 {
+	bool strings = is_string(export_of(s, op)) &&
+	               are_strings(option == NBD_OPT_SET_META_CONTEXT ? &s->settings.queries : &op->queries);
+
+	if (!strings && !op->unchecked) {
+		fc_fail(op, "EINVAL");
+		return true;
+	}
 	if (op->ask != FC_LIST_CONTEXTS || s->facts.structured || !s->handle->settings.strict || op->unchecked)
 		return false;
 	fc_fail(op, "EINVAL");
@@ -236,7 +261,7 @@ fc_next_option(struct fc_session *s)
 		}
 		for (option = 0; op->error[0] == '\0' && option == 0 && op->step < 4; op->step++)
 			option = option_of_step(s, op);
-		if (option != 0 && !is_in_vain(s, op)) {
+		if (option != 0 && !is_in_vain(s, op, option)) {
 			send_option(s, op, option);
 			return;
 		}
