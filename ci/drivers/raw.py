@@ -1,5 +1,5 @@
 """NBD spoken by hand, for drivers whose client is a proxy: fixed newstyle, structured replies, metadata contexts, many
-requests at once. It sends what it is told to, and repairs nothing.
+requests at once. It sends what it is told to, and repairs nothing; Client.offers tells what the server takes.
 """
 
 import errno
@@ -19,6 +19,7 @@ FUA, NO_HOLE, REQ_ONE, FAST_ZERO = 1, 2, 8, 16
 OFFSET_DATA, OFFSET_HOLE, BLOCK_STATUS_CHUNK, CHUNK_ERROR, DONE = 1, 2, 5, 1 << 15, 1
 FLAGS = {"read-only": 1 << 1, "flush": 1 << 2, "fua": 1 << 3, "rotational": 1 << 4, "trim": 1 << 5, "zero": 1 << 6,
          "multi-conn": 1 << 8, "cache": 1 << 10, "fast-zero": 1 << 11}
+NEEDS = {FLUSH: FLAGS["flush"], TRIM: FLAGS["trim"], CACHE: FLAGS["cache"], WRITE_ZEROES: FLAGS["zero"]}
 
 
 class Lost(Failed):
@@ -37,7 +38,7 @@ class Client:
     """On a connected socket, which it owns."""
 
     def __init__(self, connected):
-        self.socket, self.cookie = connected, 0
+        self.socket, self.cookie, self.flags = connected, 0, 0
         self.requests, self.finished, self.contexts = {}, [], {}
 
     def close(self):
@@ -112,13 +113,18 @@ class Client:
         for kind, data in self.option(GO, struct.pack(">L%dsHH" % len(name), len(name), name, 1, INFO_BLOCK_SIZE)):
             info = struct.unpack(">H", data[:2])[0] if kind == REP_INFO else None
             if info == INFO_EXPORT:
-                size, flags = struct.unpack(">QH", data[2:])
-                known += [("size", size), *((key, "yes" if flags & bit else "no") for key, bit in FLAGS.items())]
+                size, self.flags = struct.unpack(">QH", data[2:])
+                known += [("size", size), *((key, "yes" if self.flags & bit else "no") for key, bit in FLAGS.items())]
             elif info == INFO_BLOCK_SIZE:
                 known += zip(("min", "preferred", "max"), struct.unpack(">LLL", data[2:]))
         return known
 
     # ---- transmission ----
+
+    def offers(self, kind, flags):
+        """May this command be sent with these flags?"""
+        needs = NEEDS.get(kind, 0) | (FLAGS["fua"] if flags & FUA else 0) | (FLAGS["fast-zero"] if flags & FAST_ZERO else 0)
+        return needs & ~self.flags == 0 and (kind != BLOCK_STATUS or self.contexts)
 
     def send(self, kind, flags=0, offset=0, length=0, data=b""):
         """Sends a request; what is answered meanwhile is taken, so that no two wait for each other."""
