@@ -303,6 +303,9 @@ measure(struct twice *w, const struct terms *two)
 	w->handle = 1;
 	free(w->measure);
 	w->measure = w->alone(w, NULL, two);
+	/* What a process keeps for ever from its first session would be just what is right. */
+	drive_finish(w->d);
+	twice_serve(w);
 }
 
 void
