@@ -540,3 +540,11 @@ drive_finish(struct drive *d)
 	judge_trace(d->t, d->config.trace, d->from, &(struct referee_setup){ .server_lies = liar });
 	d->open = false;
 }
+
+void
+drive_finish_as(struct drive *d, const struct referee_setup *setup)
+{
+	settle(d);
+	judge_trace(d->t, d->config.trace, d->from, setup);
+	d->open = false;
+}
