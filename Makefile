@@ -11,7 +11,7 @@ SAN :=
 BUILD := build$(if $(SAN),$(if $(findstring thread,$(SAN)),-tsan,-san))
 
 rooms := harness fakeserver cases reports
-sources := $(wildcard $(addsuffix /*.c,$(rooms)) $(addsuffix /*/*.c,$(rooms)))
+sources := $(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms))))
 objects := $(sources:%.c=$(BUILD)/obj/%.o)
 library := $(filter-out %/harness/main.o,$(objects))
 units := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit_*.c))

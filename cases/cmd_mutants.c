@@ -61,7 +61,7 @@ check_honest(const struct matrix *m)
 	unsigned wrong = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++)
-		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie == NULL; c++) {
+		for (size_t c = 0; c < m->n_cases && m->mutants[i].breaks == NULL; c++) {
 			struct cell *cell = matrix_cell(m, i, c);
 
 			if (cell->verdict < VERDICT_WARN)
@@ -80,7 +80,7 @@ check_watched(const struct matrix *m)
 {
 	unsigned wrong = 0;
 
-	for (size_t i = 0; i < m->n_mutants; i++)
+	for (size_t i = 0; i < m->n_mutants && m->watched != NULL; i++)
 		for (size_t c = 0; c < m->n_cases; c++) {
 			if (strcmp(m->mutants[i].name, matrix_honest_name(m->cases[c])) != 0)
 				continue;
@@ -117,13 +117,13 @@ check_lies(const struct matrix *m)
 	for (size_t i = 0; i < m->n_mutants; i++) {
 		bool seen = false;
 
-		if (m->mutants[i].lie == NULL)
+		if (m->mutants[i].breaks == NULL)
 			continue;
 		for (size_t c = 0; c < m->n_cases; c++) {
 			struct cell *cell = matrix_cell(m, i, c);
 
 			for (size_t r = 0; r < cell->n_red; r++)
-				seen |= lists(m->mutants[i].lie->breaks, cell->red[r]);
+				seen |= lists(m->mutants[i].breaks, cell->red[r]);
 			if (cell->verdict == VERDICT_ERROR) {
 				printf("harness error: lie %s, %s: %s\n", m->mutants[i].name, m->cases[c]->id,
 				       cell->message);
@@ -132,7 +132,7 @@ check_lies(const struct matrix *m)
 		}
 		if (!seen) {
 			printf("lie never seen for a requirement that it declares: %s (%s)\n", m->mutants[i].name,
-			       m->mutants[i].lie->file);
+			       m->mutants[i].file);
 			wrong++;
 		}
 	}
@@ -146,8 +146,8 @@ case_is_proven(const struct matrix *m, size_t c)
 	for (size_t i = 0; i < m->n_mutants; i++) {
 		struct cell *cell = matrix_cell(m, i, c);
 
-		for (size_t r = 0; r < cell->n_red && m->mutants[i].lie != NULL; r++)
-			if (lists(m->cases[c]->cites, cell->red[r]) && lists(m->mutants[i].lie->breaks, cell->red[r]))
+		for (size_t r = 0; r < cell->n_red && m->mutants[i].breaks != NULL; r++)
+			if (lists(m->cases[c]->cites, cell->red[r]) && lists(m->mutants[i].breaks, cell->red[r]))
 				return true;
 	}
 	return false;
@@ -169,17 +169,11 @@ check_cases(const struct matrix *m)
 
 /* ---- the matrix ---- */
 
-static bool
-write_matrix(const struct matrix *m, const char *path)
+static void
+write_rows(FILE *f, const struct matrix *m)
 {
-	FILE *f = fopen(path, "we");
-	bool ok;
-
-	if (f == NULL)
-		return false;
-	fprintf(f, "# lie × case: for each lie the cases that it turns red, and the requirements that they name\n");
 	for (size_t i = 0; i < m->n_mutants; i++) {
-		if (m->mutants[i].lie == NULL)
+		if (m->mutants[i].breaks == NULL)
 			continue;
 		fprintf(f, "%s\n", m->mutants[i].name);
 		for (size_t c = 0; c < m->n_cases; c++) {
@@ -193,63 +187,94 @@ write_matrix(const struct matrix *m, const char *path)
 			fputc('\n', f);
 		}
 	}
+}
+
+static bool
+write_matrix(const struct matrix *servers, const struct matrix *clients, const char *path)
+{
+	FILE *f = fopen(path, "we");
+	bool ok;
+
+	if (f == NULL)
+		return false;
+	fprintf(f, "# lie × case: for each lie the cases that it turns red, and the requirements that they name\n");
+	write_rows(f, servers);
+	write_rows(f, clients);
 	ok = !ferror(f);
 	return fclose(f) == 0 && ok;
 }
 
 static void
-print_counts(const struct matrix *m, double seconds)
+print_counts(const struct matrix *m, const char *party, double seconds)
 {
 	unsigned lies = 0, red = 0, decided = 0, left_out = 0;
 
 	for (size_t i = 0; i < m->n_mutants; i++) {
-		lies += m->mutants[i].lie != NULL;
-		for (size_t c = 0; c < m->n_cases && m->mutants[i].lie != NULL; c++)
+		lies += m->mutants[i].breaks != NULL;
+		for (size_t c = 0; c < m->n_cases && m->mutants[i].breaks != NULL; c++)
 			red += matrix_cell(m, i, c)->verdict >= VERDICT_WARN;
 		for (size_t c = 0; c < m->n_cases; c++) {
 			decided += matrix_cell(m, i, c)->decided;
 			left_out += matrix_cell(m, i, c)->left_out;
 		}
 	}
-	printf("%zu cases × %u lies and %zu honest servers: %zu pairs, %u red, in %.1f s\n", m->n_cases, lies,
-	       m->n_mutants - lies, m->n_cases * m->n_mutants, red, seconds);
-	printf("(%u pairs decided without a run: the lie or knob has no occasion in the case; %u left out: bulk cases, "
-	       "and the lie declares nothing that they cite)\n",
+	printf("%zu cases of %ss × %u lies and %zu honest %ss: %zu pairs, %u red, in %.1f s\n", m->n_cases, party, lies,
+	       m->n_mutants - lies, party, m->n_cases * m->n_mutants, red, seconds);
+	printf("(%u pairs decided without a run: the lie or knob has no occasion in the case; %u left out: the lie "
+	       "declares nothing that the case cites, and the case is one of bulk or of clients)\n",
 	       decided, left_out);
+}
+
+static bool
+is_empty(const struct matrix *m)
+{
+	return m->n_cases == 0 || m->n_mutants == 0;
+}
+
+typedef bool run_matrix(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why);
+
+static int
+prove(struct cli *cli, const struct request_line *q, struct matrix *m, run_matrix *run, const char *party,
+      unsigned *wrong)
+{
+	uint64_t from = now_us();
+	char *why;
+	int status;
+
+	if (!run(m, q->case_glob, q->mutant_glob, (unsigned)q->jobs, &why)) {
+		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
+		free(why);
+		return status;
+	}
+	if (is_empty(m))
+		return 0;
+	*wrong += check_honest(m) + check_watched(m) + check_lies(m);
+	if (q->mutant_glob == NULL)
+		*wrong += check_cases(m);
+	print_counts(m, party, (double)(now_us() - from) / 1e6);
+	return 0;
 }
 
 static int
 run_mutants(struct cli *cli)
 {
-	uint64_t from;
 	struct request_line q;
-	struct matrix m = { 0 };
+	struct matrix servers = { 0 }, clients = { 0 };
 	unsigned wrong;
-	char *why;
 	int status = read_command_line(cli, &q);
 
 	if (status != 0)
 		return status;
-	from = now_us();
-	if (!matrix_run(&m, q.case_glob, q.mutant_glob, (unsigned)q.jobs, &why)) {
-		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
-		free(why);
-		matrix_free(&m);
-		return status;
-	}
-	if (m.n_cases == 0 || m.n_mutants == 0) {
-		matrix_free(&m);
-		return cli_usage_error(cli, "nothing matches");
-	}
-	wrong = check_names() + check_honest(&m) + check_watched(&m) + check_lies(&m);
-	if (q.mutant_glob == NULL)
-		wrong += check_cases(&m);
-	print_counts(&m, (double)(now_us() - from) / 1e6);
-	if (q.matrix_path != NULL && !write_matrix(&m, q.matrix_path)) {
+	wrong = check_names();
+	status = prove(cli, &q, &servers, matrix_run, "server", &wrong);
+	if (status == 0)
+		status = prove(cli, &q, &clients, matrix_run_clients, "client", &wrong);
+	if (status == 0 && is_empty(&servers) && is_empty(&clients))
+		status = cli_usage_error(cli, "nothing matches");
+	if (status == 0 && q.matrix_path != NULL && !write_matrix(&servers, &clients, q.matrix_path))
 		status = cli_broken(cli, "%s: %s", q.matrix_path, strerror(errno));
-		wrong = 1;
-	}
-	matrix_free(&m);
+	matrix_free(&servers);
+	matrix_free(&clients);
 	return status != 0 ? status : wrong > 0 ? STATUS_FAILED : STATUS_OK;
 }
 

@@ -23,7 +23,7 @@ struct query {
 	int binds; /* enum binds, or -1 */
 	char **globs;
 	size_t n_globs;
-	struct matrix matrix;
+	struct matrix servers, clients;
 };
 
 /* What we know of one requirement. */
@@ -56,7 +56,7 @@ standing_of(const struct query *q, enum requirement_id id, char **by)
 		return STANDING_UNTESTABLE;
 	if (r->level == LEVEL_MAY && (*by = freedom_proof(id)) != NULL)
 		return STANDING_PROVEN;
-	if (q->prove && (m = matrix_proof(&q->matrix, id)) != NULL) {
+	if (q->prove && ((m = matrix_proof(&q->servers, id)) != NULL || (m = matrix_proof(&q->clients, id)) != NULL)) {
 		*by = strdup(m->name);
 		return STANDING_PROVEN;
 	}
@@ -155,6 +155,16 @@ take_options(struct cli *cli, struct query *q)
 	return 0;
 }
 
+/* Only those whose word is asked for. */
+static bool
+prove(struct query *q, char **why)
+{
+	unsigned slots = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+
+	return (q->binds == BINDS_CLIENT || matrix_run(&q->servers, NULL, NULL, slots, why)) &&
+	       (q->binds == BINDS_SERVER || matrix_run_clients(&q->clients, NULL, NULL, slots, why));
+}
+
 static int
 run_requirements(struct cli *cli)
 {
@@ -164,13 +174,15 @@ run_requirements(struct cli *cli)
 
 	if (status != 0)
 		return status;
-	if (q.prove && !matrix_run(&q.matrix, NULL, NULL, (unsigned)sysconf(_SC_NPROCESSORS_ONLN), &why))
+	if (q.prove && !prove(&q, &why))
 		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
 	else
 		print_all(&q);
 	free(why);
-	if (q.prove)
-		matrix_free(&q.matrix);
+	if (q.prove) {
+		matrix_free(&q.servers);
+		matrix_free(&q.clients);
+	}
 	return status;
 }
 

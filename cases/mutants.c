@@ -1,5 +1,6 @@
 #include "cases/mutants.h"
 
+#include "fakeserver/client/lie.h"
 #include "fakeserver/fork.h"
 
 #include <fnmatch.h>
@@ -122,23 +123,34 @@ plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 	};
 }
 
-static void
-add_mutant(struct matrix *m, const char *glob, struct mutant mutant)
+struct mutant *
+matrix_add(struct matrix *m, const char *glob, struct mutant mutant)
 {
 	if (glob != NULL && fnmatch(glob, mutant.name, 0) != 0) {
 		free((char *)mutant.name);
-		return;
+		return NULL;
 	}
 	m->mutants = reallocarray(m->mutants, m->n_mutants + 1, sizeof(*m->mutants));
 	if (m->mutants == NULL)
 		abort();
+	m->mutants[m->n_mutants] = mutant;
+	return &m->mutants[m->n_mutants++];
+}
+
+static void
+add_server(struct matrix *m, const char *glob, struct mutant mutant)
+{
 	if (mutant.profile == NULL)
 		mutant.profile = &profiles[0];
+	if (mutant.lie != NULL) {
+		mutant.breaks = mutant.lie->breaks;
+		mutant.file = mutant.lie->file;
+	}
 	mutant.target = plain_target(serve_mutant);
 	mutant.target.tcp = mutant.profile->tcp;
 	mutant.target.cuts = mutant.profile->cuts;
 	mutant.target.seed = 1;
-	m->mutants[m->n_mutants++] = mutant;
+	matrix_add(m, glob, mutant);
 }
 
 static const struct profile *
@@ -180,20 +192,20 @@ list_mutants(struct matrix *m, const char *glob)
 {
 	const struct lie *l;
 
-	add_mutant(m, glob, (struct mutant){ .name = strdup("honest"), .knob = -1 });
+	add_server(m, glob, (struct mutant){ .name = strdup("honest"), .knob = -1 });
 	for (size_t i = 1; i < N_PROFILES; i++)
-		add_mutant(m, glob,
+		add_server(m, glob,
 		           (struct mutant){
 				   .name = joined("profile", profiles[i].name), .knob = -1, .profile = &profiles[i] });
 	for (int k = 0; k < N_KNOBS; k++)
-		add_mutant(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
+		add_server(m, glob, (struct mutant){ .name = joined("knob", knob_name((enum knob)k)), .knob = k });
 	for (size_t i = 0; (l = lie_at(i)) != NULL; i++)
-		add_mutant(m, glob,
+		add_server(m, glob,
 		           (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1, .profile = profile_for(l) });
 }
 
-static void
-on_result(void *arg, const struct job *job, const struct result *r)
+void
+matrix_result(void *arg, const struct job *job, const struct result *r)
 {
 	struct cell *c = job->tag;
 
@@ -290,7 +302,7 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 	return end;
 }
 
-static bool
+bool
 any_listed(const enum requirement_id *some, const enum requirement_id *list)
 {
 	for (; *some != REQUIREMENT_NONE; some++)
@@ -299,8 +311,7 @@ any_listed(const enum requirement_id *some, const enum requirement_id *list)
 	return false;
 }
 
-/* Zeroed; a fork need not copy its page tables, and there are two of them for each pair. */
-static void *
+void *
 shared_memory(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -338,32 +349,32 @@ matrix_honest_name(const struct case_def *c)
 	return c->suite == SUITE_DURABILITY ? "profile power-cuts" : "honest";
 }
 
-static void
-select_all(struct matrix *m, char *const *globs, size_t n_globs)
+void
+matrix_select(struct matrix *m, enum suite a, enum suite b, const char *glob)
 {
+	char *globs[] = { (char *)glob };
 	size_t more;
-	const struct case_def **durability = select_cases(SUITE_DURABILITY, globs, n_globs, &more);
+	const struct case_def **others = select_cases(b, globs, glob != NULL, &more);
 
-	m->cases = select_cases(SUITE_SERVER, globs, n_globs, &m->n_cases);
+	m->cases = select_cases(a, globs, glob != NULL, &m->n_cases);
 	m->cases = reallocarray(m->cases, m->n_cases + more + 1, sizeof(*m->cases));
 	if (m->cases == NULL)
 		abort();
-	memcpy(m->cases + m->n_cases, durability, (more + 1) * sizeof(*m->cases));
+	memcpy(m->cases + m->n_cases, others, (more + 1) * sizeof(*m->cases));
 	m->n_cases += more;
-	free(durability);
+	free(others);
 }
 
 bool
 matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
 {
-	struct runner runner = { .slots = slots, .trace_fd = -1, .result = on_result };
-	char *globs[] = { (char *)case_glob };
+	struct runner runner = { .slots = slots, .trace_fd = -1, .result = matrix_result };
 	size_t size, occasions_size;
 	struct job *jobs;
 	struct run_end end;
 	bool *occasions;
 
-	select_all(m, globs, case_glob != NULL);
+	matrix_select(m, SUITE_SERVER, SUITE_DURABILITY, case_glob);
 	list_mutants(m, mutant_glob);
 	size = m->n_mutants * m->n_cases + 1;
 	occasions_size = row_size(m) * m->n_cases + 1;
@@ -420,7 +431,7 @@ const struct mutant *
 matrix_proof(const struct matrix *m, enum requirement_id r)
 {
 	for (size_t i = 0; i < m->n_mutants; i++) {
-		if (m->mutants[i].lie == NULL || !lists(m->mutants[i].lie->breaks, r))
+		if (m->mutants[i].breaks == NULL || !lists(m->mutants[i].breaks, r))
 			continue;
 		for (size_t c = 0; c < m->n_cases; c++)
 			if (lists(m->cases[c]->cites, r) && cell_has(matrix_cell(m, i, c), r))
@@ -432,6 +443,8 @@ matrix_proof(const struct matrix *m, enum requirement_id r)
 char *
 freedom_proof(enum requirement_id r)
 {
+	const struct client_lie *l;
+
 	for (int k = 0; k < N_KNOBS; k++)
 		if (knob_requirement((enum knob)k) == r)
 			return joined("knob", knob_name((enum knob)k));
@@ -441,5 +454,8 @@ freedom_proof(enum requirement_id r)
 	for (size_t i = 0; i < N_PROFILES; i++)
 		if (profiles[i].uses != NULL && lists(profiles[i].uses, r))
 			return joined("profile", profiles[i].name);
+	for (size_t i = 0; (l = client_lie_at(i)) != NULL; i++)
+		if (l->uses != NULL && lists(l->uses, r))
+			return joined("habit", l->name);
 	return NULL;
 }

@@ -1,6 +1,7 @@
 /*
- * The proof that the suite can fail (design, section 12): every case against the honest fake server under every knob
- * and profile, and against every lie.
+ * The proof that the suite can fail (design, section 12): every case of servers against the honest fake server under
+ * every knob and profile, and against every lie; every case of clients against the honest fake client, and against every
+ * lie of one that declares to break what the case cites.
  */
 #ifndef NBDSPEC_MUTANTS_H
 #define NBDSPEC_MUTANTS_H
@@ -8,13 +9,16 @@
 #include "fakeserver/lie.h"
 #include "harness/runner.h"
 
-/* One way to set the fake server up. */
+/* One way to set the fake server, or the fake client, up. */
 struct mutant {
-	const char *name;		/* "honest", "knob list_denied", "profile read-only", or the lie's name */
-	const struct lie *lie;		/* NULL: honest */
+	const char *name;		/* "honest", "knob list_denied", "profile read-only", "client honest", "client habit always_fua", or the lie's name */
+	const enum requirement_id *breaks;	/* what the lie declares; NULL: honest */
+	const char *file;		/* of the lie */
+	const struct lie *lie;		/* of the server, or NULL */
 	int knob;			/* or -1 */
 	const struct profile *profile;	/* NULL: the plain one */
 	struct target target;
+	struct target plain;		/* of a client: as a plain command, where .target is its driver */
 };
 
 /* What one case said of one mutant. */
@@ -37,11 +41,12 @@ struct matrix {
 	const struct case_def **cases;
 	size_t n_cases;
 	struct cell *cells;		/* [mutant * n_cases + case] */
-	struct cell *watched;		/* [case]: the honest server with every lie looking on; as without them */
+	struct cell *watched;		/* [case]: the honest server with every lie looking on; as without them; or NULL */
 };
 
 /* Runs everything that matches the globs (NULL: all). False: interrupted, or broken with *why (malloc'd) set. */
 bool matrix_run(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why);
+bool matrix_run_clients(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why);
 void matrix_free(struct matrix *m);
 
 static inline struct cell *
@@ -50,13 +55,24 @@ matrix_cell(const struct matrix *m, size_t mutant, size_t c)
 	return &m->cells[mutant * m->n_cases + c];
 }
 
+/* For what runs a matrix: appends a mutant, whose name it takes over, where the glob wants it; NULL where not. */
+struct mutant *matrix_add(struct matrix *m, const char *glob, struct mutant mutant);
+/* The cases of two suites that match. */
+void matrix_select(struct matrix *m, enum suite a, enum suite b, const char *glob);
+void matrix_result(void *arg, const struct job *job, const struct result *r);	/* job->tag is the cell */
+void *shared_memory(size_t size);		/* zeroed; a fork need not copy its page tables */
+bool any_listed(const enum requirement_id *some, const enum requirement_id *list);
+
 bool cell_has(const struct cell *c, enum requirement_id r);
 bool lists(const enum requirement_id *list, enum requirement_id r);	/* ends with REQUIREMENT_NONE */
 
 /* A lie that declares to break r reddens a case that cites r with a verdict for r. Returns that mutant, or NULL. */
 const struct mutant *matrix_proof(const struct matrix *m, enum requirement_id r);
 
-/* A knob or a profile that uses the freedom r, while the plain honest server does not: its name, malloc'd, or NULL. */
+/*
+ * A knob or a profile that uses the freedom r, while the plain honest server does not, or likewise a habit of the fake
+ * client: its name, malloc'd, or NULL.
+ */
 char *freedom_proof(enum requirement_id r);
 
 #endif

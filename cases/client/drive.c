@@ -222,7 +222,8 @@ begin(struct drive *d)
 {
 	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
 		restart_driver(d);
-	d->hold = false;
+	d->hold = d->interoperable = false;
+	d->excused = REQUIREMENT_NONE;
 	end_server(d);
 	forget_exports(d);
 }
@@ -291,10 +292,30 @@ drive_uri(struct drive *d, const char *export)
 
 /* ---- asking ---- */
 
+static void
+judge(struct drive *d, bool left_unjudged)
+{
+	struct referee_setup setup = { .server_lies = d->apart > 0,
+		                       .left_unjudged = left_unjudged,
+		                       .most_interoperable = d->interoperable,
+		                       .excused = d->excused };
+
+	settle(d);
+	judge_trace(d->t, d->config.trace, d->from, &setup);
+}
+
+/* What the client says, or that it says nothing, may come of what it sent: then that is its fault. */
+_Noreturn static void
+client_broke(struct drive *d, enum requirement_id r, const char *want, const char *got)
+{
+	judge(d, true);
+	broken_values(d->t, r, want, got);
+}
+
 _Noreturn static void
 driver_broke(struct drive *d, const char *instead)
 {
-	broken_values(d->t, d->owed, instead, driver_error(d->driver));
+	client_broke(d, d->owed, instead, driver_error(d->driver));
 }
 
 static const char *const result_words[] = { "ok", "error", "unsupported" };
@@ -358,7 +379,7 @@ ask_for(struct drive *d, enum requirement_id r, unsigned handle, char *request, 
 	snprintf(got, sizeof(got), "'%s%s%.300s'", result_words[a.result], *a.text != '\0' ? " " : "", a.text);
 	free(request);
 	if (a.result != wanted)
-		broken_values(d->t, r, want, got);
+		client_broke(d, r, want, got);
 	return a.text;
 }
 
@@ -458,7 +479,7 @@ must_read_disk(struct drive *d, enum requirement_id r, unsigned handle, const st
 		return;
 	snprintf(text, sizeof(text), "the data of the disk at offset %llu, length %u: digest %08x",
 	         (unsigned long long)offset, length, want);
-	broken_values(d->t, r, text, got);
+	client_broke(d, r, text, got);
 }
 
 /* ---- what came over the wire ---- */
@@ -534,10 +555,7 @@ drive_connections(struct drive *d)
 void
 drive_finish(struct drive *d)
 {
-	bool liar = d->apart > 0;
-
-	settle(d);
-	judge_trace(d->t, d->config.trace, d->from, &(struct referee_setup){ .server_lies = liar });
+	judge(d, false);
 	d->open = false;
 }
 

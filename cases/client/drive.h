@@ -40,6 +40,9 @@ struct drive {
 	struct fake_export exports[DRIVE_EXPORTS];
 	struct fake_server *fake;	/* NULL where it is a process of its own */
 	char *uri;			/* of the first export; drive_uri for others */
+	/* Likewise set back: what the case itself asks the client to do, and the referee is not to judge. */
+	enum requirement_id excused;
+	bool interoperable;		/* the client is held to what the text asks of those that desire the most interoperability */
 	bool hold;			/* the server is not served while an answer is waited for */
 	off_t from;			/* in the trace: what drive_finish and drive_sent look at */
 	/* ---- */

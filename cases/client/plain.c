@@ -88,6 +88,7 @@ CASE_CLIENT(plain, transmission_flags,
 			host_run(h);
 			judge_freedom(h, R(client_uses_exposed_features));
 		}
+	observe(t, R(client_uses_exposed_features), "%d sets of flags, pair by pair", FLAG_SETS);
 }
 
 /* ---- errors ---- */

@@ -45,7 +45,8 @@ accuse(struct session *s, const enum requirement_id *broken, const char *fmt, ..
 		abort();
 	va_end(ap);
 	for (; *broken != REQUIREMENT_NONE; broken++)
-		s->ref->broken(s->ref->arg, s->connection, *broken, text);
+		if (*broken != s->ref->setup.excused)
+			s->ref->broken(s->ref->arg, s->connection, *broken, text);
 	free(text);
 }
 
@@ -170,7 +171,7 @@ judge_end(struct session *s)
 		return;
 	s->judged = true;
 	/* Whoever may leave as he likes may do it in the midst of a message. */
-	if (s->server_broke || rest_is_whole(s))
+	if (s->server_broke || s->ref->setup.left_unjudged || rest_is_whole(s))
 		return;
 	if (s->stage == STAGE_HAGGLING)
 		judge_handshake_left(s);

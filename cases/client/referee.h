@@ -19,6 +19,8 @@ struct referee_setup {
 	bool server_lies;		/* nobody is accused of how he left, or of bytes that the server took for a message */
 	bool several_clients;		/* two connections may be two clients' */
 	bool most_interoperable;	/* also judges what the text asks only of clients that desire it, or "where possible" */
+	bool left_unjudged;		/* nobody is accused of how he left, or left a message unfinished */
+	enum requirement_id excused;	/* nobody is accused of this, which he was asked to do; or REQUIREMENT_NONE */
 };
 
 /* How a rule that binds clients is judged. */

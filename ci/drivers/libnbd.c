@@ -604,6 +604,15 @@ haggle(struct request *r, enum settled settled)
 	return NULL;
 }
 
+/* The contexts of the settings, in place of what a list was asked for: while an option is on its way libnbd takes none. */
+static void
+restore_contexts(struct handle *h)
+{
+	if (nbd_clear_meta_contexts(h->nbd) == 0)
+		for (size_t i = 0; i < h->n_contexts; i++)
+			nbd_add_meta_context(h->nbd, h->contexts[i]);
+}
+
 static void
 do_info(struct request *r)
 {
@@ -611,6 +620,7 @@ do_info(struct request *r)
 
 	if (op == NULL)
 		return;
+	restore_contexts(r->handle);
 	op->tells_state = true;
 	begun(r, op, nbd_aio_opt_info(r->handle->nbd, COMPLETION(op)));
 }
@@ -622,6 +632,7 @@ do_go(struct request *r)
 
 	if (op == NULL)
 		return;
+	restore_contexts(r->handle);
 	op->tells_state = true;
 	begun(r, op, nbd_aio_opt_go(r->handle->nbd, COMPLETION(op)));
 }
@@ -665,10 +676,6 @@ do_contexts(struct request *r)
 		ok = nbd_add_meta_context(r->handle->nbd, unescape(*r->words)) == 0;
 	if (op != NULL)
 		begun(r, op, ok ? nbd_aio_opt_list_meta_context(r->handle->nbd, list, COMPLETION(op)) : -1);
-	/* Those of the settings are what a GO asks for. */
-	if (op != NULL && nbd_clear_meta_contexts(r->handle->nbd) == 0)
-		for (size_t i = 0; i < r->handle->n_contexts; i++)
-			nbd_add_meta_context(r->handle->nbd, r->handle->contexts[i]);
 }
 
 /* ---- settings ---- */

@@ -1,0 +1,110 @@
+/* The proof for the cases of clients: the fake client, as a driver and as a plain command, honest and with each lie. */
+#include "cases/mutants.h"
+
+#include "fakeserver/client/lie.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/*
+ * A client must start anew for each pair, and most lies have their occasion in every case; so a lie is told only to cases
+ * that cite what it declares to break.
+ */
+static bool
+is_left_out(const struct mutant *x, const struct case_def *c)
+{
+	return x->breaks != NULL && !any_listed(x->breaks, c->cites);
+}
+
+static struct target
+client_target(char **program, bool driver)
+{
+	return (struct target){ .via = VIA_CLIENT,
+		                .driver = driver,
+		                .pairwise = true,
+		                .program = program,
+		                .export_name = "",
+		                .size = 1u << 20,
+		                .factor = 1 };
+}
+
+/* Room for {uri} and {out}. Lives as long as the process. */
+static char **
+command_of(const struct client_lie *lie, bool driver)
+{
+	static const char *const copy[] = { "--copy", "{uri}", "{out}" };
+	char **words = calloc(8, sizeof(*words));
+	size_t n = 0;
+
+	if (words == NULL)
+		abort();
+	words[n++] = (char *)"/proc/self/exe";
+	words[n++] = (char *)"driver";
+	if (lie != NULL) {
+		words[n++] = (char *)(lie->uses != NULL ? "--habit" : "--lie");
+		words[n++] = (char *)lie->name;
+	}
+	for (size_t i = 0; i < 3 && !driver; i++)
+		words[n++] = (char *)copy[i];
+	return words;
+}
+
+static void
+add_client(struct matrix *m, const char *glob, const struct client_lie *l)
+{
+	struct mutant *x, mutant = { .knob = -1 };
+
+	if (asprintf((char **)&mutant.name, "client %s%s", l != NULL && l->uses != NULL ? "habit " : "",
+	             l != NULL ? l->name : "honest") < 0)
+		abort();
+	if (l != NULL && l->uses == NULL) {
+		mutant.breaks = l->breaks;
+		mutant.file = l->file;
+	}
+	x = matrix_add(m, glob, mutant);
+	if (x == NULL)
+		return;
+	x->target = client_target(command_of(l, true), true);
+	x->plain = client_target(command_of(l, false), false);
+}
+
+static size_t
+list_jobs(const struct matrix *m, struct job *jobs)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->n_mutants; i++)
+		for (size_t c = 0; c < m->n_cases; c++) {
+			struct cell *cell = matrix_cell(m, i, c);
+			struct mutant *x = &m->mutants[i];
+
+			cell->of_lie = x->breaks != NULL;
+			cell->left_out = is_left_out(x, m->cases[c]);
+			if (!cell->left_out)
+				jobs[n++] = (struct job){ m->cases[c],
+					                  m->cases[c]->suite == SUITE_DRIVER ? &x->target : &x->plain,
+					                  cell };
+		}
+	return n;
+}
+
+bool
+matrix_run_clients(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
+{
+	struct runner runner = { .slots = slots, .trace_fd = -1, .result = matrix_result };
+	const struct client_lie *l;
+	struct job *jobs;
+	struct run_end end;
+	size_t size;
+
+	matrix_select(m, SUITE_CLIENT, SUITE_DRIVER, case_glob);
+	add_client(m, mutant_glob, NULL);
+	for (size_t i = 0; (l = client_lie_at(i)) != NULL; i++)
+		add_client(m, mutant_glob, l);
+	size = m->n_mutants * m->n_cases + 1;
+	m->cells = shared_memory(size * sizeof(*m->cells));
+	jobs = shared_memory(size * sizeof(*jobs));
+	end = run_jobs(&runner, jobs, list_jobs(m, jobs));
+	*why = end.broken;
+	return !end.interrupted && end.broken == NULL;
+}

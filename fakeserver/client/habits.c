@@ -1,0 +1,112 @@
+/* Freedoms that the text leaves to clients, each used in the other way than the plain fake client does. */
+#include "fakeserver/client/lying.h"
+
+#include <string.h>
+
+/* ---- the handshake ---- */
+
+CLIENT_HABIT(asks_for_nothing, STATE, USES(R(info_may_request_nothing)), "lists no information in GO and INFO")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.full_info = s->settings.block_size = false;
+}
+
+CLIENT_HABIT(asks_for_everything, STATE, USES(R(info_may_request_items)),
+             "lists every kind of information in GO and INFO")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.full_info = s->settings.block_size = true;
+}
+
+CLIENT_HABIT(does_without_extras, STATE, USES(R(client_other_options)),
+             "negotiates neither structured replies nor contexts")
+{
+	if (moment == FC_STATE_NEW) {
+		s->settings.structured = false;
+		s->settings.n_queries = 0;
+	}
+}
+
+/* ---- requests ---- */
+
+static bool
+offers(const struct fc_session *s, uint16_t flag)
+{
+	return (fc_flags(&s->facts) & flag) != 0;
+}
+
+static bool
+writes(uint16_t type)
+{
+	return type == NBD_CMD_WRITE || type == NBD_CMD_TRIM || type == NBD_CMD_WRITE_ZEROES;
+}
+
+CLIENT_HABIT(always_fua, COMMAND, USES(R(fua_may_be_set)), "sets FUA on all that writes, where it is offered")
+{
+	if (op->ask == FC_COMMAND && writes(op->request.type) && offers(s, NBD_FLAG_SEND_FUA))
+		op->request.flags |= NBD_CMD_FLAG_FUA;
+}
+
+CLIENT_HABIT(always_df, COMMAND, USES(R(df_may_be_set)), "sets DF on reads of up to 64 KiB, where it is offered")
+{
+	if (op->ask == FC_COMMAND && op->request.type == NBD_CMD_READ && op->request.length <= 65536 &&
+	    s->facts.structured && offers(s, NBD_FLAG_SEND_DF))
+		op->request.flags |= NBD_CMD_FLAG_DF;
+}
+
+CLIENT_HABIT(always_no_hole, COMMAND, USES(R(no_hole_may_be_set), R(no_hole_may_lack_trim)),
+             "sets NO_HOLE on each WRITE_ZEROES")
+{
+	if (op->ask == FC_COMMAND && op->request.type == NBD_CMD_WRITE_ZEROES)
+		op->request.flags |= NBD_CMD_FLAG_NO_HOLE;
+}
+
+CLIENT_HABIT(reuses_cookies, SENDING, USES(R(client_reuses_cookies)),
+             "gives each request the lowest cookie that is free")
+{
+	uint64_t cookie = 1;
+
+	if (m->kind != MSG_REQUEST || m->op == NULL)
+		return;
+	while (fc_op_in_flight(s, cookie) != NULL)
+		cookie++;
+	m->request.cookie = m->op->request.cookie = cookie;
+}
+
+CLIENT_HABIT(tighter_sizes, COMMAND, USES(R(client_tighter_sizes)),
+             "reads and writes at most a quarter of what is allowed")
+{
+	uint32_t maximum = s->facts.export.has_block ? s->facts.export.block.maximum : NBD_DEFAULT_MAX_PAYLOAD;
+
+	if (op->ask == FC_COMMAND && (op->request.type == NBD_CMD_READ || op->request.type == NBD_CMD_WRITE) &&
+	    op->request.length > maximum / 4 && op->request.length > 65536)
+		fc_fail(op, "ERANGE");
+}
+
+CLIENT_HABIT(effects_within_maximum, COMMAND, USES(R(client_effect_above_maximum)),
+             "refuses what is longer than the maximum payload, also where there is no payload")
+{
+	uint32_t maximum = s->facts.export.has_block ? s->facts.export.block.maximum : NBD_DEFAULT_MAX_PAYLOAD;
+
+	if (op->ask == FC_COMMAND && op->request.length > maximum)
+		fc_fail(op, "ERANGE");
+}
+
+/* ---- replies ---- */
+
+CLIENT_HABIT(leaves_at_unknown_errors, RECEIVING, USES(R(unknown_error_chunk_may_continue)),
+             "disconnects over an error chunk of a type that it does not know")
+{
+	if (m->kind == MSG_CHUNK && (m->chunk->type & 0x8000) != 0 && m->chunk->type != NBD_REPLY_TYPE_ERROR &&
+	    m->chunk->type != NBD_REPLY_TYPE_ERROR_OFFSET)
+		m->leave = true;
+}
+
+CLIENT_HABIT(bears_invalid_replies, VIOLATION,
+             USES(R(read_invalid_chunks_may_disconnect), R(status_invalid_chunk_may_disconnect),
+                  R(client_violation_may_close)),
+             "goes on after chunks that overlap, and after extents that cannot be")
+{
+	if (strcmp(v->what, "chunks that overlap") == 0 || strcmp(v->what, "extents that cannot be") == 0)
+		v->forgive = true;
+}

@@ -1,0 +1,209 @@
+/* Requests of the honest client: only what was advertised, within what was told. */
+#include "fakeserver/client/lying.h"
+#include "harness/driver.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { OUT_ENOUGH = 1 << 20, DEFAULT_MINIMUM = 512 }; /* bytes; proto.md:793 */
+
+static const struct command {
+	uint16_t needs, flags; /* transmission flags, command flags */
+	bool writes, ranged;
+} commands[] = {
+	[NBD_CMD_READ] = { 0, NBD_CMD_FLAG_DF, false, true },
+	[NBD_CMD_WRITE] = { 0, NBD_CMD_FLAG_FUA, true, true },
+	[NBD_CMD_FLUSH] = { NBD_FLAG_SEND_FLUSH, 0, false, false },
+	[NBD_CMD_TRIM] = { NBD_FLAG_SEND_TRIM, NBD_CMD_FLAG_FUA, true, true },
+	[NBD_CMD_CACHE] = { NBD_FLAG_SEND_CACHE, 0, false, true },
+	[NBD_CMD_WRITE_ZEROES] = { NBD_FLAG_SEND_WRITE_ZEROES,
+	                           NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, true, true },
+	[NBD_CMD_BLOCK_STATUS] = { 0, NBD_CMD_FLAG_REQ_ONE, false, true },
+};
+
+/* ---- what may not be sent ---- */
+
+static const char *
+check_flags(const struct fc_session *s, const struct request *r)
+{
+	uint16_t offered = fc_flags(&s->facts), needs = commands[r->type].needs;
+
+	if ((r->flags & NBD_CMD_FLAG_FUA) != 0)
+		needs |= NBD_FLAG_SEND_FUA;
+	if ((r->flags & NBD_CMD_FLAG_DF) != 0)
+		needs |= NBD_FLAG_SEND_DF;
+	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0)
+		needs |= NBD_FLAG_SEND_FAST_ZERO;
+	if ((r->flags & ~commands[r->type].flags) != 0 || (needs & ~offered) != 0)
+		return "EINVAL";
+	if (r->type == NBD_CMD_BLOCK_STATUS && (s->facts.n_contexts == 0 || !s->facts.structured))
+		return "EINVAL";
+	return commands[r->type].writes && (offered & NBD_FLAG_READ_ONLY) != 0 ? "EPERM" : NULL;
+}
+
+static const char *
+check_range(const struct fc_session *s, const struct request *r)
+{
+	const struct fc_export *e = &s->facts.export;
+	bool told = e->has_block && s->settings.block_size;
+	uint32_t minimum = told ? e->block.minimum : DEFAULT_MINIMUM;
+	uint32_t maximum = told ? e->block.maximum : NBD_DEFAULT_MAX_PAYLOAD;
+	bool payload = r->type == NBD_CMD_WRITE || (r->type == NBD_CMD_READ && (!told || !s->facts.structured));
+
+	if (!commands[r->type].ranged)
+		return NULL;
+	if (r->length == 0 || ((r->offset | r->length) & (minimum - 1)) != 0)
+		return "EINVAL";
+	if (r->offset > e->size || r->length > e->size - r->offset)
+		return r->type == NBD_CMD_WRITE ? "ENOSPC" : "EINVAL";
+	return payload && r->length > maximum ? "ERANGE" : NULL;
+}
+
+/* What no memory has room for is not even tried. */
+static const char *
+check_limits(const struct request *r)
+{
+	return (r->type == NBD_CMD_READ && r->length > FC_READ_MOST) ||
+	                       (r->type == NBD_CMD_WRITE && r->length > FC_WRITE_MOST)
+	               ? "ERANGE"
+	               : NULL;
+}
+
+static const char *
+check(const struct fc_session *s, const struct fc_op *op)
+{
+	const struct request *r = &op->request;
+	const char *error = check_limits(r);
+
+	if (error == NULL && s->handle->settings.strict && !op->unchecked) {
+		error = check_flags(s, r);
+		if (error == NULL)
+			error = check_range(s, r);
+	}
+	return error;
+}
+
+/* ---- sending ---- */
+
+void
+fc_command(struct fc_op *op)
+{
+	struct fc_session *s = op->handle->session;
+	const char *error;
+
+	fc_lie_command(s, op);
+	error = op->pretend ? NULL : op->error[0] != '\0' ? op->error : check(s, op);
+	if (error != NULL)
+		fc_fail(op, error);
+	if (error != NULL || op->pretend) {
+		fc_finish(op);
+		return;
+	}
+	op->request.magic = NBD_REQUEST_MAGIC;
+	op->request.cookie = ++s->last_cookie;
+	TAILQ_INSERT_TAIL(&s->ops, op, entry);
+	fc_send_requests(s);
+}
+
+static void
+fill(struct fc_op *op)
+{
+	struct request *r = &op->request;
+
+	if (r->type != NBD_CMD_WRITE)
+		return;
+	if (op->data == NULL) {
+		op->data = malloc((size_t)r->length + 1);
+		if (op->data == NULL)
+			abort();
+		driver_pattern(op->pattern, r->offset, r->length, op->data);
+	}
+	r->data = (struct bytes){ op->data, r->length };
+}
+
+static void
+send_request(struct fc_session *s, struct fc_op *op)
+{
+	struct fc_sending m = { .kind = MSG_REQUEST, .op = op };
+
+	fill(op);
+	m.request = op->request;
+	fc_send(s, &m);
+	op->sent = true;
+	if (op->request.type == NBD_CMD_WRITE) {
+		free(op->data);
+		op->data = NULL;
+		op->request.data = (struct bytes){ 0 };
+	}
+}
+
+static bool
+is_waiting(const struct fc_session *s)
+{
+	const struct fc_op *op;
+
+	TAILQ_FOREACH(op, &s->ops, entry)
+	if (op->ask == FC_COMMAND)
+		return true;
+	return false;
+}
+
+/* As long as there is room: a large WRITE makes others wait. Behind the last reply, what ends the session. */
+void
+fc_send_requests(struct fc_session *s)
+{
+	struct fc_op *op;
+
+	if (s->stage != FC_TRANSMISSION && s->stage != FC_DISCONNECTING)
+		return;
+	TAILQ_FOREACH(op, &s->ops, entry)
+	{
+		if (s->out.len - s->out_at > OUT_ENOUGH)
+			return;
+		if (op->ask == FC_COMMAND && !op->sent)
+			send_request(s, op);
+	}
+	if (s->stage != FC_DISCONNECTING)
+		return;
+	if (!is_waiting(s))
+		fc_disconnect(s);
+	else if (s->until == 0)
+		fc_set_limit(s);
+}
+
+void
+fc_disconnect(struct fc_session *s)
+{
+	struct fc_sending m = { .kind = MSG_REQUEST };
+
+	m.request.magic = NBD_REQUEST_MAGIC;
+	m.request.type = NBD_CMD_DISC;
+	m.request.cookie = ++s->last_cookie;
+	s->stage = FC_LEAVING;
+	fc_set_limit(s);
+	fc_send(s, &m);
+	fc_flush(s);
+}
+
+void
+fc_drop_unsent(struct fc_session *s, const char *error)
+{
+	for (struct fc_op *next, *op = TAILQ_FIRST(&s->ops); op != NULL; op = next) {
+		next = TAILQ_NEXT(op, entry);
+		if (op->ask != FC_COMMAND || op->sent)
+			continue;
+		fc_fail(op, error);
+		fc_finish(op);
+	}
+}
+
+struct fc_op *
+fc_op_in_flight(struct fc_session *s, uint64_t cookie)
+{
+	struct fc_op *op;
+
+	TAILQ_FOREACH(op, &s->ops, entry)
+	if (op->ask == FC_COMMAND && op->sent && op->request.cookie == cookie)
+		return op;
+	return NULL;
+}
