@@ -558,3 +558,11 @@ drive_finish(struct drive *d)
 	judge(d, false);
 	d->open = false;
 }
+
+void
+drive_finish_as(struct drive *d, const struct referee_setup *setup)
+{
+	settle(d);
+	judge_trace(d->t, d->config.trace, d->from, setup);
+	d->open = false;
+}

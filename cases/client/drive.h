@@ -109,5 +109,8 @@ struct wire drive_records(struct drive *d);
  * drive_serve (of a liar's clients only what a lie cannot have caused). The first broken MUST ends the point, a SHOULD is a warning.
  */
 void drive_finish(struct drive *d);
+/* The same, with other eyes: .several_clients where the user asked for several connections, for one. */
+struct referee_setup;
+void drive_finish_as(struct drive *d, const struct referee_setup *setup);
 
 #endif
