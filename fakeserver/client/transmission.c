@@ -105,6 +105,7 @@ fc_command(struct fc_op *op)
 	op->request.cookie = ++s->last_cookie;
 	TAILQ_INSERT_TAIL(&s->ops, op, entry);
 	fc_send_requests(s);
+	fc_flush(s);
 }
 
 static void

@@ -69,15 +69,24 @@ RECEIVING_LIE(dies_of_long_list, BREAKS(R(client_reads_option_reply), R(baseline
 
 /* ---- information ---- */
 
+static bool
+is_unknown_info(const struct fc_receiving *m)
+{
+	struct rep_info info;
+
+	if (!is_info(m, -1))
+		return false;
+	wire_get_rep_info(wire_over(m->option_reply->data), &info);
+	return info.type > NBD_INFO_BLOCK_SIZE;
+}
+
 RECEIVING_LIE(leaves_over_unknown_info, BREAKS(R(info_unknown_replies_ignored)),
-              "leaves over information of a type that it does not know",
-              is_info(m, -1) && m->option_reply->data.at[1] > NBD_INFO_BLOCK_SIZE, m->leave = true)
+              "leaves over information of a type that it does not know", is_unknown_info(m), m->leave = true)
 RECEIVING_LIE(dies_of_unknown_info, BREAKS(R(info_unknown_replies_ignored)),
-              "dies of information of a type that it does not know",
-              is_info(m, -1) && m->option_reply->data.at[1] > NBD_INFO_BLOCK_SIZE, abort())
+              "dies of information of a type that it does not know", is_unknown_info(m), abort())
 RECEIVING_LIE(unknown_info_is_the_end, BREAKS(R(info_unknown_replies_ignored)),
-              "takes information of a type that it does not know for the end",
-              is_info(m, -1) && m->option_reply->data.at[1] > NBD_INFO_BLOCK_SIZE, m->option_reply->type = NBD_REP_ACK;
+              "takes information of a type that it does not know for the end", is_unknown_info(m),
+              m->option_reply->type = NBD_REP_ACK;
               m->option_reply->length = 0)
 RECEIVING_LIE(leaves_over_unasked_info, BREAKS(R(info_unknown_replies_ignored)),
               "leaves over a name or description that it has not asked for",

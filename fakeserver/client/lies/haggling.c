@@ -211,10 +211,17 @@ SENDING_LIE(contexts_of_another_export,
             "selects contexts of another export than it goes to", is_option(m, NBD_OPT_SET_META_CONTEXT),
             m->meta.name = BYTES_OF("other");
             m->meta.name_length = 5)
-SENDING_LIE(contexts_not_asked_for, BREAKS(R(set_meta_last_names_all), R(client_selects_contexts)),
-            "names the first context only, and relies on all", is_option(m, NBD_OPT_SET_META_CONTEXT),
-            m->meta.n_queries = m->meta.n_queries > 0;
-            change_query(m, SIZE_MAX, (struct bytes){ 0 }))
+CLIENT_LIE(only_first_context_selected, SENDING, BREAKS(R(set_meta_last_names_all)),
+           "names only the first of the contexts that its user wants")
+{
+	struct wire w = wire_over(m->meta.queries);
+
+	if (!is_option(m, NBD_OPT_SET_META_CONTEXT) || m->meta.n_queries < 2 || !CLIENT_LIE_NOW)
+		return;
+	m->meta.n_queries = 1;
+	m->meta.queries.len = sizeof(uint32_t) + opt_meta_context_query(&w).len;
+}
+
 CLIENT_LIE(contexts_listed_without_structured, COMMAND, BREAKS(R(list_meta_after_structured)),
            "sends NBD_OPT_LIST_META_CONTEXT although structured replies were not agreed")
 {
