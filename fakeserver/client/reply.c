@@ -287,7 +287,7 @@ take_chunk(struct fc_session *s)
 	if (m.op != NULL && !fc_has(s, s->want))
 		return false;
 	fc_lie_receiving(s, &m);
-	if (!fc_sound(s, m.op != NULL, "a reply to no request") || m.leave) {
+	if (m.leave || !fc_sound(s, m.op != NULL, "a reply to no request")) {
 		fc_over(s, "EPROTO");
 		return false;
 	}
