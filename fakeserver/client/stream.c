@@ -200,6 +200,9 @@ fc_flush(struct fc_session *s)
 			fc_send_requests(s);
 		}
 	}
+	/* Behind NBD_CMD_DISC comes nothing: a server that reads on sees so. */
+	if (s->stage == FC_LEAVING && !s->aborting && s->out.len == s->out_at && s->fd >= 0)
+		shutdown(s->fd, SHUT_WR);
 	if (s->close_behind && s->stage > FC_CONNECTING && s->out.len == s->out_at)
 		fc_over(s, "ECANCELED");
 	watch(s);
