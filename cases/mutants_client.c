@@ -98,7 +98,8 @@ list_jobs(const struct matrix *m, struct job *jobs)
 bool
 matrix_run_clients(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
 {
-	struct runner runner = { .slots = slots, .trace_fd = -1, .result = matrix_result };
+	/* Half of the time goes by while somebody is waited for who hangs. */
+	struct runner runner = { .slots = 2 * slots, .trace_fd = -1, .result = matrix_result };
 	const struct client_lie *l;
 	struct job *jobs;
 	struct run_end end;

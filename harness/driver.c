@@ -643,17 +643,32 @@ driver_has(const struct driver *d, const char *operation, const char *flag)
 
 /* ---- what both sides compute ---- */
 
+enum { BLOCK = 16, PATTERN_DIGITS = 4 };
+
+static void
+put_hex(uint8_t *at, unsigned digits, uint64_t value)
+{
+	while (digits > 0) {
+		at[--digits] = (uint8_t) "0123456789abcdef"[value & 15];
+		value >>= 4;
+	}
+}
+
 void
 driver_pattern(unsigned pattern, uint64_t offset, size_t length, uint8_t *data)
 {
-	enum { BLOCK = 16 };
-	char block[32];
+	uint8_t block[BLOCK];
+	size_t part;
 
-	for (size_t i = 0; i < length; i++, offset++) {
-		if (i == 0 || offset % BLOCK == 0)
-			snprintf(block, sizeof(block), "%04x%012llx", pattern & 0xffff,
-			         (unsigned long long)(offset / BLOCK) & 0xffffffffffff);
-		data[i] = pattern == 0 ? 0 : (uint8_t)block[offset % BLOCK];
+	memset(data, 0, length);
+	if (pattern == 0)
+		return;
+	put_hex(block, PATTERN_DIGITS, pattern);
+	for (; length > 0; offset += part, data += part, length -= part) {
+		part = BLOCK - offset % BLOCK;
+		part = part < length ? part : length;
+		put_hex(block + PATTERN_DIGITS, BLOCK - PATTERN_DIGITS, offset / BLOCK);
+		memcpy(data, block + offset % BLOCK, part);
 	}
 }
 
