@@ -114,7 +114,6 @@ try(struct drive *d, const struct asked *q)
 {
 	static struct window before;
 	struct driver_answer a;
-	enum requirement_id r = q->op->kind == READS ? R(baseline_client_read) : R(baseline_client_write);
 
 	if (is_inside(&d->exports[0], q))
 		look(&d->exports[0], q, &before);
@@ -122,9 +121,10 @@ try(struct drive *d, const struct asked *q)
 	        q->op->kind == WRITES ? " 7" : "");
 	if (a.result != DRIVER_OK || q->length == 0)
 		return a.result == DRIVER_OK;
-	if (q->op->kind != HINTS)
-		EXPECT(d->t, r, is_inside(&d->exports[0], q),
-		       "'%s %" PRIu64 " %" PRIu64 "' succeeds, and the export ends at %" PRIu64, q->op->name, q->offset,
+	/* A client may take the last block for whole, and read zeroes behind the end; what is written there is lost. */
+	if (q->op->kind == WRITES)
+		EXPECT(d->t, R(baseline_client_write), is_inside(&d->exports[0], q),
+		       "'write %" PRIu64 " %" PRIu64 "' succeeds, and the export ends at %" PRIu64, q->offset,
 		       q->length, d->exports[0].size);
 	if (!is_inside(&d->exports[0], q))
 		return true;
@@ -133,6 +133,19 @@ try(struct drive *d, const struct asked *q)
 	else
 		judge_disk(d, q, &before);
 	return true;
+}
+
+/* 32 MiB are a long way through a driver that prints what it reads. */
+static struct driver_answer
+ask_large(struct drive *d, uint32_t length)
+{
+	enum { LARGE_MS = 60000 };
+	struct driver_answer a;
+
+	drive_send(d, 1, "read 0 %u", length);
+	if (!drive_take_soon(d, &a, LARGE_MS))
+		broken(d->t, d->owed, "'read 0 %u' is not answered within %d s", length, LARGE_MS / 1000);
+	return a;
 }
 
 /* ---- shapes ---- */
@@ -460,9 +473,9 @@ ask_small(struct drive *d, bool aligned)
 		if (driver_has(d->driver, q.op->name, NULL))
 			try(d, &q);
 	}
-	/* No data go over the wire for it: the server does not take it either. */
+	/* The server does not take it either. */
 	if (aligned)
-		ask(d, 1, "read 0 %u", 32 * MIB + 512);
+		ask_large(d, 32 * MIB + 512);
 	leave(d);
 	drive_finish(d);
 }
@@ -573,7 +586,7 @@ read_32_mebibytes(struct drive *d, uint32_t advertised, bool structured)
 	d->owed = R(client_takes_32_mebibytes);
 	/* It serves more than it says. */
 	d->exports[0].block.maximum = NO_LIMIT;
-	a = ask(d, 1, "read 0 %u", length);
+	a = ask_large(d, length);
 	if (drive_sent(d, NBD_CMD_READ, 0) == 0)
 		skip(d->t, "32 MiB", "the client does not ask for so much at once: %s", a.text);
 	if (a.result == DRIVER_OK)
@@ -600,7 +613,7 @@ CASE_DRIVER_BULK(sizes, large_reply,
 	};
 	struct drive *d = drive_new(t);
 
-	for (volatile unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i++)
+	for (volatile unsigned i = 0; i < sizeof(points) / sizeof(points[0]); i += client_pairwise(d->client) ? 2 : 1)
 		POINT(t, "a maximum of %u, %s replies", points[i].advertised,
 		      points[i].structured ? "structured" : "simple")
 			read_32_mebibytes(d, points[i].advertised, points[i].structured);
