@@ -224,7 +224,7 @@ connect_two(struct drive *d)
 
 	if (driver_handles(d->driver) < 2)
 		skip(d->t, "handles", "the driver has no more than one");
-	drive_serve(d, "flags=SEND_FLUSH+SEND_FUA+CAN_MULTI_CONN", NULL);
+	drive_serve(d, "flags=SEND_FLUSH+SEND_FUA+SEND_TRIM+SEND_WRITE_ZEROES+CAN_MULTI_CONN", NULL);
 	relay = relay_new(d);
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
 	must(d, R(baseline_client_info_go), 2, "connect %s", d->uri);
@@ -336,49 +336,101 @@ has_come(struct drive *d, uint16_t type, unsigned n, int ms)
 	return drive_sent(d, type, 0) >= n;
 }
 
+static const struct changing {
+	const char *operation, *request;
+	uint16_t type;
+} changing[] = { { "write", "write 4096 4096 7", NBD_CMD_WRITE },
+	         { "zero", "zero 4096 4096", NBD_CMD_WRITE_ZEROES },
+	         { "trim", "trim 4096 4096", NBD_CMD_TRIM } };
+enum { N_CHANGING = sizeof(changing) / sizeof(changing[0]), COMES_MS = 1000, QUIET_MS = 20 };
+
+static void
+flush_beside(struct drive *d, const struct changing *c, unsigned flushes)
+{
+	struct relay *relay = connect_two(d);
+	struct driver_answer a;
+	bool told;
+
+	relay_hold(relay, 1, TO_CLIENT);
+	drive_send(d, 1, "%s", c->request);
+	if (!has_come(d, c->type, 1, COMES_MS))
+		skip(d->t, c->operation, "the client does not send it when it is asked to");
+	told = drive_take_soon(d, &a, QUIET_MS);
+	EXPECT(d->t, R(baseline_client_write), !told || a.result == DRIVER_OK, "'%s' fails: %s", c->request, a.text);
+	drive_send(d, flushes, "flush");
+	if (told && has_come(d, NBD_CMD_FLUSH, 1, COMES_MS))
+		broken(d->t, R(client_flush_awaits_replies),
+		       "NBD_CMD_FLUSH comes before the reply to '%s', which the user was told of", c->request);
+	EXPECT(d->t, R(baseline_client_write), !told, "'%s' succeeds before the server has answered it", c->request);
+	relay_release(relay, 1, TO_CLIENT);
+	for (unsigned n = 0; n < 2; n++) {
+		a = drive_take(d);
+		EXPECT(d->t, R(baseline_client_write), a.result == DRIVER_OK, "'%s' or 'flush' fails: %s", c->request,
+		       a.text);
+	}
+	must(d, R(client_flush_awaits_replies), 2, "flush");
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	must(d, R(baseline_client_disc), 2, "disconnect");
+	finish_several(d);
+}
+
 CASE_DRIVER(connections, flush_awaits_writes,
             "While a write on one connection is unanswered the client tells nobody of its success, nor flushes over "
             "another "
             "what it has told of",
             R(client_flush_awaits_replies), R(baseline_client_write))
 {
-	enum { COMES_MS = 1000, QUIET_MS = 20 };
 	struct drive *d = drive_new(t);
 
-	drive_needs(d, "write", NULL);
 	drive_needs(d, "flush", NULL);
 	if (driver_depth(d->driver) < 2)
 		skip(t, "depth", "the driver has no more than one request in flight");
-	for (volatile unsigned i = 0; i < 2; i++)
-		POINT(t, "%s", i == 0 ? "another handle flushes" : "the same handle flushes") {
-			struct relay *relay = connect_two(d);
-			struct driver_answer a;
-			bool told;
-
-			relay_hold(relay, 1, TO_CLIENT);
-			drive_send(d, 1, "write 4096 4096 7");
-			if (!has_come(d, NBD_CMD_WRITE, 1, COMES_MS))
-				skip(t, "write", "the client sends no write when it is asked to");
-			told = drive_take_soon(d, &a, QUIET_MS);
-			EXPECT(t, R(baseline_client_write), !told || a.result == DRIVER_OK, "the write fails: %s",
-			       a.text);
-			drive_send(d, i == 0 ? 2 : 1, "flush");
-			if (told && has_come(d, NBD_CMD_FLUSH, 1, QUIET_MS))
-				broken(t, R(client_flush_awaits_replies),
-				       "NBD_CMD_FLUSH comes before the reply to a write that the user was told of");
-			EXPECT(t, R(baseline_client_write), !told,
-			       "a write succeeds before the server has answered it");
-			relay_release(relay, 1, TO_CLIENT);
-			for (unsigned n = 0; n < 2; n++) {
-				a = drive_take(d);
-				EXPECT(t, R(baseline_client_write), a.result == DRIVER_OK, "write or flush fails: %s",
-				       a.text);
-			}
-			must(d, R(client_flush_awaits_replies), 2, "flush");
-			must(d, R(baseline_client_disc), 1, "disconnect");
-			must(d, R(baseline_client_disc), 2, "disconnect");
-			finish_several(d);
+	for (volatile unsigned i = 0; i < 2 * N_CHANGING; i++)
+		POINT(t, "%s, and %s handle flushes", changing[i / 2].operation, i % 2 == 0 ? "another" : "the same") {
+			drive_needs(d, changing[i / 2].operation, NULL);
+			flush_beside(d, &changing[i / 2], i % 2 == 0 ? 2 : 1);
 		}
+}
+
+/* A client whose writes all have FUA need not flush. */
+static void
+expect_flushed(struct drive *d, unsigned handle)
+{
+	unsigned before = drive_sent(d, NBD_CMD_FLUSH, 0);
+	struct driver_answer a = ask(d, handle, "flush");
+
+	EXPECT(d->t, R(client_flush_awaits_replies),
+	       a.result != DRIVER_OK || drive_sent(d, NBD_CMD_FLUSH, 0) > before ||
+	               drive_sent(d, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA) == drive_sent(d, NBD_CMD_WRITE, 0),
+	       "'flush' succeeds after a write without FUA, and no NBD_CMD_FLUSH came");
+	EXPECT(d->t, R(client_flush_awaits_replies), a.result == DRIVER_OK, "'flush' fails: %s", a.text);
+}
+
+CASE_DRIVER(connections, flush_is_done, "A flush that succeeds went to the server, and the server has answered it",
+            R(client_flush_awaits_replies), R(baseline_client_write))
+{
+	struct drive *d = drive_new(t);
+	struct relay *relay;
+	struct driver_answer a;
+
+	drive_needs(d, "write", NULL);
+	drive_needs(d, "flush", NULL);
+	drive_serve(d, "flags=SEND_FLUSH", NULL);
+	relay = relay_new(d);
+	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
+	must(d, R(baseline_client_write), 1, "write 4096 4096 7");
+	expect_flushed(d, 1);
+	must(d, R(baseline_client_write), 1, "write 8192 4096 7");
+	relay_hold(relay, 1, TO_CLIENT);
+	drive_send(d, 1, "flush");
+	if (drive_take_soon(d, &a, QUIET_MS))
+		broken(t, R(client_flush_awaits_replies), "'flush' is answered '%s' before the server's reply",
+		       a.result == DRIVER_OK ? "ok" : a.text);
+	relay_release(relay, 1, TO_CLIENT);
+	a = drive_take(d);
+	EXPECT(t, R(client_flush_awaits_replies), a.result == DRIVER_OK, "'flush' fails: %s", a.text);
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	finish_several(d);
 }
 
 /* ---- nobody there ---- */

@@ -215,8 +215,12 @@ listen_for_clients(struct relay *r)
 void
 relay_forget(struct relay *r)
 {
-	for (unsigned i = 0; i < r->n_links; i++)
+	for (unsigned i = 0; i < r->n_links; i++) {
+		/* What the client had sent before it left is the server's. */
+		if (r->link[i].fd[0] >= 0)
+			pump(&r->link[i]);
 		end_link(&r->link[i]);
+	}
 	r->n_links = 0;
 }
 

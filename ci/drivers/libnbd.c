@@ -863,15 +863,19 @@ take_lines(void)
 
 /* ---- the loop ---- */
 
-/* As nbd_poll does it. */
+/*
+ * As nbd_poll does it, but that a handle which only writes, as it does while it connects, hears of a server that has hung
+ * up by writing: it takes no other event then, and would be told the same for ever.
+ */
 static void
 notify(struct handle *h, short revents)
 {
+	bool reads = (nbd_aio_get_direction(h->nbd) & LIBNBD_AIO_DIRECTION_READ) != 0;
 	int failed = 0;
 
-	if ((revents & (POLLIN | POLLHUP)) != 0)
+	if (reads && (revents & (POLLIN | POLLHUP)) != 0)
 		failed = nbd_aio_notify_read(h->nbd);
-	else if ((revents & (POLLOUT | POLLERR)) != 0)
+	else if ((revents & (POLLOUT | POLLERR | POLLHUP)) != 0)
 		failed = nbd_aio_notify_write(h->nbd);
 	if (failed < 0)
 		h->last_error = nbd_get_errno();
