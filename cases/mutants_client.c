@@ -49,6 +49,9 @@ command_of(const struct client_lie *lie, bool driver)
 	return words;
 }
 
+/* Liars hang, and each would be waited for. */
+#define LIAR_FACTOR 0.1
+
 static void
 add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 {
@@ -66,6 +69,10 @@ add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 		return;
 	x->target = client_target(command_of(l, true), true);
 	x->plain = client_target(command_of(l, false), false);
+	if (mutant.breaks != NULL) {
+		x->target.breaks = x->plain.breaks = mutant.breaks;
+		x->target.factor = x->plain.factor = LIAR_FACTOR;
+	}
 }
 
 static size_t

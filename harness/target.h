@@ -9,6 +9,7 @@
 
 #include "harness/lower.h"
 #include "harness/quiet.h"
+#include "harness/requirement.h"
 #include "harness/uri.h"
 
 #include <stdatomic.h>
@@ -48,6 +49,11 @@ struct target {
 	const char *again;		/* the options and the command, quoted for a shell, that start the same server */
 	const struct filesystem *fs;	/* that {dir} is on, where that is on the disk below; or NULL */
 	const char *lower_flags;	/* transmission flags of the disk below, such as "SEND_FLUSH+SEND_FUA"; NULL: all */
+	/*
+	 * It lies, and this is what its lie breaks, up to REQUIREMENT_NONE; or NULL. A case has no more points once one of
+	 * these is seen, or much else: who hangs in one point does in all.
+	 */
+	const enum requirement_id *breaks;
 	bool driver;			/* for VIA_CLIENT: the command is a driver (driver.h) */
 	bool pairwise;			/* for VIA_CLIENT: of what can be combined, pair by pair is enough (--pairwise) */
 	bool direct;			/* it bypasses the page cache (--direct-io) */

@@ -180,6 +180,8 @@ point_begin(struct test *t, const char *fmt, ...)
 	struct test_private *p = t->private;
 	va_list ap;
 
+	if (p->fails >= FAILS_ENOUGH)
+		return;
 	/* What stood before the first point belongs to the case as a whole. */
 	if (p->points++ == 0 && p->outcome.verdict != VERDICT_PASS)
 		send_outcome(t);
@@ -199,13 +201,28 @@ point_open(struct test *t)
 	return t->private->in_point;
 }
 
+static void
+count_fail(struct test_private *p)
+{
+	const enum requirement_id *r = p->server->target->breaks;
+
+	if (r == NULL || p->outcome.verdict < VERDICT_WARN)
+		return;
+	while (*r != REQUIREMENT_NONE && *r != p->outcome.requirement)
+		r++;
+	p->fails += *r != REQUIREMENT_NONE ? FAILS_ENOUGH : p->outcome.verdict == VERDICT_FAIL;
+}
+
 void
 point_end(struct test *t)
 {
 	struct test_private *p = t->private;
 
+	if (!p->in_point)
+		return;
 	p->in_point = false;
 	p->blame = REQUIREMENT_NONE;
+	count_fail(p);
 	send_outcome(t);
 	free(p->point);
 	p->point = NULL;

@@ -54,6 +54,7 @@ struct case_def {
 
 /* `nbdspec client --driver` runs it: likewise, and the client does through its driver what the case asks (cases/client/drive.h). */
 #define CASE_DRIVER(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DRIVER, false, __VA_ARGS__)
+#define CASE_DRIVER_BULK(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DRIVER, true, __VA_ARGS__)
 
 #define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                                \
 	static void case_##group##_##ident(struct test *t);                                                            \

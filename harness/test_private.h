@@ -30,7 +30,7 @@ struct report_header {
 };
 
 /* A closed connection is seen a moment before the process that held it can be waited for. */
-enum { CLOSED_MS = 60 };
+enum { CLOSED_MS = 60, FAILS_ENOUGH = 3 };
 
 /* The verdict so far of the case or of the point that is open. */
 struct outcome {
@@ -53,6 +53,7 @@ struct test_private {
 	char *point;			/* NULL outside points */
 	enum requirement_id blame;	/* what a probe stands for: whatever goes wrong in it breaks this */
 	bool in_point;
+	unsigned fails;			/* of a peer that lies, so far: FAILS_ENOUGH end the points */
 	unsigned points;
 	uint64_t started_us;
 	off_t trace_from;

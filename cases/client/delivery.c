@@ -412,7 +412,7 @@ fill_both_ways(struct drive *d, bool structured, bool reads_first)
 CASE_DRIVER(
 	delivery, both_ways,
 	"When large reads and writes are on their way at once, more than the sockets hold, all of them come to an end",
-	R(baseline_client_read), R(baseline_client_write), R(request_payload_client))
+	R(baseline_client_read), R(baseline_client_write), R(client_takes_replies_unordered))
 {
 	struct drive *d = drive_new(t);
 

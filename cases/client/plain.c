@@ -139,13 +139,18 @@ CASE_CLIENT(plain, errors,
 /* ---- lies ---- */
 
 /* A client that waits for what is kept back from it does what the text asks for; one that falls over it does not. */
+enum { FEW = 20 };
+
 static void
 survive(struct test *t, enum lie_place place)
 {
 	const struct lie *volatile lie;
+	volatile unsigned n = 0;
+	/* Where pairs are enough, so is a sample. */
+	bool few = client_pairwise(client_new(t));
 
 	for (volatile size_t i = 0; (lie = lie_at(i)) != NULL; i++) {
-		if (lie->place != place)
+		if (lie->place != place || (few && n++ % FEW != 0))
 			continue;
 		POINT(t, "%s", lie->name) {
 			struct host *h = host_new(t, NULL);

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PIECE = 1 << 20, STRETCH = 1 << 26, MOST_IN_FLIGHT = 8 }; /* bytes, bytes, requests */
+enum { PIECE = 1 << 20, STRETCH = 1 << 26, SKIP_LEAST = 1 << 16, MOST_IN_FLIGHT = 8 };
 
 struct copy {
 	struct fc_handle *handle;
@@ -134,26 +134,31 @@ read_range(struct copy *c, uint64_t from, uint64_t to)
 		command(c, NBD_CMD_READ, from, to - from < c->piece ? (uint32_t)(to - from) : c->piece, NULL);
 }
 
-/* " base%3aallocation=LENGTH:FLAGS,…": how far they tell; what reads as zeroes is there already. */
+/* " base%3aallocation=LENGTH:FLAGS,…": how far they tell; what reads as zeroes is there already.
+ * Zeroes that are few are read with the data around them: a server may tell of every second byte. */
 static uint64_t
 read_extents(struct copy *c, uint64_t from, uint64_t to)
 {
 	struct buf text = c->said;
+	uint64_t known = from;
 	char *at;
 
 	c->said = (struct buf){ 0 };
 	buf_put(&text, "", 1);
 	at = strchr((char *)text.at, '=');
-	while (at != NULL && *at != '\0' && *at != ' ' && from < to && goes_on(c)) {
-		uint64_t length = strtoull(at + 1, &at, 10), end = length < to - from ? from + length : to;
+	while (at != NULL && *at != '\0' && *at != ' ' && known < to && goes_on(c)) {
+		uint64_t length = strtoull(at + 1, &at, 10), end = length < to - known ? known + length : to;
 		unsigned long flags = *at == ':' ? strtoul(at + 1, &at, 10) : 0;
 
-		if ((flags & NBD_STATE_ZERO) == 0)
-			read_range(c, from, end);
-		from = end;
+		if ((flags & NBD_STATE_ZERO) != 0 && length >= SKIP_LEAST) {
+			read_range(c, from, known);
+			from = end;
+		}
+		known = end;
 	}
+	read_range(c, from, known);
 	buf_free(&text);
-	return from;
+	return known;
 }
 
 static void

@@ -46,6 +46,7 @@ struct fc_facts {
 	struct fc_export export;
 	struct fc_context contexts[FC_CONTEXTS_MOST];
 	size_t n_contexts;
+	struct buf asked;		/* the export that the last GO, INFO or EXPORT_NAME named */
 	char error[40];			/* the last one that a command met */
 };
 void fc_export_reset(struct fc_export *e);
@@ -93,7 +94,8 @@ struct fc_op {
 	struct request request;		/* .data of a WRITE points to .data */
 	unsigned pattern;		/* of a WRITE without .data */
 	bool sent;
-	bool unchecked, pretend;	/* by lies: sent whatever was advertised; success without a request */
+	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
+	bool unchecked, pretend, early;
 	bool replied;			/* a chunk has come */
 	uint8_t *data;			/* of a READ or WRITE */
 	uint8_t *covered;		/* a bit for each byte of a READ of which a chunk has told */
@@ -132,7 +134,9 @@ struct fc_session {
 	enum fc_stage stage;
 	int fd;
 	bool wants_room;		/* epoll tells when there is room to send */
-	bool blind;			/* by lies: reads nothing before all is sent */
+	/* By lies: reads nothing before all is sent; never sees the end; takes what has come for all; bytes to pass over. */
+	bool blind, deaf, hasty;
+	uint64_t skip;
 	bool retry;			/* connect() again soon */
 	int64_t until;			/* a moment at which it ends in any case, ms; 0: none */
 	struct addrinfo *addresses, *address;	/* all, and the next one to try */
@@ -148,11 +152,10 @@ struct fc_session {
 	uint64_t last_cookie;
 
 	struct fc_settings settings;	/* as of the connect; strict as it is now */
-	char *export;			/* of the URI */
+	char *uri, *export;		/* the export of the URI */
 	struct fc_facts facts;
 	struct fc_export informed;	/* of the last NBD_OPT_INFO: for lies */
-	struct buf asked;		/* the export that the last GO, INFO or EXPORT_NAME named */
-	struct buf selected_for;	/* and the last SET_META_CONTEXT */
+	struct buf selected_for;	/* the export that the last SET_META_CONTEXT named */
 	bool in_option;			/* waits for a reply */
 	uint32_t option;
 	bool option_unsupported;	/* the last one */
@@ -173,7 +176,7 @@ struct fc_client {
 	bool input_always;		/* it is a file */
 	LIST_HEAD(fc_handles, fc_handle) handles;
 	unsigned n_sessions;
-	struct fc_facts elsewhere;	/* of the last session that ended, whosever: for lies */
+	struct fc_facts elsewhere;	/* of the last session that began or ended, whosever: for lies */
 	struct fc_lies *lies;
 };
 extern struct fc_client fc_client;

@@ -61,6 +61,7 @@ fc_facts_reset(struct fc_facts *f)
 {
 	fc_contexts_reset(f);
 	fc_export_reset(&f->export);
+	buf_free(&f->asked);
 	*f = (struct fc_facts){ 0 };
 }
 
@@ -74,6 +75,7 @@ fc_facts_copy(struct fc_facts *to, const struct fc_facts *from)
 	to->fixed = from->fixed;
 	to->no_zeroes = from->no_zeroes;
 	to->structured = from->structured;
+	copy_buf(&to->asked, &from->asked);
 	memcpy(to->error, from->error, sizeof(to->error));
 	fc_export_copy(&to->export, &from->export);
 	fc_contexts_copy(to, from);
@@ -152,7 +154,8 @@ fc_finish(struct fc_op *op)
 			memcpy(s->facts.error, op->error, sizeof(op->error));
 		fc_lie_answer(s, op);
 	}
-	op->done(op);
+	if (!op->early)
+		op->done(op);
 	op_free(op);
 }
 
@@ -234,12 +237,12 @@ session_free(struct fc_session *s)
 		freeaddrinfo(s->addresses);
 	buf_free(&s->in);
 	buf_free(&s->out);
-	buf_free(&s->asked);
 	buf_free(&s->selected_for);
 	buf_free(&s->settings.queries);
 	fc_export_reset(&s->informed);
 	fc_facts_reset(&s->facts);
 	free(s->export);
+	free(s->uri);
 	free(s);
 }
 
@@ -321,6 +324,8 @@ static void
 ask_disconnect(struct fc_session *s, struct fc_op *op)
 {
 	TAILQ_INSERT_TAIL(&s->ops, op, entry);
+	if (s->stage == FC_TRANSMISSION)
+		fc_lie_command(s, op);
 	if (s->stage == FC_OPTIONS)
 		fc_next_option(s);
 	else if (s->stage < FC_OPTIONS)

@@ -12,10 +12,11 @@ static void
 enter_transmission(struct fc_session *s)
 {
 	s->stage = FC_TRANSMISSION;
-	if (s->facts.oldstyle || s->selected_for.len != s->asked.len ||
-	    (s->asked.len > 0 && memcmp(s->selected_for.at, s->asked.at, s->asked.len) != 0))
+	if (s->facts.oldstyle || s->selected_for.len != s->facts.asked.len ||
+	    (s->facts.asked.len > 0 && memcmp(s->selected_for.at, s->facts.asked.at, s->facts.asked.len) != 0))
 		fc_contexts_reset(&s->facts);
 	fc_lie_state(s, FC_STATE_TRANSMISSION);
+	fc_facts_copy(&fc_client.elsewhere, &s->facts);
 	fc_finish(TAILQ_FIRST(&s->ops));
 }
 
@@ -73,10 +74,10 @@ fc_take_greeting(struct fc_session *s)
 	}
 	s->facts.server_fixed = (g.flags & NBD_FLAG_FIXED_NEWSTYLE) != 0;
 	s->facts.server_no_zeroes = (g.flags & NBD_FLAG_NO_ZEROES) != 0;
-	send_client_flags(s);
 	s->stage = FC_OPTIONS;
+	send_client_flags(s);
 	fc_next_option(s);
-	return true;
+	return s->stage != FC_OVER;
 }
 
 /* ---- which option is next ---- */
@@ -153,8 +154,8 @@ forget(struct fc_session *s, uint32_t option, struct bytes name)
 {
 	if (option == NBD_OPT_GO || option == NBD_OPT_INFO || option == NBD_OPT_EXPORT_NAME) {
 		fc_export_reset(&s->facts.export);
-		buf_clear(&s->asked);
-		put_bytes(&s->asked, name);
+		buf_clear(&s->facts.asked);
+		put_bytes(&s->facts.asked, name);
 	}
 	if (option == NBD_OPT_SET_META_CONTEXT) {
 		fc_contexts_reset(&s->facts);
@@ -171,10 +172,10 @@ send_option(struct fc_session *s, struct fc_op *op, uint32_t option)
 	m.option.magic = NBD_OPTION_MAGIC;
 	m.option.option = option;
 	fill_option(s, op, &m);
-	forget(s, option, export_of(s, op));
 	s->option = option;
 	s->option_unsupported = false;
 	fc_lie_state(s, FC_STATE_BEFORE_OPTION);
+	forget(s, option, export_of(s, op));
 	s->in_option = true;
 	s->want = 0;
 	if (option == NBD_OPT_EXPORT_NAME)
@@ -377,6 +378,8 @@ take_ack(struct fc_session *s, struct fc_op *op)
 	if (s->option == NBD_OPT_INFO)
 		fc_export_copy(&s->informed, &s->facts.export);
 	fc_lie_state(s, FC_STATE_AFTER_OPTION);
+	if (s->stage == FC_OVER)
+		return false;
 	if (s->option == NBD_OPT_GO)
 		enter_transmission(s);
 	else if (s->stage == FC_OPTIONS && op->step >= 3)

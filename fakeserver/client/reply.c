@@ -182,8 +182,10 @@ take_status(struct fc_session *s, struct fc_op *op, const struct chunk *c)
 	    !fc_sound(s, exact, "the length of NBD_REPLY_TYPE_BLOCK_STATUS") ||
 	    !fc_sound(s, i != NO_SUCH_CONTEXT, "extents of no context that was selected"))
 		return false;
-	if (op->request.type != NBD_CMD_BLOCK_STATUS || i == NO_SUCH_CONTEXT)
+	if (op->request.type != NBD_CMD_BLOCK_STATUS || s->facts.n_contexts == 0)
 		return true;
+	/* Whoever puts up with it takes it for the first one's. */
+	i = i == NO_SUCH_CONTEXT ? 0 : i;
 	if (!fc_sound(s, !op->told[i], "two chunks of extents of one context") ||
 	    !fc_sound(s, are_extents_sound(op, &m, n), "extents that cannot be"))
 		return false;
@@ -287,7 +289,7 @@ take_chunk(struct fc_session *s)
 	if (m.op != NULL && !fc_has(s, s->want))
 		return false;
 	fc_lie_receiving(s, &m);
-	if (!fc_sound(s, m.op != NULL, "a reply to no request") || m.leave) {
+	if (m.leave || !fc_sound(s, m.op != NULL, "a reply to no request")) {
 		fc_over(s, "EPROTO");
 		return false;
 	}

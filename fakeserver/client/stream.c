@@ -146,6 +146,7 @@ fc_connect(struct fc_session *s, const char *uri)
 		fc_over(s, "EINVAL");
 		return;
 	}
+	s->uri = strdup(uri);
 	s->export = strdup(u.export);
 	if (u.tls)
 		fc_over(s, "ENOTSUP");
@@ -177,8 +178,6 @@ sent_all(struct fc_session *s)
 {
 	buf_clear(&s->out);
 	s->out_at = 0;
-	if (s->close_behind)
-		fc_over(s, "ECANCELED");
 }
 
 void
@@ -201,6 +200,11 @@ fc_flush(struct fc_session *s)
 			fc_send_requests(s);
 		}
 	}
+	/* Behind NBD_CMD_DISC comes nothing: a server that reads on sees so. */
+	if (s->stage == FC_LEAVING && !s->aborting && s->out.len == s->out_at && s->fd >= 0)
+		shutdown(s->fd, SHUT_WR);
+	if (s->close_behind && s->stage > FC_CONNECTING && s->out.len == s->out_at)
+		fc_over(s, "ECANCELED");
 	watch(s);
 }
 
@@ -228,10 +232,20 @@ take(struct fc_session *s)
 }
 
 static void
+skip(struct fc_session *s)
+{
+	size_t has = s->in.len - s->in_at, n = s->skip < has ? (size_t)s->skip : has;
+
+	s->in_at += n;
+	s->skip -= n;
+}
+
+static void
 take_all(struct fc_session *s)
 {
+	skip(s);
 	while (take(s))
-		continue;
+		skip(s);
 	/* Nobody is interested in what comes behind the end. */
 	if (s->stage >= FC_LEAVING && !s->aborting)
 		s->in_at = s->in.len;
@@ -249,10 +263,15 @@ receive(struct fc_session *s)
 
 	s->in.len -= room - (n > 0 ? (size_t)n : 0);
 	if (n > 0) {
+		if (s->hasty && s->want > s->in.len)
+			buf_zero(&s->in, s->want - s->in.len);
 		take_all(s);
 	} else if (n == 0) {
 		fc_lie_state(s, FC_STATE_EOF);
-		fc_over(s, "ENOTCONN");
+		if (s->deaf)
+			epoll_ctl(fc_client.epoll, EPOLL_CTL_DEL, s->fd, NULL);
+		else
+			fc_over(s, "ENOTCONN");
 	} else if (error != EAGAIN) {
 		over_with_errno(s, error);
 	}

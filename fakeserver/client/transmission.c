@@ -88,14 +88,16 @@ check(const struct fc_session *s, const struct fc_op *op)
 void
 fc_command(struct fc_op *op)
 {
-	struct fc_session *s = op->handle->session;
+	struct fc_session *s;
 	const char *error;
 
-	fc_lie_command(s, op);
-	error = op->pretend ? NULL : op->error[0] != '\0' ? op->error : check(s, op);
+	fc_lie_command(op->handle->session, op);
+	/* A lie may have taken another one. */
+	s = op->handle->session;
+	error = op->pretend ? NULL : check(s, op);
 	if (error != NULL)
 		fc_fail(op, error);
-	if (error != NULL || op->pretend) {
+	if (op->error[0] != '\0' || op->pretend) {
 		fc_finish(op);
 		return;
 	}
@@ -103,6 +105,7 @@ fc_command(struct fc_op *op)
 	op->request.cookie = ++s->last_cookie;
 	TAILQ_INSERT_TAIL(&s->ops, op, entry);
 	fc_send_requests(s);
+	fc_flush(s);
 }
 
 static void
@@ -130,6 +133,8 @@ send_request(struct fc_session *s, struct fc_op *op)
 	m.request = op->request;
 	fc_send(s, &m);
 	op->sent = true;
+	if (op->early)
+		op->done(op);
 	if (op->request.type == NBD_CMD_WRITE) {
 		free(op->data);
 		op->data = NULL;
