@@ -117,7 +117,7 @@ gather_reads(struct drive *d, struct gather *g, struct driver_answer *answers)
 {
 	static const char feature[] = "requests in flight";
 	static bool one_by_one;
-	unsigned tag[GATHERED_MOST];
+	unsigned tag[GATHERED_MOST] = { 0 };
 	struct driver_answer a;
 	bool first;
 
