@@ -224,6 +224,7 @@ begin(struct drive *d)
 		restart_driver(d);
 	d->hold = d->interoperable = false;
 	d->excused = REQUIREMENT_NONE;
+	d->chunked = false;
 	end_server(d);
 	forget_exports(d);
 }
@@ -304,11 +305,26 @@ judge(struct drive *d, bool left_unjudged)
 	judge_trace(d->t, d->config.trace, d->from, &setup);
 }
 
+void
+drive_skip_df(struct drive *d)
+{
+	if (d->chunked && drive_sent(d, NBD_CMD_READ, NBD_CMD_FLAG_DF) > 0)
+		skip(d->t, "chunks", "the client asks for one chunk alone, by NBD_CMD_FLAG_DF");
+}
+
+void
+drive_ask_sizes(struct drive *d, unsigned handle)
+{
+	if (driver_has(d->driver, "set", "block-size"))
+		ask(d, handle, "set block-size=on");
+}
+
 /* What the client says, or that it says nothing, may come of what it sent: then that is its fault. */
 _Noreturn static void
 client_broke(struct drive *d, enum requirement_id r, const char *want, const char *got)
 {
 	judge(d, true);
+	drive_skip_df(d);
 	broken_values(d->t, r, want, got);
 }
 

@@ -43,6 +43,7 @@ struct drive {
 	/* Likewise set back: what the case itself asks the client to do, and the referee is not to judge. */
 	enum requirement_id excused;
 	bool interoperable;		/* the client is held to what the text asks of those that desire the most interoperability */
+	bool chunked;			/* a script cuts what is read whatever was asked: nothing of it is for who sets DF; until drive_serve */
 	bool hold;			/* the server is not served while an answer is waited for */
 	off_t from;			/* in the trace: what drive_finish and drive_sent look at */
 	/* ---- */
@@ -101,6 +102,9 @@ unsigned drive_sent(struct drive *d, uint16_t type, uint16_t flags);
 unsigned drive_options(struct drive *d, uint32_t option);	/* likewise */
 unsigned drive_connections(struct drive *d);			/* likewise: accepted */
 void drive_mark(struct drive *d);		/* forgets them */
+void drive_skip_df(struct drive *d);		/* where .chunked, and the client has sent NBD_CMD_FLAG_DF */
+/* It is the user's wish that the client asks for block sizes, where the driver has a setting for it. */
+void drive_ask_sizes(struct drive *d, unsigned handle);
 /* All records since then, for trace_next. Valid until the trace grows. */
 struct wire drive_records(struct drive *d);
 

@@ -322,13 +322,17 @@ ranges_of(const struct shape *s, struct asked q[N_RANGES])
 }
 
 /* All that nobody can refuse with a reason. */
+enum { MODEST = 65536 };
+
 static bool
 is_due(const struct shape *s, const struct asked *q, const struct fake_export *e)
 {
 	uint64_t preferred = s->block.preferred;
 
+	/* It may keep to tighter sizes (client_tighter_sizes), but not to none. */
 	return (q->op->kind == READS || q->op->kind == WRITES) && q->length > 0 && q->length <= s->block.maximum &&
-	       q->length % preferred == 0 && q->offset % preferred == 0 && is_inside(e, q);
+	       (q->length <= MODEST || q->length == preferred) && q->length % preferred == 0 &&
+	       q->offset % preferred == 0 && is_inside(e, q);
 }
 
 static bool
@@ -456,6 +460,8 @@ serve_untold(struct drive *d, bool asked)
 	if (!asked) {
 		d->excused = R(interop_block_sizes_queried);
 		must(d, R(interop_block_sizes_abided_by), 1, "set block-size=off");
+	} else {
+		drive_ask_sizes(d, 1);
 	}
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
 }

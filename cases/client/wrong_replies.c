@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { DONE = NBD_REPLY_FLAG_DONE, AT = 65536, LENGTH = 4096, UNKNOWN_ERROR = 0x8003 };
-enum owes { LEAVES, MAY_LEAVE, ANY };
+enum owes { LEAVES, MAY_LEAVE, FREE_TO_LEAVE, ANY };
 
 /* How the client leaves is its own affair then. */
 static const struct referee_setup liar = { .server_lies = true };
@@ -36,6 +36,7 @@ static const struct wrong {
 #define UNEXPECTED   LEAVES, R(unknown_chunk_disconnects)
 #define INCONSISTENT LEAVES, R(inconsistent_chunk_disconnects)
 #define INVALID      MAY_LEAVE, R(inconsistent_chunk_disconnects)
+#define LEFT_TO_IT   FREE_TO_LEAVE, R(inconsistent_chunk_disconnects)
 	{ "type 3, empty", READ, 3, "", 0, UNEXPECTED },
 	{ "type 3, with a payload", READ, 3, OFFSET, 4096, UNEXPECTED },
 	{ "type 4", READ, 4, OFFSET, 0, UNEXPECTED },
@@ -186,14 +187,14 @@ static const struct wrong {
 	  "cccccccc"
 	  "00000000"
 	  "00000000",
-	  0, INVALID },
+	  0, LEFT_TO_IT },
 	{ "the last extent of length 0", STATUS, NBD_REPLY_TYPE_BLOCK_STATUS,
 	  "cccccccc"
 	  "00000800"
 	  "00000000"
 	  "00000000"
 	  "00000003",
-	  0, INVALID },
+	  0, LEFT_TO_IT },
 	{ "extents of another context", STATUS, NBD_REPLY_TYPE_BLOCK_STATUS,
 	  "0badcafe"
 	  "00001000"
@@ -303,7 +304,10 @@ judge_leaving(struct drive *d, const struct play *p)
 	if (stays && w->owes == LEAVES)
 		broken_values(d->t, w->broken, "the client disconnects",
 		              "the next read is sent over the same connection, and its reply is taken");
-	if (stays && w->owes == MAY_LEAVE)
+	/* Extents that cannot be (proto.md:2286). */
+	if (stays && w->owes == FREE_TO_LEAVE)
+		observe(d->t, R(status_invalid_chunk_may_disconnect), "the client goes on over the same connection");
+	else if (stays && w->owes == MAY_LEAVE)
 		warns(d->t, w->broken,
 		      "the client goes on over the same connection, as if the chunk were none that cannot be");
 	ask(d, 1, "disconnect");

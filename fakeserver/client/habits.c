@@ -106,8 +106,14 @@ CLIENT_HABIT(leaves_at_unknown_errors, RECEIVING, USES(R(unknown_error_chunk_may
 CLIENT_HABIT(bears_invalid_replies, VIOLATION,
              USES(R(read_invalid_chunks_may_disconnect), R(status_invalid_chunk_may_disconnect),
                   R(client_violation_may_close)),
-             "goes on after chunks that overlap, and after extents that cannot be")
+             "goes on after chunks that overlap, and after extents that cannot be; the request fails")
 {
-	if (strcmp(v->what, "chunks that overlap") == 0 || strcmp(v->what, "extents that cannot be") == 0)
-		v->forgive = true;
+	struct fc_op *op;
+
+	if (strcmp(v->what, "chunks that overlap") != 0 && strcmp(v->what, "extents that cannot be") != 0)
+		return;
+	v->forgive = true;
+	TAILQ_FOREACH(op, &s->ops, entry)
+	if (op->replied)
+		fc_fail(op, "EPROTO");
 }

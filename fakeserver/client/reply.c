@@ -210,8 +210,7 @@ take_error(struct fc_session *s, struct fc_op *op, const struct chunk *c)
 		fits = wire_get_chunk_error_offset(wire_over(c->data), &at) != WIRE_SHORT;
 		if (!fc_sound(s, fits, "the length of NBD_REPLY_TYPE_ERROR_OFFSET") ||
 		    !fc_sound(s,
-		              r->type == NBD_CMD_FLUSH ||
-		                      (at.offset >= r->offset && at.offset - r->offset <= r->length),
+		              r->type == NBD_CMD_FLUSH || (at.offset >= r->offset && at.offset - r->offset < r->length),
 		              "an error at an offset outside of the request"))
 			return false;
 	}

@@ -483,8 +483,6 @@ PUTS_UP_LIE(foreign_context_taken, inconsistent_chunk_disconnects, "takes extent
             "extents of no context that was selected")
 PUTS_UP_LIE(repeated_context_taken, inconsistent_chunk_disconnects, "takes two chunks of extents of one context",
             "two chunks of extents of one context")
-PUTS_UP_LIE(impossible_extents_taken, inconsistent_chunk_disconnects, "takes extents that cannot be",
-            "extents that cannot be")
 PUTS_UP_LIE(error_offset_of_any_length_taken, inconsistent_chunk_disconnects,
             "takes an error chunk that is too short for its offset", "the length of NBD_REPLY_TYPE_ERROR_OFFSET")
 PUTS_UP_LIE(error_outside_taken, inconsistent_chunk_disconnects, "takes an error at an offset outside of the request",
