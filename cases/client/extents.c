@@ -163,7 +163,10 @@ CASE_DRIVER(extents, told,
 			if (dirty)
 				judge_told(d, a, "x-nbdspec%3adirty", a->dirty, text);
 			/* Whatever the status says, what is read is what the server has. */
-			must_read_disk(d, R(client_hole_not_zero), 1, &d->exports[0], AT, LENGTH);
+			must_read_disk(d,
+			               a->r == R(client_takes_hole_without_zero) ? R(client_hole_not_zero)
+			                                                         : R(client_reads_chunk_length),
+			               1, &d->exports[0], AT, LENGTH);
 			must_go_on(d, R(client_reads_chunk_length));
 		}
 }

@@ -173,11 +173,8 @@ RECEIVING_LIE(error_text_unread, BREAKS(R(client_reads_chunk_length)), "leaves t
               is_error_chunk(m) && m->chunk->length > 6, s->want -= m->chunk->length - 6)
 RECEIVING_LIE(error_offset_unread, BREAKS(R(client_reads_chunk_length)), "leaves the offset of an error chunk unread",
               is_chunk(m, NBD_REPLY_TYPE_ERROR_OFFSET) && m->chunk->length >= 14, s->want -= 8)
-RECEIVING_LIE(unknown_error_chunk_unread, BREAKS(R(client_reads_chunk_length), R(unknown_error_chunk_fails)),
-              "leaves the payload of an error chunk of a type that it does not know unread",
-              is_error_chunk(m) && m->chunk->type > NBD_REPLY_TYPE_ERROR_OFFSET, s->want -= m->chunk->length)
-RECEIVING_LIE(hole_read_as_data, BREAKS(R(client_reads_chunk_length)), "takes 4 bytes of a hole chunk for the next",
-              is_chunk(m, NBD_REPLY_TYPE_OFFSET_HOLE), s->want -= 4)
+RECEIVING_LIE(hole_read_as_data, BREAKS(R(client_reads_chunk_length), R(read_chunks_reassembled)),
+              "takes 4 bytes of a hole chunk for the next", is_chunk(m, NBD_REPLY_TYPE_OFFSET_HOLE), s->want -= 4)
 RECEIVING_LIE(second_extents_unread, BREAKS(R(client_reads_chunk_length)),
               "reads the first extent of a chunk, and leaves the others unread",
               is_chunk(m, NBD_REPLY_TYPE_BLOCK_STATUS) && m->chunk->length > 12, s->want -= m->chunk->length - 12)
@@ -451,6 +448,21 @@ RECEIVING_LIE(unknown_status_is_zero, BREAKS(R(client_ignores_status_flags)),
               "takes an extent with flags that it does not know for a hole", is_status(m) && sums_of(m).unknown,
               change_flags(m, any_is_zero))
 
+/* An error without a message in its place. */
+static void
+mend_error(struct fc_receiving *m)
+{
+	static const uint8_t failed[] = { 0, 0, 0, NBD_EIO, 0, 0 };
+
+	m->chunk->type = NBD_REPLY_TYPE_ERROR;
+	m->chunk->length = sizeof(failed);
+	m->chunk->data = (struct bytes){ failed, sizeof(failed) };
+}
+
+RECEIVING_LIE(unknown_error_unlooked_at, BREAKS(R(unknown_error_chunk_overlong)),
+              "goes on after an error chunk of a type that it does not know, whatever is in it",
+              is_error_chunk(m) && m->chunk->type > NBD_REPLY_TYPE_ERROR_OFFSET, mend_error(m))
+
 /* ---- what cannot be, and is put up with ---- */
 
 #define PUTS_UP_LIE(ident, rule, text_, check)                                                                         \
@@ -467,7 +479,7 @@ PUTS_UP_LIE(hole_for_no_read_taken, unknown_chunk_disconnects, "goes on after a 
             "a hole in answer to another command")
 PUTS_UP_LIE(extents_for_no_status_taken, unknown_chunk_disconnects,
             "goes on after extents in answer to another command", "extents in answer to another command")
-PUTS_UP_LIE(overlong_message_taken, unknown_error_chunk_overlong, "takes a message that is longer than its chunk",
+PUTS_UP_LIE(overlong_message_taken, inconsistent_chunk_disconnects, "takes a message that is longer than its chunk",
             "a message longer than its chunk")
 PUTS_UP_LIE(empty_data_taken, inconsistent_chunk_disconnects, "takes a data chunk without data",
             "the length of NBD_REPLY_TYPE_OFFSET_DATA")
@@ -496,8 +508,6 @@ PUTS_UP_LIE(overlapping_chunks_taken, inconsistent_chunk_disconnects, "takes chu
             "chunks that overlap")
 PUTS_UP_LIE(incomplete_read_taken, inconsistent_chunk_disconnects, "takes a reply that lacks what was asked for",
             "a reply that lacks what was asked for")
-PUTS_UP_LIE(several_chunks_taken_with_df, df_set_when_needed, "takes several content chunks in spite of DF",
-            "two content chunks in spite of DF")
 /* digitalocean/go-nbd 4388797 */
 PUTS_UP_LIE(structured_unagreed_taken, inconsistent_chunk_disconnects, "takes structured replies that were not agreed",
             "a structured reply that was not agreed")
@@ -510,7 +520,7 @@ DIES_LIE(impossible_extents_die, inconsistent_chunk_disconnects, "dies of extent
 DIES_LIE(extents_of_any_length_die, inconsistent_chunk_disconnects, "dies of a chunk of extents of a wrong length",
          "the length of NBD_REPLY_TYPE_BLOCK_STATUS")
 /* libnbd 6f238ad */
-DIES_LIE(overlong_message_dies, unknown_error_chunk_overlong, "dies of a message that is longer than its chunk",
+DIES_LIE(overlong_message_dies, inconsistent_chunk_disconnects, "dies of a message that is longer than its chunk",
          "a message longer than its chunk")
 /* libnbd 15d0f03 */
 DIES_LIE(error_outside_dies, inconsistent_chunk_disconnects, "dies of an error at an offset outside of the request",
