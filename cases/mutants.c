@@ -70,6 +70,15 @@ static const struct {
 	{ KNOB_error_messages, R(option_reply_length_zero) },
 };
 
+/* What the plain fake client does in some cases, and not in others, by its user's wish or its server's. */
+static const enum requirement_id done_by_client[] = {
+	R(client_haggling_soft_disconnect), /* `disconnect` in option haggling */
+	R(client_abandons_negotiation),     /* likewise */
+	R(client_disc_any_time),            /* `disconnect`, before the first request and behind any */
+	R(client_export_name_first),        /* where the server is not fixed newstyle */
+	REQUIREMENT_NONE,
+};
+
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
 /* No less than a case may write, so that nothing is destaged that a lie must lose. */
@@ -454,6 +463,8 @@ freedom_proof(enum requirement_id r)
 	for (size_t i = 0; i < N_PROFILES; i++)
 		if (profiles[i].uses != NULL && lists(profiles[i].uses, r))
 			return joined("profile", profiles[i].name);
+	if (lists(done_by_client, r))
+		return strdup("client honest");
 	for (size_t i = 0; (l = client_lie_at(i)) != NULL; i++)
 		if (l->uses != NULL && lists(l->uses, r))
 			return joined("habit", l->name);

@@ -69,6 +69,8 @@ enum fc_ask {
 	FC_COMMAND,
 };
 
+enum fc_step { FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
+
 struct fc_session;
 struct fc_handle;
 
@@ -82,7 +84,7 @@ struct fc_op {
 	char error[40];			/* "" for success */
 
 	/* options */
-	unsigned step;
+	unsigned step;			/* enum fc_step: of the option that comes next */
 	struct buf export;
 	bool has_export;		/* another one than the URI's */
 	struct buf queries;		/* be32 length, text, … */
@@ -108,6 +110,7 @@ TAILQ_HEAD(fc_ops, fc_op);
 
 struct fc_settings {
 	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool chosen;			/* one of them was set: no habit changes them */
 	struct buf queries;		/* contexts: be32 length, text, … */
 	uint32_t n_queries;

@@ -28,6 +28,14 @@ CLIENT_HABIT(does_without_extras, STATE, USES(R(client_other_options)),
 		s->settings.structured = false;
 }
 
+CLIENT_HABIT(informs_itself, STATE,
+             USES(R(go_may_follow_info), R(go_may_come_without_info), R(client_learns_block_size)),
+             "sends INFO before GO")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.informs_itself = true;
+}
+
 /* ---- requests ---- */
 
 static bool

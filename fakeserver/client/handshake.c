@@ -88,14 +88,16 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 {
 	bool enters = op->ask == FC_CONNECT || op->ask == FC_GO;
 
-	switch (op->step) {
-	case 0:
+	switch ((enum fc_step)op->step) {
+	case FC_STRUCTURED:
 		return (op->ask == FC_CONNECT || op->ask == FC_HAGGLE) && s->settings.structured
 		               ? NBD_OPT_STRUCTURED_REPLY
 		               : 0;
-	case 1:
+	case FC_SELECT_CONTEXTS:
 		return enters && s->facts.structured && s->settings.n_queries > 0 ? NBD_OPT_SET_META_CONTEXT : 0;
-	case 2:
+	case FC_INFORM:
+		return enters && s->settings.informs_itself ? NBD_OPT_INFO : 0;
+	case FC_MAIN:
 		return enters                        ? NBD_OPT_GO
 		       : op->ask == FC_INFO          ? NBD_OPT_INFO
 		       : op->ask == FC_LIST          ? NBD_OPT_LIST
@@ -254,13 +256,13 @@ fc_next_option(struct fc_session *s)
 	uint32_t option = 0;
 
 	while (s->stage == FC_OPTIONS && !s->in_option && (op = TAILQ_FIRST(&s->ops)) != NULL) {
-		if (op->step == 0)
+		if (op->step == FC_STRUCTURED)
 			fc_lie_command(s, op);
 		if (!s->facts.fixed) {
 			next_unfixed(s, op);
 			continue;
 		}
-		for (option = 0; op->error[0] == '\0' && option == 0 && op->step < 4; op->step++)
+		for (option = 0; op->error[0] == '\0' && option == 0 && op->step < FC_STEPS; op->step++)
 			option = option_of_step(s, op);
 		if (option != 0 && !is_in_vain(s, op, option)) {
 			send_option(s, op, option);
@@ -382,7 +384,7 @@ take_ack(struct fc_session *s, struct fc_op *op)
 		return false;
 	if (s->option == NBD_OPT_GO)
 		enter_transmission(s);
-	else if (s->stage == FC_OPTIONS && op->step >= 3)
+	else if (s->stage == FC_OPTIONS && op->step > FC_MAIN)
 		fc_finish(op);
 	return true;
 }
@@ -415,7 +417,7 @@ take_option_error(struct fc_session *s, struct fc_op *op, uint32_t type)
 		return;
 	}
 	/* A session without structured replies or contexts will do; without NBD_OPT_GO there is the old way. */
-	if (op->step >= 3 && !(s->option == NBD_OPT_GO && s->option_unsupported))
+	if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported))
 		fc_fail(op, name);
 	fc_lie_state(s, FC_STATE_AFTER_OPTION);
 }

@@ -266,7 +266,7 @@ CLIENT_LIE(structured_asked_twice, STATE, BREAKS(R(client_state_option_once)),
 	    !CLIENT_LIE_NOW)
 		return;
 	l->memory = s->number;
-	op->step = 0;
+	op->step = FC_STRUCTURED;
 }
 
 CLIENT_LIE(go_not_tried, STATE, BREAKS(R(go_preferred)), "sends NBD_OPT_EXPORT_NAME, and never NBD_OPT_GO")
@@ -275,7 +275,7 @@ CLIENT_LIE(go_not_tried, STATE, BREAKS(R(go_preferred)), "sends NBD_OPT_EXPORT_N
 
 	if (moment != FC_STATE_FLAGS || op == NULL || op->ask != FC_CONNECT || !CLIENT_LIE_NOW)
 		return;
-	op->step = 3;
+	op->step = FC_OLD_WAY;
 	s->option = NBD_OPT_GO;
 	s->option_unsupported = true;
 }
