@@ -213,6 +213,17 @@ list_mutants(struct matrix *m, const char *glob)
 		           (struct mutant){ .name = strdup(l->name), .lie = l, .knob = -1, .profile = profile_for(l) });
 }
 
+static void
+add_red(struct cell *c, enum requirement_id r)
+{
+	if (r == REQUIREMENT_NONE || cell_has(c, r))
+		return;
+	c->red = reallocarray(c->red, c->n_red + 1, sizeof(*c->red));
+	if (c->red == NULL)
+		abort();
+	c->red[c->n_red++] = r;
+}
+
 void
 matrix_result(void *arg, const struct job *job, const struct result *r)
 {
@@ -228,12 +239,9 @@ matrix_result(void *arg, const struct job *job, const struct result *r)
 	             r->point ? "] " : "", r->message, *r->expected ? "expected " : "", r->expected,
 	             *r->got ? "; got " : "", r->got, r->server) < 0)
 		abort();
-	if (r->requirement == REQUIREMENT_NONE || cell_has(c, r->requirement))
-		return;
-	c->red = reallocarray(c->red, c->n_red + 1, sizeof(*c->red));
-	if (c->red == NULL)
-		abort();
-	c->red[c->n_red++] = r->requirement;
+	add_red(c, r->requirement);
+	for (int i = 0; i < ALSO_MOST; i++)
+		add_red(c, r->also[i]);
 }
 
 /* ---- occasions ---- */

@@ -35,6 +35,8 @@ enum expectation {
 	EXPECT_CHANGED,		/* the line says another verdict or requirement */
 };
 
+enum { ALSO_MOST = 8 };
+
 struct result {
 	const char *case_id;		/* "group/name" */
 	const char *point;		/* "flags=0x2d", or NULL */
@@ -42,6 +44,7 @@ struct result {
 	enum verdict verdict;
 	bool red;			/* it alone makes the run fail: --strict, --require and expectations weighed */
 	enum requirement_id requirement;	/* what was broken (warn, fail) or is spoken of (info); else NONE */
+	enum requirement_id also[ALSO_MOST];	/* what the same act broke, too; up to NONE */
 	const char *message;		/* one line: why; "" for a plain pass */
 	const char *expected, *got;	/* for fail and warn; "" when message says all */
 	const char *feature;		/* for skip: the feature that is missing (--require takes it); else "" */

@@ -293,6 +293,8 @@ emit(struct state *st, struct slot *s, const struct report_header *h, char *cons
 	};
 	char *transcript = NULL;
 
+	for (int i = 0; i < ALSO_MOST; i++)
+		r.also[i] = h->also[i];
 	if (st->r->transcripts && (r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN ||
 	                           r.verdict == VERDICT_ERROR || r.verdict == VERDICT_INFO))
 		r.transcript = transcript =

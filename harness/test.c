@@ -85,6 +85,8 @@ send_outcome(struct test *t)
 		.trace_to = trace_end(&p->trace),
 	};
 
+	for (int i = 0; i < ALSO_MOST; i++)
+		h.also[i] = o->also[i];
 	if (o->verdict >= VERDICT_WARN)
 		report_ended(t);
 	send_report(t, &h, strings);
@@ -201,6 +203,15 @@ point_open(struct test *t)
 	return t->private->in_point;
 }
 
+static bool
+is_broken(const struct outcome *o, enum requirement_id r)
+{
+	for (int i = 0; i < ALSO_MOST && o->also[i] != REQUIREMENT_NONE; i++)
+		if (o->also[i] == r)
+			return true;
+	return o->requirement == r;
+}
+
 static void
 count_fail(struct test_private *p)
 {
@@ -208,7 +219,7 @@ count_fail(struct test_private *p)
 
 	if (r == NULL || p->outcome.verdict < VERDICT_WARN)
 		return;
-	while (*r != REQUIREMENT_NONE && *r != p->outcome.requirement)
+	while (*r != REQUIREMENT_NONE && !is_broken(&p->outcome, *r))
 		r++;
 	p->fails += *r != REQUIREMENT_NONE ? FAILS_ENOUGH : p->outcome.verdict == VERDICT_FAIL;
 }
@@ -264,7 +275,13 @@ settle(struct test *t, enum verdict v, enum requirement_id r, char *message, cha
 	free(o->expected);
 	free(o->got);
 	free(o->feature);
-	*o = (struct outcome){ v, r, message, expected, got, feature, o->gone };
+	*o = (struct outcome){ .verdict = v,
+		               .requirement = r,
+		               .message = message,
+		               .expected = expected,
+		               .got = got,
+		               .feature = feature,
+		               .gone = o->gone };
 }
 
 /* Within a probe everything that goes wrong breaks what the probe was for. */
@@ -297,6 +314,31 @@ broken(struct test *t, enum requirement_id r, const char *fmt, ...)
 	va_start(ap, fmt);
 	settle(t, verdict_of(r), r, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
+	end_case(t);
+}
+
+void
+breaks_too(struct test *t, enum requirement_id r, const char *text)
+{
+	struct outcome *o = &t->private->outcome;
+	int i = 0;
+
+	if (o->message == NULL || strcmp(o->message, text) != 0 || o->requirement == r)
+		return;
+	while (i < ALSO_MOST && o->also[i] != REQUIREMENT_NONE && o->also[i] != r)
+		i++;
+	if (i < ALSO_MOST)
+		o->also[i] = r;
+}
+
+void
+broken_all(struct test *t, const enum requirement_id *r, const char *text)
+{
+	enum requirement_id first = blamed(t, *r);
+
+	settle(t, verdict_of(first), first, strdup(text), NULL, NULL, NULL);
+	for (; *r != REQUIREMENT_NONE; r++)
+		breaks_too(t, *r, text);
 	end_case(t);
 }
 

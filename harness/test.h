@@ -111,11 +111,15 @@ struct test {
 
 /* Ends the case or its point: the requirement is broken. */
 _Noreturn void broken(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* The same, for an act that breaks several at once: a list up to REQUIREMENT_NONE. The verdict is for the first. */
+_Noreturn void broken_all(struct test *t, const enum requirement_id *r, const char *text);
 _Noreturn void broken_values(struct test *t, enum requirement_id r, const char *expected, const char *got);
 /* Records a broken requirement; returns where it is a SHOULD (warn), ends the case where it is a MUST. */
 void deviates(struct test *t, enum requirement_id r, const char *expected, const char *got);
 /* Records a warning, whatever the level of the requirement: what cannot be certain. */
 void warns(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* What the verdict that has this message is for breaks this one, too: one act may break several. */
+void breaks_too(struct test *t, enum requirement_id r, const char *text);
 /* Records what was seen of a MAY. */
 void observe(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Ends the case: the server does not offer the feature ("FLUSH", "fixed newstyle"). */

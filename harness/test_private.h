@@ -22,7 +22,7 @@ enum report_string { REPORT_POINT, REPORT_MESSAGE, REPORT_EXPECTED, REPORT_GOT, 
 struct report_header {
 	uint32_t type;
 	uint32_t verdict;
-	uint32_t requirement;
+	uint32_t requirement, also[ALSO_MOST];
 	uint32_t gone;			/* the verdict is for a connection that was refused or a server that has ended */
 	uint64_t duration_us;
 	int64_t trace_from, trace_to;	/* offsets of the records that belong to it */
@@ -38,6 +38,7 @@ struct outcome {
 	enum requirement_id requirement;
 	char *message, *expected, *got, *feature;
 	bool gone;
+	enum requirement_id also[ALSO_MOST];
 };
 
 struct test_private {

@@ -8,7 +8,8 @@
 
 struct verdicts {
 	struct test *t;
-	enum requirement_id must;
+	enum requirement_id broken[ALSO_MOST + 2]; /* each MUST that the first act breaks that breaks one */
+	unsigned n;
 	char *text;
 };
 
@@ -22,20 +23,27 @@ static void
 on_broken(void *arg, uint16_t connection, enum requirement_id r, const char *text)
 {
 	struct verdicts *v = arg;
+	char *line;
 
+	if (asprintf(&line, "connection %u: %s", connection, text) < 0)
+		abort();
 	if (is_should(r)) {
-		warns(v->t, r, "connection %u: %s", connection, text);
-	} else if (v->must == REQUIREMENT_NONE) {
-		v->must = r;
-		if (asprintf(&v->text, "connection %u: %s", connection, text) < 0)
-			abort();
+		warns(v->t, r, "%s", line);
+		breaks_too(v->t, r, line);
+	} else if (v->n == 0) {
+		v->broken[v->n++] = r;
+		v->text = line;
+		return;
 	}
+	if (v->n > 0 && v->n <= ALSO_MOST && strcmp(v->text, line) == 0)
+		v->broken[v->n++] = r;
+	free(line);
 }
 
 void
 judge_trace(struct test *t, const struct trace *trace, off_t from, const struct referee_setup *setup)
 {
-	struct verdicts v = { .t = t, .must = REQUIREMENT_NONE };
+	struct verdicts v = { .t = t };
 	struct referee *referee;
 	off_t end = trace_end(trace);
 	struct trace_record record;
@@ -51,6 +59,6 @@ judge_trace(struct test *t, const struct trace *trace, off_t from, const struct 
 		referee_see(referee, &record);
 	referee_end(referee);
 	munmap(map, (size_t)end);
-	if (v.must != REQUIREMENT_NONE)
-		broken(t, v.must, "%s", v.text);
+	if (v.n > 0)
+		broken_all(t, v.broken, v.text);
 }

@@ -171,14 +171,14 @@ judge_end(struct session *s)
 		return;
 	s->judged = true;
 	/* Whoever may leave as he likes may do it in the midst of a message. */
-	if (s->server_broke || s->ref->setup.left_unjudged || rest_is_whole(s))
+	if (s->server_broke || rest_is_whole(s))
 		return;
-	if (s->stage == STAGE_HAGGLING)
-		judge_handshake_left(s);
-	else if (s->stage == STAGE_TRANSMISSION && (!s->oldstyle || s->had_request))
-		judge_transmission_left(s);
 	if (s->rest_length > 0)
 		judge_rest(s);
+	if (s->stage == STAGE_HAGGLING && !s->ref->setup.left_unjudged)
+		judge_handshake_left(s);
+	else if (s->stage == STAGE_TRANSMISSION && !s->ref->setup.left_unjudged && (!s->oldstyle || s->had_request))
+		judge_transmission_left(s);
 }
 
 static void

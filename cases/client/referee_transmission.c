@@ -142,12 +142,12 @@ judge_status(struct session *s, const char *what)
 	if (!s->terms.known || s->terms.has_contexts)
 		return;
 	accuse(s,
-	       RULES(R(block_status_after_set_meta), R(client_status_needs_context), R(client_selects_contexts),
-	             R(client_negotiates_extras)),
-	       "%s: %s", what, why);
-	if (!s->structured)
-		accuse(s, RULES(R(client_metadata_needs_structured), R(payload_extensions_need_structured)),
-		       "%s: structured replies were not agreed", what);
+	       s->structured ? RULES(R(block_status_after_set_meta), R(client_status_needs_context),
+	                             R(client_selects_contexts), R(client_negotiates_extras))
+	                     : RULES(R(block_status_after_set_meta), R(client_status_needs_context),
+	                             R(client_selects_contexts), R(client_negotiates_extras),
+	                             R(client_metadata_needs_structured), R(payload_extensions_need_structured)),
+	       "%s: %s%s", what, why, s->structured ? "" : ", nor structured replies agreed");
 	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls))
 		accuse(s, RULES(R(starttls_client_renegotiates)), "%s: what was agreed before NBD_OPT_STARTTLS is void",
 		       what);

@@ -793,3 +793,62 @@ CASE_DRIVER(replies, no_limit, "A maximum payload size of 0xffffffff is none, an
 	}
 	must_go_on(d, r);
 }
+
+/* ---- the end ---- */
+
+/* A FLUSH that is answered late. */
+struct late {
+	struct conn *conn;
+	struct request request;
+};
+
+static bool
+keep_flush(void *arg, struct conn *c, const struct incoming *m)
+{
+	struct late *late = arg;
+
+	if (m->kind != MSG_REQUEST || m->request.type != NBD_CMD_FLUSH)
+		return false;
+	*late = (struct late){ c, m->request };
+	return true;
+}
+
+CASE_DRIVER(replies, disc_awaits,
+            "While a request is unanswered NBD_CMD_DISC is not sent, though the user disconnects; then it is",
+            R(client_disc_after_inflight), R(baseline_client_disc))
+{
+	enum { MOMENT_MS = 50 };
+	static struct late late;
+	struct drive *d = drive_new(t);
+	struct driver_answer a;
+	unsigned flush;
+
+	drive_needs(d, "flush", NULL);
+	drive_needs(d, "write", NULL);
+	if (driver_depth(d->driver) < 2)
+		skip(t, "depth", "the driver has one request in flight at most");
+	drive_serve(d, "", NULL);
+	drive_follow(d, &(struct script){ .take = keep_flush, .arg = &late });
+	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
+	/* Something to flush. */
+	must(d, R(baseline_client_write), 1, "write 0 4096 7");
+	flush = drive_send(d, 1, "flush");
+	while (late.conn == NULL && drive_sent(d, NBD_CMD_FLUSH, 0) == 0 && driver_in_flight(d->driver) > 0)
+		drive_pause(d, 1);
+	if (late.conn == NULL)
+		skip(t, "FLUSH", "the client does not send it");
+	drive_send(d, 1, "disconnect");
+	drive_pause(d, MOMENT_MS);
+	if (drive_sent(d, NBD_CMD_DISC, 0) > 0)
+		deviates(t, R(client_disc_after_inflight), "NBD_CMD_DISC comes behind the last reply",
+		         "it comes while NBD_CMD_FLUSH is unanswered");
+	answer_late(d, late.conn, &late.request);
+	for (unsigned i = 0; i < 2; i++) {
+		a = drive_take(d);
+		if (a.tag != flush)
+			EXPECT(t, R(baseline_client_disc), a.result == DRIVER_OK, "'disconnect' is answered 'error %s'",
+			       a.text);
+	}
+	EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+	drive_finish(d);
+}

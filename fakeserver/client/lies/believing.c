@@ -304,6 +304,11 @@ BELIEF_LIE(default_minimum_1, BREAKS(R(client_default_min_block), R(interop_bloc
            s->facts.export.has_block = true;
            s->facts.export.block = (struct info_block_size){ 1, 4096, NBD_DEFAULT_MAX_PAYLOAD };
            s->settings.block_size = true)
+BELIEF_LIE(unasked_minimum_1, BREAKS(R(interop_block_sizes_abided_by)),
+           "sends requests of any alignment where it did not ask for size constraints", !s->settings.block_size,
+           s->facts.export.has_block = true;
+           s->facts.export.block = (struct info_block_size){ 1, 4096, NBD_DEFAULT_MAX_PAYLOAD };
+           s->settings.block_size = true)
 BELIEF_LIE(default_maximum_ignored, BREAKS(R(client_default_max_payload), R(interop_block_sizes_abided_by)),
            "sends requests of any length where no size constraints were told", !s->facts.export.has_block,
            s->facts.export.has_block = true;

@@ -256,6 +256,9 @@ SENDING_LIE(request_little_endian, BREAKS(R(numbers_big_endian)), "sends request
 SENDING_LIE(request_length_of_64_bits, BREAKS(R(request_layout), R(request_payload_client)),
             "sends a request's length as 64 bits", m->kind == MSG_REQUEST && m->request.type != NBD_CMD_DISC,
             m->behind = BYTES_OF("\0\0\0\0"))
+SENDING_LIE(request_cut_short, BREAKS(R(request_layout)), "closes the connection within NBD_CMD_DISC",
+            m->kind == MSG_REQUEST && m->request.type == NBD_CMD_DISC, m->drop = m->close = true;
+            m->behind = BYTES_OF("\x25\x60\x95\x13\0\0\0\2"))
 SENDING_LIE(request_type_first, BREAKS(R(request_layout), R(command_flags_documented_only)),
             "sends a request's type before its flags", m->kind == MSG_REQUEST && m->request.type != NBD_CMD_WRITE,
             m->request.flags = m->request.type;
