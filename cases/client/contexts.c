@@ -376,10 +376,10 @@ CASE_DRIVER(contexts, other_export,
 	drive_needs(d, "haggle", NULL);
 	drive_needs(d, "info", NULL);
 	drive_needs(d, "go", NULL);
-	drive_serve(d, "name=one", "name=two", NULL);
+	drive_serve(d, "name=one", "name=other", NULL);
 	select_contexts(d, 1);
 	must(d, R(baseline_client_fixed_newstyle), 1, "haggle %s", d->uri);
-	must(d, R(baseline_client_info_go), 1, "info export=two");
+	must(d, R(baseline_client_info_go), 1, "info export=other");
 	must(d, R(baseline_client_info_go), 1, "go export=one");
 	ask(d, 1, "block_status %d 65536", BLOCK_AT);
 	connected_must_work(d, R(baseline_client_read));

@@ -249,7 +249,7 @@ CLIENT_LIE(interleaved_chunks_mixed_up, RECEIVING, BREAKS(R(client_takes_interle
 
 RECEIVING_LIE(leaves_over_simple_replies, BREAKS(R(baseline_client_simple_replies)), "leaves over a simple reply",
               m->kind == MSG_SIMPLE_REPLY, m->leave = true)
-RECEIVING_LIE(dies_of_simple_replies, BREAKS(R(baseline_client_simple_replies)),
+RECEIVING_LIE(dies_of_simple_replies, BREAKS(R(baseline_client_simple_replies), R(client_transmission_no_disconnect)),
               "dies of a simple reply where structured replies were agreed",
               m->kind == MSG_SIMPLE_REPLY && s->facts.structured, abort())
 

@@ -212,7 +212,7 @@ CLIENT_LIE(keeps_dead, STATE, STALE, "does not connect a handle again that was c
 /* ---- from NBD_OPT_INFO into NBD_OPT_GO ---- */
 
 #define INFORMED_LIE(ident, text_, when, ...)                                                                          \
-	CLIENT_LIE(ident, STATE, STALE, text_)                                                                         \
+	CLIENT_LIE(ident, STATE, BREAKS(R(baseline_client_info_go)), text_)                                            \
 	{                                                                                                              \
 		const struct fc_export *old = &s->informed;                                                            \
 		if (moment == FC_STATE_TRANSMISSION && old->known && (when) && CLIENT_LIE_NOW) {                       \
