@@ -299,7 +299,7 @@ CASE_DRIVER(connections, close_one,
 CASE_DRIVER(
 	connections, one_dies,
 	"A handle whose server has gone says so of each request in flight; the other goes on, and it can connect again",
-	R(baseline_client_read), R(baseline_client_info_go))
+	R(baseline_client_read), R(baseline_client_info_go), R(client_transmission_no_disconnect))
 {
 	struct drive *d = drive_new(t);
 

@@ -89,7 +89,7 @@ RECEIVING_LIE(unknown_info_is_the_end, BREAKS(R(info_unknown_replies_ignored)),
               "takes information of a type that it does not know for the end", is_unknown_info(m),
               m->option_reply->type = NBD_REP_ACK;
               m->option_reply->length = 0)
-RECEIVING_LIE(leaves_over_unasked_info, BREAKS(R(info_unknown_replies_ignored)),
+RECEIVING_LIE(leaves_over_unasked_info, BREAKS(R(baseline_client_info_go)),
               "leaves over a name or description that it has not asked for",
               (is_info(m, NBD_INFO_NAME) || is_info(m, NBD_INFO_DESCRIPTION)) && !s->settings.full_info,
               m->leave = true)

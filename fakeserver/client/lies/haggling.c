@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define SENDING_LIE(ident, breaks, text_, when, ...) CLIENT_LIE_WHERE(ident, SENDING, breaks, text_, when, __VA_ARGS__)
 
@@ -38,8 +39,10 @@ CLIENT_LIE(oldstyle_refused_lingers, STATE, BREAKS(R(oldstyle_unhappy_client_lea
 {
 	if (moment != FC_STATE_TRANSMISSION || !s->facts.oldstyle || !CLIENT_LIE_NOW)
 		return;
-	s->stage = FC_LEAVING;
+	/* Whatever the handle closes later. */
+	dup(s->fd);
 	fc_fail(TAILQ_FIRST(&s->ops), "EPROTO");
+	fc_over(s, "EPROTO");
 }
 
 CLIENT_LIE_WHERE(oldstyle_size_of_32_bits, STATE, BREAKS(R(numbers_big_endian)),
@@ -74,9 +77,9 @@ CLIENT_LIE_WHERE(no_zeroes_forgotten, STATE,
 CLIENT_LIE_WHERE(padding_not_awaited, STATE, BREAKS(R(interop_export_name_used), R(client_reads_option_reply)),
                  "takes the padding for what follows it", moment == FC_STATE_BEFORE_OPTION && !s->facts.no_zeroes,
                  s->facts.no_zeroes = true)
-CLIENT_LIE_WHERE(options_to_unfixed, STATE, BREAKS(R(nonfixed_only_export_name)),
+CLIENT_LIE_WHERE(options_to_unfixed, COMMAND, BREAKS(R(nonfixed_only_export_name)),
                  "sends other options to a server that is not fixed newstyle",
-                 moment == FC_STATE_FLAGS && !s->facts.server_fixed, s->facts.fixed = true)
+                 op->ask != FC_DISCONNECT && s->stage == FC_OPTIONS && !s->facts.server_fixed, s->facts.fixed = true)
 
 /* ---- the layout of options ---- */
 
@@ -183,7 +186,10 @@ change_query(struct fc_sending *m, size_t keep, struct bytes tail)
 STRING_LIES(ends_in_nul, client_strings_no_nul, "that ends in a NUL", BYTES_OF("\0"))
 STRING_LIES(has_nul, client_strings_no_nul, "with a NUL in it", BYTES_OF("\0x"))
 STRING_LIES(of_5000_bytes, client_strings_max_length, "of some 5000 bytes", many('x', 5000))
-STRING_LIES(of_300_bytes, client_strings_short, "of some 300 bytes", many('x', 300))
+SENDING_LIE(name_of_300_bytes, BREAKS(R(client_strings_short), R(baseline_client_info_go)),
+            "sends an export name of some 300 bytes", has_name(m), change_name(m, many('x', 300)))
+SENDING_LIE(query_of_300_bytes, BREAKS(R(client_strings_short)), "sends a metadata query of some 300 bytes",
+            is_meta(m) && m->meta.n_queries > 0, change_query(m, SIZE_MAX, many('x', 300)))
 STRING_LIES(no_utf8, client_strings_utf8, "that is no UTF-8", BYTES_OF("\xff\xfe"))
 STRING_LIES(latin1, client_strings_utf8, "in Latin-1", BYTES_OF("caf\xe9"))
 

@@ -160,8 +160,6 @@ RECEIVING_LIE(error_waits, BREAKS(R(client_no_data_after_error), R(client_error_
               "waits for ever for a request that has failed", is_answer(m) && error_of(m) != 0, lose(m))
 RECEIVING_LIE(error_dies, BREAKS(R(client_no_data_after_error), R(client_error_chunk_fails_reply)), "dies of any error",
               is_answer(m) && error_of(m) != 0, abort())
-RECEIVING_LIE(eshutdown_is_any_error, BREAKS(R(client_disconnects_on_eshutdown)), "goes on after NBD_ESHUTDOWN",
-              is_answer(m) && error_of(m) == NBD_ESHUTDOWN, set_error(m, NBD_EIO))
 
 /* ---- how long a reply is ---- */
 

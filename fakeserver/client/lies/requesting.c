@@ -54,6 +54,9 @@ COMMAND_LIE(no_hole_unadvertised, BREAKS(R(client_uses_exposed_features), R(zero
             "sets NO_HOLE although WRITE_ZEROES is not advertised",
             has_flag(op, NBD_CMD_FLAG_NO_HOLE) && !offers(s, NBD_FLAG_SEND_WRITE_ZEROES), op->unchecked = true)
 
+COMMAND_LIE(undefined_flags_sent, BREAKS(R(command_flags_documented_only)), "sends whatever flags its user asks for",
+            has_flag(op, 0xffe0), op->unchecked = true)
+
 /* What nobody has asked for. */
 static bool
 lacks_flag(const struct fc_sending *m, uint16_t type, uint16_t flag)
@@ -266,7 +269,8 @@ SENDING_LIE(write_lacks_a_byte, BREAKS(R(write_payload_follows), R(request_paylo
             m->request.data.len--)
 SENDING_LIE(write_has_a_byte_more, BREAKS(R(write_payload_follows), R(request_payload_client)),
             "sends a byte more than a WRITE has", is_request(m, NBD_CMD_WRITE), m->behind = BYTES_OF("x"))
-SENDING_LIE(write_without_data, BREAKS(R(write_payload_follows), R(request_payload_client)),
+SENDING_LIE(write_without_data,
+            BREAKS(R(write_payload_follows), R(request_payload_client), R(client_transmission_no_disconnect)),
             "sends a WRITE's header without its data", is_request(m, NBD_CMD_WRITE), m->request.data.len = 0)
 SENDING_LIE(zeroes_with_data, BREAKS(R(zeroes_sent_without_payload), R(request_payload_client)),
             "sends zeroes behind WRITE_ZEROES", is_request(m, NBD_CMD_WRITE_ZEROES), m->behind = many('\0', 512))
