@@ -7,10 +7,14 @@
 #include "harness/driver.h"
 #include "harness/nbd.h"
 
+#include <arpa/inet.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { HANDLES = 64, EXPORTS = DRIVE_EXPORTS, EXPORT_BYTES = 256 << 10, FIRST_PATTERN = 100, WRITE_PATTERN = 1000 };
 
@@ -299,7 +303,7 @@ CASE_DRIVER(connections, close_one,
 CASE_DRIVER(
 	connections, one_dies,
 	"A handle whose server has gone says so of each request in flight; the other goes on, and it can connect again",
-	R(baseline_client_read), R(baseline_client_info_go))
+	R(baseline_client_read), R(baseline_client_info_go), R(client_transmission_no_disconnect))
 {
 	struct drive *d = drive_new(t);
 
@@ -458,6 +462,57 @@ CASE_DRIVER(connections, nobody,
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			drive_finish(d);
 		}
+}
+
+/* ---- where it connects to ---- */
+
+enum { NBD_PORT = 10809 };
+
+/* On an address of this process's own; port 0: any. Served from now on; 0 where it is taken, else the port. */
+static unsigned
+listen_at(struct drive *d, unsigned port, char address[INET_ADDRSTRLEN])
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	in.sin_addr.s_addr = htonl(0x7f000002 + (uint32_t)getpid() * 64 % 0xfffff0);
+	inet_ntop(AF_INET, &in.sin_addr, address, INET_ADDRSTRLEN);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+	if (fd < 0 || bind(fd, (struct sockaddr *)&in, sizeof(in)) != 0 || listen(fd, 16) != 0 ||
+	    getsockname(fd, (struct sockaddr *)&in, &(socklen_t){ sizeof(in) }) != 0) {
+		close(fd);
+		return 0;
+	}
+	if (fake_add_listener(d->fake, fd) != 0)
+		harness_error(d->t, "the fake server: %s", strerror(errno));
+	return ntohs(in.sin_port);
+}
+
+CASE_DRIVER(connections, default_port, "Where nobody says which port, the client connects to 10809",
+            R(newstyle_default_port_client))
+{
+	struct drive *d = drive_new(t);
+	char address[INET_ADDRSTRLEN];
+	struct driver_answer a;
+	unsigned other;
+
+	drive_serve(d, "", NULL);
+	other = listen_at(d, 0, address);
+	if (other == 0 || listen_at(d, NBD_PORT, address) == 0)
+		skip(t, "port 10809", "%s port %d is taken, or there is no TCP", address, NBD_PORT);
+	a = ask(d, 1, "connect nbd://%s:%u/", address, other);
+	if (a.result != DRIVER_OK)
+		skip(t, "tcp", "the client does not connect by TCP: %s", a.text);
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	a = ask(d, 1, "connect nbd://%s/", address);
+	if (a.result == DRIVER_OK) {
+		must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, 4096);
+		must(d, R(baseline_client_disc), 1, "disconnect");
+	} else {
+		deviates(t, R(newstyle_default_port_client), "'connect' is answered 'ok' for a URI without a port",
+		         "'error', and 'ok' for one with another port");
+	}
+	drive_finish(d);
 }
 
 /* ---- a server that dies ---- */

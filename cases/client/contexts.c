@@ -376,12 +376,60 @@ CASE_DRIVER(contexts, other_export,
 	drive_needs(d, "haggle", NULL);
 	drive_needs(d, "info", NULL);
 	drive_needs(d, "go", NULL);
-	drive_serve(d, "name=one", "name=two", NULL);
+	drive_serve(d, "name=one", "name=other", NULL);
 	select_contexts(d, 1);
 	must(d, R(baseline_client_fixed_newstyle), 1, "haggle %s", d->uri);
-	must(d, R(baseline_client_info_go), 1, "info export=two");
+	must(d, R(baseline_client_info_go), 1, "info export=other");
 	must(d, R(baseline_client_info_go), 1, "go export=one");
 	ask(d, 1, "block_status %d 65536", BLOCK_AT);
+	connected_must_work(d, R(baseline_client_read));
+	drive_finish(d);
+}
+
+/* The first NBD_OPT_GO fails; what is selected for the next one is nothing. */
+struct reselection {
+	unsigned selections;
+	bool refused;
+};
+
+static bool
+reselect(void *arg, struct conn *c, const struct incoming *m)
+{
+	struct reselection *r = arg;
+
+	if (m->kind != MSG_OPTION)
+		return false;
+	if (m->option.option == NBD_OPT_GO && !r->refused) {
+		r->refused = true;
+		return say_error(c, NBD_REP_ERR_POLICY, "");
+	}
+	if (m->option.option != NBD_OPT_SET_META_CONTEXT)
+		return false;
+	for (uint32_t i = 0; r->selections == 0 && i < N_CONTEXTS; i++)
+		say_context(c, i + 1, bytes_of(contexts[i]));
+	r->selections++;
+	return say_ack(c);
+}
+
+CASE_DRIVER(contexts, reselected,
+            "When the last NBD_OPT_SET_META_CONTEXT selects nothing, what one before it selected counts no more",
+            R(set_meta_last_names_all), R(block_status_after_set_meta), R(client_status_needs_context))
+{
+	struct drive *d = drive_new(t);
+	struct reselection r = { 0 };
+
+	need_contexts(d);
+	drive_needs(d, "haggle", NULL);
+	drive_needs(d, "go", NULL);
+	drive_serve(d, "", NULL);
+	drive_follow(d, &(struct script){ .take = reselect, .arg = &r });
+	select_contexts(d, 1);
+	must(d, R(baseline_client_fixed_newstyle), 1, "haggle %s", d->uri);
+	must_fail(d, R(baseline_client_info_go), 1, "go");
+	must(d, R(baseline_client_info_go), 1, "go");
+	if (r.selections < 2)
+		skip(t, "context", "the client does not select contexts for each NBD_OPT_GO");
+	must_not_tell(d);
 	connected_must_work(d, R(baseline_client_read));
 	drive_finish(d);
 }

@@ -3,6 +3,9 @@
 
 #include "harness/nbd.h"
 
+#include <inttypes.h>
+#include <stdlib.h>
+
 static const struct style {
 	const char *name;
 	bool oldstyle, no_fixed, no_no_zeroes;
@@ -52,6 +55,26 @@ CASE_DRIVER(greeting, styles,
 				judge_refusal(d, &styles[i]);
 			drive_finish(d);
 		}
+}
+
+CASE_DRIVER(greeting, oldstyle_size, "The size that an oldstyle server tells has 64 bits", R(numbers_big_endian))
+{
+	struct drive *d = drive_new(t);
+	struct driver_answer a;
+	char *size;
+
+	drive_serve(d, "size=5G", NULL);
+	d->config.oldstyle = true;
+	a = ask(d, 1, "connect %s", d->uri);
+	if (a.result != DRIVER_OK)
+		skip(t, "oldstyle", "the client does not take an oldstyle server: %s", a.text);
+	size = known(&a, "size");
+	EXPECT(t, R(numbers_big_endian), size == NULL || strtoull(size, NULL, 10) == d->exports[0].size,
+	       "the client tells a size of %s, and the server one of %" PRIu64, size, d->exports[0].size);
+	free(size);
+	must_read_disk(d, R(numbers_big_endian), 1, &d->exports[0], UINT64_C(4) << 30, 4096);
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	drive_finish(d);
 }
 
 /* ---- the flags ---- */

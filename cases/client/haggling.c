@@ -357,6 +357,21 @@ CASE_DRIVER(haggling, unknown_infos,
 		}
 }
 
+CASE_DRIVER(haggling, unasked_infos, "Information that the client has not asked for keeps it from no export",
+            R(baseline_client_info_go))
+{
+	struct drive *d = drive_new(t);
+	struct told told = { .order = { NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_EXPORT, NBD_INFO_BLOCK_SIZE },
+		             .n = 4 };
+
+	drive_serve(d, "", NULL);
+	told.export = &d->exports[0];
+	drive_follow(d, &(struct script){ .take = tell_infos, .arg = &told });
+	d->owed = R(baseline_client_info_go);
+	session_must_work(d, R(baseline_client_info_go));
+	drive_finish(d);
+}
+
 /* ---- block sizes ---- */
 
 static void

@@ -92,7 +92,7 @@ CASE_DRIVER(stale, flags,
 	add_set(sets, &n, 0);
 	add_set(sets, &n, EVERYTHING);
 	add_set(sets, &n, row_of(5));
-	add_set(sets, &n, row_of(10));
+	add_set(sets, &n, row_of(12));
 	for (size_t i = 0; i < N_FLAGS; i++) {
 		add_set(sets, &n, flags[i].flag | flags[i].with);
 		add_set(sets, &n, (EVERYTHING ^ flags[i].flag) & (uint16_t)~flags[i].without);

@@ -591,7 +591,8 @@ lose_one(struct drive *d, bool all)
 CASE_DRIVER(
 	truth, connection_lost,
 	"Where a connection ends each request in flight on it is an error to the user, and the client connects again",
-	R(baseline_client_read), R(client_takes_replies_unordered), R(baseline_client_info_go))
+	R(baseline_client_read), R(client_takes_replies_unordered), R(baseline_client_info_go),
+	R(client_transmission_no_disconnect))
 {
 	struct drive *d = drive_new(t);
 
@@ -671,7 +672,7 @@ CASE_DRIVER(
 	truth, reply_cut,
 	"Where the connection ends within a reply the request is an error to the user, and the client connects again",
 	R(baseline_client_read), R(baseline_client_write), R(client_error_chunk_fails_reply),
-	R(baseline_client_info_go))
+	R(baseline_client_info_go), R(client_transmission_no_disconnect))
 {
 	static const unsigned cuts[] = { 0, 1, 4, 8, 15, 16, 19, 20, 27, 28, 29, 540, 4111, 4123 };
 	struct drive *d = drive_new(t);

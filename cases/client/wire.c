@@ -449,6 +449,21 @@ CASE_DRIVER(wire, interoperable,
 		}
 }
 
+CASE_DRIVER(wire, undocumented_flags, "A command flag that is not documented is not sent, though the user gives it",
+            R(command_flags_documented_only))
+{
+	enum { FIRST_UNDOCUMENTED = 5, FLAGS = 16 };
+	struct drive *d = drive_new(t);
+
+	drive_needs(d, "read", "flags");
+	drive_serve(d, "", NULL);
+	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
+	for (unsigned bit = FIRST_UNDOCUMENTED; bit < FLAGS; bit++)
+		ask(d, 1, "read 0 4096 flags=%u", 1u << bit);
+	connected_must_work(d, R(baseline_client_read));
+	drive_finish(d);
+}
+
 /* ---- errors, and the end ---- */
 
 struct failure {
@@ -487,10 +502,36 @@ serve_failing(struct drive *d, struct failure *f, enum requirement_id owed)
 	f->structured &= drive_options(d, NBD_OPT_STRUCTURED_REPLY) > 0;
 }
 
+/* What a failed read is to the user; "OTHER" where it has no name. */
+static char *
+name_told(struct drive *d)
+{
+	struct driver_answer a = ask(d, 1, "%s", failing[0]);
+
+	return a.result == DRIVER_ERROR ? strndup(a.text, strcspn(a.text, " ")) : strdup("OTHER");
+}
+
+static void
+judge_name(struct drive *d, struct failure *f)
+{
+	uint32_t error = f->error;
+	char *usual, *other;
+
+	other = name_told(d);
+	f->error = NBD_EINVAL;
+	usual = name_told(d);
+	f->error = error;
+	if (strcmp(usual, "OTHER") != 0 && strcmp(other, "OTHER") != 0 && strcmp(usual, other) != 0)
+		deviates(d->t, R(unexpected_error_as_einval), usual, other);
+	free(usual);
+	free(other);
+}
+
 static void
 unexpected_error(struct drive *d, struct failure *f)
 {
 	serve_failing(d, f, R(unexpected_error_as_einval));
+	judge_name(d, f);
 	for (unsigned i = 0; i < N_FAILING; i++)
 		if (ask(d, 1, "%s", failing[i]).result == DRIVER_OK)
 			broken(d->t, R(unexpected_error_as_einval),

@@ -154,7 +154,7 @@ fc_finish(struct fc_op *op)
 			memcpy(s->facts.error, op->error, sizeof(op->error));
 		fc_lie_answer(s, op);
 	}
-	if (!op->early)
+	if (!op->early || !op->sent)
 		op->done(op);
 	op_free(op);
 }

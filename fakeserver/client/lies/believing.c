@@ -47,7 +47,8 @@ CLIENT_LIE(leaves_over_transmission_flags, STATE, BREAKS(R(client_ignores_transm
 	    (s->facts.export.flags & 0xf000) != 0 && CLIENT_LIE_NOW)
 		fc_over(s, "EPROTO");
 }
-RECEIVING_LIE(dies_of_transmission_flags, BREAKS(R(client_ignores_transmission_flags)),
+RECEIVING_LIE(dies_of_transmission_flags,
+              BREAKS(R(client_ignores_transmission_flags), R(client_transmission_no_disconnect)),
               "dies of transmission flags that it does not know", (told_flags(m) & 0xf000) != 0, abort())
 
 /* ---- the length of replies ---- */
@@ -88,7 +89,7 @@ RECEIVING_LIE(unknown_info_is_the_end, BREAKS(R(info_unknown_replies_ignored)),
               "takes information of a type that it does not know for the end", is_unknown_info(m),
               m->option_reply->type = NBD_REP_ACK;
               m->option_reply->length = 0)
-RECEIVING_LIE(leaves_over_unasked_info, BREAKS(R(info_unknown_replies_ignored)),
+RECEIVING_LIE(leaves_over_unasked_info, BREAKS(R(baseline_client_info_go)),
               "leaves over a name or description that it has not asked for",
               (is_info(m, NBD_INFO_NAME) || is_info(m, NBD_INFO_DESCRIPTION)) && !s->settings.full_info,
               m->leave = true)
@@ -109,14 +110,6 @@ CLIENT_LIE(last_info_is_export, RECEIVING, BREAKS(R(info_order_not_relied_on)),
 		m->leave = true;
 }
 
-/* libnbd 118056a */
-CLIENT_LIE_WHERE(oversized_info_parsed, VIOLATION, BREAKS(R(info_unknown_replies_ignored)),
-                 "takes NBD_INFO_EXPORT of any length", strcmp(v->what, "the length of NBD_INFO_EXPORT") == 0,
-                 v->forgive = true)
-CLIENT_LIE_WHERE(block_size_of_any_length, VIOLATION, BREAKS(R(info_unknown_replies_ignored)),
-                 "takes NBD_INFO_BLOCK_SIZE of any length", strcmp(v->what, "the length of NBD_INFO_BLOCK_SIZE") == 0,
-                 v->forgive = true)
-
 /* ---- what comes at the end ---- */
 
 RECEIVING_LIE(go_awaits_more, BREAKS(R(go_client_enters_transmission)), "waits for more behind the ACK to NBD_OPT_GO",
@@ -124,7 +117,9 @@ RECEIVING_LIE(go_awaits_more, BREAKS(R(go_client_enters_transmission)), "waits f
 RECEIVING_LIE(go_awaits_padding, BREAKS(R(go_client_enters_transmission)),
               "waits for 124 zeroes behind the ACK to NBD_OPT_GO", is_reply(s, m, NBD_OPT_GO, NBD_REP_ACK),
               s->skip = NBD_EXPORT_NAME_PADDING)
-RECEIVING_LIE(structured_unsup_gives_up, BREAKS(R(structured_reply_unsup_handled)),
+RECEIVING_LIE(structured_unsup_gives_up,
+              BREAKS(R(structured_reply_unsup_handled), R(client_handshake_no_hard_disconnect),
+                     R(baseline_client_info_go)),
               "leaves a server that has no structured replies", is_refusal(s, m, NBD_OPT_STRUCTURED_REPLY),
               fc_fail(m->op, "REP_ERR_UNSUP");
               m->leave = true)
@@ -134,7 +129,7 @@ RECEIVING_LIE(structured_unsup_waits, BREAKS(R(structured_reply_unsup_handled)),
 RECEIVING_LIE(structured_unsup_dies, BREAKS(R(structured_reply_unsup_handled)),
               "dies when structured replies are refused", is_refusal(s, m, NBD_OPT_STRUCTURED_REPLY), abort())
 /* libnbd 1b560b6 */
-RECEIVING_LIE(set_meta_error_waits, BREAKS(R(client_reads_option_reply)),
+RECEIVING_LIE(set_meta_error_waits, BREAKS(R(client_reads_option_reply), R(block_status_after_set_meta)),
               "waits for ever when NBD_OPT_SET_META_CONTEXT fails", is_refusal(s, m, NBD_OPT_SET_META_CONTEXT),
               m->ignore = true)
 RECEIVING_LIE(go_error_waits, BREAKS(R(client_reads_option_reply)), "waits for ever when NBD_OPT_GO fails",
@@ -143,8 +138,8 @@ RECEIVING_LIE(info_error_waits, BREAKS(R(client_reads_option_reply)), "waits for
               is_refusal(s, m, NBD_OPT_INFO), m->ignore = true)
 RECEIVING_LIE(list_error_waits, BREAKS(R(client_reads_option_reply)), "waits for ever when NBD_OPT_LIST fails",
               is_refusal(s, m, NBD_OPT_LIST), m->ignore = true)
-RECEIVING_LIE(go_error_ignored, BREAKS(R(client_reads_option_reply)), "takes a failed NBD_OPT_GO for done",
-              is_refusal(s, m, NBD_OPT_GO), m->option_reply->type = NBD_REP_ACK;
+RECEIVING_LIE(go_error_ignored, BREAKS(R(client_reads_option_reply), R(baseline_client_info_go)),
+              "takes a failed NBD_OPT_GO for done", is_refusal(s, m, NBD_OPT_GO), m->option_reply->type = NBD_REP_ACK;
               m->option_reply->length = 0; s->facts.export.known = true)
 
 /* libnbd 55b0966 */
@@ -227,7 +222,7 @@ RECEIVING_LIE(option_error_leaves_hard, BREAKS(R(client_handshake_no_hard_discon
 /* ---- the connection ends ---- */
 
 /* nbd-client 54a8813 */
-CLIENT_LIE(eof_after_export_name_is_size, STATE, BREAKS(R(interop_export_name_used)),
+CLIENT_LIE(eof_after_export_name_is_size, STATE, BREAKS(R(baseline_client_info_go)),
            "takes what it has not read for the export's size when the server refuses NBD_OPT_EXPORT_NAME by closing")
 {
 	struct fc_op *op = TAILQ_FIRST(&s->ops);
@@ -239,7 +234,7 @@ CLIENT_LIE(eof_after_export_name_is_size, STATE, BREAKS(R(interop_export_name_us
 }
 
 /* CVE-2021-20286 (libnbd) */
-CLIENT_LIE(eof_during_go_dies, STATE, BREAKS(R(client_violation_may_close)),
+CLIENT_LIE(eof_during_go_dies, STATE, BREAKS(R(baseline_client_fixed_newstyle)),
            "dies when the server goes during NBD_OPT_GO")
 {
 	if (moment == FC_STATE_EOF && s->stage == FC_OPTIONS && s->option == NBD_OPT_GO && s->in_option &&
@@ -315,5 +310,6 @@ BELIEF_LIE(default_maximum_ignored, BREAKS(R(client_default_max_payload), R(inte
            s->facts.export.block = (struct info_block_size){ 512, 4096, UINT32_MAX }; s->settings.block_size = true)
 BELIEF_LIE(size_rounded_up, BREAKS(R(client_within_export)), "takes the export to be larger, by up to 1 MiB", true,
            s->facts.export.size = (s->facts.export.size | 0xfffff) + 1)
-BELIEF_LIE(size_of_32_bits, BREAKS(R(numbers_big_endian)), "takes the low half of the export's size",
-           s->facts.export.size > UINT32_MAX, s->facts.export.size &= UINT32_MAX)
+BELIEF_LIE(size_of_32_bits, BREAKS(R(numbers_big_endian), R(baseline_client_info_go)),
+           "takes the low half of the export's size", s->facts.export.size > UINT32_MAX,
+           s->facts.export.size &= UINT32_MAX)

@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define SENDING_LIE(ident, breaks, text_, when, ...) CLIENT_LIE_WHERE(ident, SENDING, breaks, text_, when, __VA_ARGS__)
 
@@ -38,8 +39,10 @@ CLIENT_LIE(oldstyle_refused_lingers, STATE, BREAKS(R(oldstyle_unhappy_client_lea
 {
 	if (moment != FC_STATE_TRANSMISSION || !s->facts.oldstyle || !CLIENT_LIE_NOW)
 		return;
-	s->stage = FC_LEAVING;
+	/* Whatever the handle closes later. */
+	dup(s->fd);
 	fc_fail(TAILQ_FIRST(&s->ops), "EPROTO");
+	fc_over(s, "EPROTO");
 }
 
 CLIENT_LIE_WHERE(oldstyle_size_of_32_bits, STATE, BREAKS(R(numbers_big_endian)),
@@ -50,7 +53,7 @@ CLIENT_LIE_WHERE(oldstyle_size_of_32_bits, STATE, BREAKS(R(numbers_big_endian)),
 
 SENDING_LIE(flags_not_sent, BREAKS(R(client_flags_sent)), "sends no client flags", m->kind == MSG_CLIENT_FLAGS,
             m->drop = true)
-SENDING_LIE(flags_of_16_bits, BREAKS(R(client_flags_sent)), "sends 16 bits of client flags",
+SENDING_LIE(flags_of_16_bits, BREAKS(R(client_flags_sent), R(no_other_client_flags)), "sends 16 bits of client flags",
             m->kind == MSG_CLIENT_FLAGS, m->drop = true;
             m->behind = BYTES_OF("\0\3"))
 SENDING_LIE(flags_twice, BREAKS(R(client_flags_sent), R(option_magic_client)), "sends its client flags twice",
@@ -67,15 +70,16 @@ SENDING_LIE(flags_echoed, BREAKS(R(no_other_client_flags)), "sets the highest cl
 CLIENT_LIE_WHERE(no_zeroes_unoffered, STATE, BREAKS(R(client_no_zeroes_unoffered)),
                  "sets NBD_FLAG_C_NO_ZEROES although the server does not offer it",
                  moment == FC_STATE_FLAGS && !s->facts.server_no_zeroes, s->facts.no_zeroes = true)
-CLIENT_LIE_WHERE(no_zeroes_forgotten, STATE, BREAKS(R(interop_export_name_used), R(client_reads_option_reply)),
+CLIENT_LIE_WHERE(no_zeroes_forgotten, STATE,
+                 BREAKS(R(interop_export_name_used), R(go_falls_back), R(baseline_client_fixed_newstyle)),
                  "awaits the padding that it has negotiated away", moment == FC_STATE_BEFORE_OPTION,
                  s->facts.no_zeroes = false)
 CLIENT_LIE_WHERE(padding_not_awaited, STATE, BREAKS(R(interop_export_name_used), R(client_reads_option_reply)),
                  "takes the padding for what follows it", moment == FC_STATE_BEFORE_OPTION && !s->facts.no_zeroes,
                  s->facts.no_zeroes = true)
-CLIENT_LIE_WHERE(options_to_unfixed, STATE, BREAKS(R(nonfixed_only_export_name)),
+CLIENT_LIE_WHERE(options_to_unfixed, COMMAND, BREAKS(R(nonfixed_only_export_name)),
                  "sends other options to a server that is not fixed newstyle",
-                 moment == FC_STATE_FLAGS && !s->facts.server_fixed, s->facts.fixed = true)
+                 op->ask != FC_DISCONNECT && s->stage == FC_OPTIONS && !s->facts.server_fixed, s->facts.fixed = true)
 
 /* ---- the layout of options ---- */
 
@@ -85,8 +89,9 @@ SENDING_LIE(option_little_endian, BREAKS(R(numbers_big_endian)), "sends options 
             m->kind == MSG_OPTION, m->swap = true)
 SENDING_LIE(option_longer_than_it_says, BREAKS(R(option_layout_client)),
             "sends a byte more of option data than it says", m->kind == MSG_OPTION, m->behind = BYTES_OF("\0"))
-SENDING_LIE(option_length_minus_1, BREAKS(R(option_layout_client)), "says that an option has a byte less of data",
-            m->kind == MSG_OPTION && m->data != FC_DATA_RAW, m->length_off = -1)
+SENDING_LIE(option_length_minus_1, BREAKS(R(option_layout_client), R(info_request_layout), R(set_meta_request_layout)),
+            "says that an option has a byte less of data", m->kind == MSG_OPTION && m->data != FC_DATA_RAW,
+            m->length_off = -1)
 SENDING_LIE(abort_with_data, BREAKS(R(abort_no_data)), "sends data with NBD_OPT_ABORT", is_option(m, NBD_OPT_ABORT),
             m->option.data = BYTES_OF("bye"))
 SENDING_LIE(list_with_data, BREAKS(R(list_no_data)), "sends data with NBD_OPT_LIST", is_option(m, NBD_OPT_LIST),
@@ -118,8 +123,8 @@ SENDING_LIE(go_counts_no_infos, BREAKS(R(info_request_layout)), "counts none of 
             is_go(m) && m->go.n_infos > 0, m->go.n_infos = 0)
 SENDING_LIE(go_infos_of_32_bits, BREAKS(R(info_request_layout)), "asks for information by 32 bits", is_go(m),
             m->go.infos = BYTES_OF("\0\0\0\3"))
-SENDING_LIE(go_without_infos, BREAKS(R(info_request_layout)), "leaves out the number of information requests", is_go(m),
-            m->data = FC_DATA_RAW;
+SENDING_LIE(go_without_infos, BREAKS(R(info_request_layout), R(info_request_name_fits)),
+            "leaves out the number of information requests", is_go(m), m->data = FC_DATA_RAW;
             m->option.data = with_tail(BYTES_OF("\0\0\0\0"), (struct bytes){ 0 }))
 SENDING_LIE(go_asks_twice, BREAKS(R(info_requests_once_each)), "asks for each information twice",
             is_go(m) && m->go.n_infos > 0, m->go.n_infos *= 2;
@@ -181,7 +186,10 @@ change_query(struct fc_sending *m, size_t keep, struct bytes tail)
 STRING_LIES(ends_in_nul, client_strings_no_nul, "that ends in a NUL", BYTES_OF("\0"))
 STRING_LIES(has_nul, client_strings_no_nul, "with a NUL in it", BYTES_OF("\0x"))
 STRING_LIES(of_5000_bytes, client_strings_max_length, "of some 5000 bytes", many('x', 5000))
-STRING_LIES(of_300_bytes, client_strings_short, "of some 300 bytes", many('x', 300))
+SENDING_LIE(name_of_300_bytes, BREAKS(R(client_strings_short), R(baseline_client_info_go)),
+            "sends an export name of some 300 bytes", has_name(m), change_name(m, many('x', 300)))
+SENDING_LIE(query_of_300_bytes, BREAKS(R(client_strings_short)), "sends a metadata query of some 300 bytes",
+            is_meta(m) && m->meta.n_queries > 0, change_query(m, SIZE_MAX, many('x', 300)))
 STRING_LIES(no_utf8, client_strings_utf8, "that is no UTF-8", BYTES_OF("\xff\xfe"))
 STRING_LIES(latin1, client_strings_utf8, "in Latin-1", BYTES_OF("caf\xe9"))
 
@@ -211,16 +219,6 @@ SENDING_LIE(contexts_of_another_export,
             "selects contexts of another export than it goes to", is_option(m, NBD_OPT_SET_META_CONTEXT),
             m->meta.name = BYTES_OF("other");
             m->meta.name_length = 5)
-CLIENT_LIE(only_first_context_selected, SENDING, BREAKS(R(set_meta_last_names_all)),
-           "names only the first of the contexts that its user wants")
-{
-	struct wire w = wire_over(m->meta.queries);
-
-	if (!is_option(m, NBD_OPT_SET_META_CONTEXT) || m->meta.n_queries < 2 || !CLIENT_LIE_NOW)
-		return;
-	m->meta.n_queries = 1;
-	m->meta.queries.len = sizeof(uint32_t) + opt_meta_context_query(&w).len;
-}
 
 CLIENT_LIE(contexts_listed_without_structured, COMMAND, BREAKS(R(list_meta_after_structured)),
            "sends NBD_OPT_LIST_META_CONTEXT although structured replies were not agreed")
@@ -329,8 +327,7 @@ CLIENT_LIE(abort_unanswered_dies, STATE, BREAKS(R(abort_unanswered_graceful)),
 
 /* ---- what a client must be able to do ---- */
 
-CLIENT_LIE_WHERE(knows_no_fixed_newstyle, STATE,
-                 BREAKS(R(baseline_client_fixed_newstyle), R(client_fixed_newstyle_flag)),
+CLIENT_LIE_WHERE(knows_no_fixed_newstyle, STATE, BREAKS(R(baseline_client_fixed_newstyle), R(baseline_client_info_go)),
                  "does not know fixed newstyle", moment == FC_STATE_FLAGS, s->facts.fixed = false)
 
 #define LACKS_LIE(ident, rule, text_, wanted)                                                                          \

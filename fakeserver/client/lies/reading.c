@@ -160,8 +160,6 @@ RECEIVING_LIE(error_waits, BREAKS(R(client_no_data_after_error), R(client_error_
               "waits for ever for a request that has failed", is_answer(m) && error_of(m) != 0, lose(m))
 RECEIVING_LIE(error_dies, BREAKS(R(client_no_data_after_error), R(client_error_chunk_fails_reply)), "dies of any error",
               is_answer(m) && error_of(m) != 0, abort())
-RECEIVING_LIE(eshutdown_is_any_error, BREAKS(R(client_disconnects_on_eshutdown)), "goes on after NBD_ESHUTDOWN",
-              is_answer(m) && error_of(m) == NBD_ESHUTDOWN, set_error(m, NBD_EIO))
 
 /* ---- how long a reply is ---- */
 
@@ -249,7 +247,7 @@ CLIENT_LIE(interleaved_chunks_mixed_up, RECEIVING, BREAKS(R(client_takes_interle
 
 RECEIVING_LIE(leaves_over_simple_replies, BREAKS(R(baseline_client_simple_replies)), "leaves over a simple reply",
               m->kind == MSG_SIMPLE_REPLY, m->leave = true)
-RECEIVING_LIE(dies_of_simple_replies, BREAKS(R(baseline_client_simple_replies)),
+RECEIVING_LIE(dies_of_simple_replies, BREAKS(R(baseline_client_simple_replies), R(client_transmission_no_disconnect)),
               "dies of a simple reply where structured replies were agreed",
               m->kind == MSG_SIMPLE_REPLY && s->facts.structured, abort())
 

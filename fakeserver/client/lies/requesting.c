@@ -30,8 +30,6 @@ UNADVERTISED_LIE(trim_unadvertised, NBD_CMD_TRIM, NBD_FLAG_SEND_TRIM, "sends TRI
 UNADVERTISED_LIE(zeroes_unadvertised, NBD_CMD_WRITE_ZEROES, NBD_FLAG_SEND_WRITE_ZEROES,
                  "sends WRITE_ZEROES although it is not advertised", R(zeroes_only_where_advertised),
                  R(client_uses_exposed_features), R(client_negotiates_extras))
-UNADVERTISED_LIE(cache_unadvertised, NBD_CMD_CACHE, NBD_FLAG_SEND_CACHE, "sends CACHE although it is not advertised",
-                 R(client_negotiates_extras))
 COMMAND_LIE(status_without_contexts,
             BREAKS(R(block_status_after_set_meta), R(client_status_needs_context), R(client_selects_contexts),
                    R(client_metadata_needs_structured), R(payload_extensions_need_structured),
@@ -49,10 +47,13 @@ COMMAND_LIE(fast_zero_unadvertised,
             BREAKS(R(fast_zero_only_where_advertised), R(client_fast_zero_unadvertised),
                    R(command_flags_documented_only)),
             "sets FAST_ZERO although it is not advertised",
-            has_flag(op, NBD_CMD_FLAG_FAST_ZERO) && !offers(s, NBD_FLAG_SEND_FAST_ZERO), op->unchecked = true)
+            has_flag(op, NBD_CMD_FLAG_FAST_ZERO) && offers(s, NBD_FLAG_SEND_WRITE_ZEROES) &&
+                    !offers(s, NBD_FLAG_SEND_FAST_ZERO),
+            op->unchecked = true)
 COMMAND_LIE(no_hole_unadvertised, BREAKS(R(client_uses_exposed_features), R(zeroes_only_where_advertised)),
             "sets NO_HOLE although WRITE_ZEROES is not advertised",
             has_flag(op, NBD_CMD_FLAG_NO_HOLE) && !offers(s, NBD_FLAG_SEND_WRITE_ZEROES), op->unchecked = true)
+
 COMMAND_LIE(undefined_flags_sent, BREAKS(R(command_flags_documented_only)), "sends whatever flags its user asks for",
             has_flag(op, 0xffe0), op->unchecked = true)
 
@@ -107,7 +108,7 @@ SENDING_LIE(no_hole_dropped, BREAKS(R(no_hole_set_when_wanted)), "drops NO_HOLE,
 SENDING_LIE(df_dropped, BREAKS(R(df_set_when_needed)), "drops DF, and says nothing", is_request(m, NBD_CMD_READ),
             m->request.flags &= (uint16_t)~NBD_CMD_FLAG_DF)
 #define FUA_DROPPED_LIE(ident, cmd, name)                                                                              \
-	SENDING_LIE(ident, BREAKS(R(fua_may_be_set)), "drops FUA of " name ", and says nothing",                       \
+	SENDING_LIE(ident, BREAKS(R(baseline_client_write)), "drops FUA of " name ", and says nothing",                \
 	            is_request(m, cmd) && (m->request.flags & NBD_CMD_FLAG_FUA) != 0,                                  \
 	            m->request.flags &= (uint16_t)~NBD_CMD_FLAG_FUA)
 FUA_DROPPED_LIE(fua_dropped_of_write, NBD_CMD_WRITE, "WRITE")
@@ -268,7 +269,8 @@ SENDING_LIE(write_lacks_a_byte, BREAKS(R(write_payload_follows), R(request_paylo
             m->request.data.len--)
 SENDING_LIE(write_has_a_byte_more, BREAKS(R(write_payload_follows), R(request_payload_client)),
             "sends a byte more than a WRITE has", is_request(m, NBD_CMD_WRITE), m->behind = BYTES_OF("x"))
-SENDING_LIE(write_without_data, BREAKS(R(write_payload_follows), R(request_payload_client)),
+SENDING_LIE(write_without_data,
+            BREAKS(R(write_payload_follows), R(request_payload_client), R(client_transmission_no_disconnect)),
             "sends a WRITE's header without its data", is_request(m, NBD_CMD_WRITE), m->request.data.len = 0)
 SENDING_LIE(zeroes_with_data, BREAKS(R(zeroes_sent_without_payload), R(request_payload_client)),
             "sends zeroes behind WRITE_ZEROES", is_request(m, NBD_CMD_WRITE_ZEROES), m->behind = many('\0', 512))

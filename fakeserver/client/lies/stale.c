@@ -85,7 +85,7 @@ replace(struct buf *to, const struct buf *from)
 	put_bytes(to, (struct bytes){ from->at, from->len });
 }
 
-EXPORT_LIE(name, "the export's name", old->export.name.at != NULL && old->export.name.len > 0,
+EXPORT_LIE(name, "the export's name", old->export.name.len != s->facts.export.name.len,
            replace(&s->facts.export.name, &old->export.name))
 EXPORT_LIE(description, "the description", old->export.description.at != NULL && old->export.description.len > 0,
            replace(&s->facts.export.description, &old->export.description))
@@ -193,12 +193,14 @@ CLIENT_LIE(keeps_error_of_any_command, ANSWER, STALE,
 
 CLIENT_LIE(keeps_error_of_others, ANSWER, STALE, "tells the last error of any session before once more, of a flush")
 {
-	const struct fc_facts *old = elsewhere(s);
+	static char error[sizeof(op->error)];
 
-	if (is_command(op, NBD_CMD_FLUSH) && old != NULL && old->error[0] != '\0' && l->memory != s->number &&
-	    CLIENT_LIE_NOW) {
+	if (op->ask == FC_COMMAND && op->error[0] != '\0') {
+		memcpy(error, op->error, sizeof(error));
 		l->memory = s->number;
-		fc_fail(op, old->error);
+	} else if (is_command(op, NBD_CMD_FLUSH) && error[0] != '\0' && l->memory != s->number && CLIENT_LIE_NOW) {
+		fc_fail(op, error);
+		error[0] = '\0';
 	}
 }
 
@@ -212,7 +214,7 @@ CLIENT_LIE(keeps_dead, STATE, STALE, "does not connect a handle again that was c
 /* ---- from NBD_OPT_INFO into NBD_OPT_GO ---- */
 
 #define INFORMED_LIE(ident, text_, when, ...)                                                                          \
-	CLIENT_LIE(ident, STATE, STALE, text_)                                                                         \
+	CLIENT_LIE(ident, STATE, BREAKS(R(baseline_client_info_go)), text_)                                            \
 	{                                                                                                              \
 		const struct fc_export *old = &s->informed;                                                            \
 		if (moment == FC_STATE_TRANSMISSION && old->known && (when) && CLIENT_LIE_NOW) {                       \
@@ -231,6 +233,6 @@ INFORMED_LIE(go_keeps_block_sizes_of_info,
              s->facts.export.has_block = true;
              s->facts.export.block = old->block)
 INFORMED_LIE(go_keeps_name_of_info, "believes the name that NBD_OPT_INFO told, perhaps of another export",
-             old->name.at != NULL, replace(&s->facts.export.name, &old->name))
+             old->name.len != s->facts.export.name.len, replace(&s->facts.export.name, &old->name))
 INFORMED_LIE(go_keeps_description_of_info, "believes the description that NBD_OPT_INFO told, perhaps of another export",
              old->description.at != NULL, replace(&s->facts.export.description, &old->description))
