@@ -112,16 +112,6 @@ drive_needs(struct drive *d, const char *operation, const char *flag)
 	skip(d->t, feature, "the driver has no %s", feature);
 }
 
-void
-drive_end_driver(struct drive *d, enum requirement_id r)
-{
-	char *error = driver_end(d->driver) ? NULL : strdup(driver_error(d->driver));
-
-	restart_driver(d);
-	if (error != NULL)
-		broken_values(d->t, r, "the driver ends with exit status 0", error);
-}
-
 /* ---- the server's coming and going ---- */
 
 /* Made once: it costs more than all that a case does with it. */
@@ -193,6 +183,24 @@ end_server(struct drive *d)
 	d->listener = kept;
 }
 
+void
+drive_end_driver(struct drive *d, enum requirement_id r)
+{
+	char *error;
+
+	/*
+	 * A server apart has inherited the driver's input, which then does not end; and a client that connects once more on its
+	 * way out is not to wait for a server that never comes.
+	 */
+	if (d->apart > 0)
+		drive_stop_server(d);
+	error = driver_end(d->driver) ? NULL : strdup(driver_error(d->driver));
+
+	restart_driver(d);
+	if (error != NULL)
+		broken_values(d->t, r, "the driver ends with exit status 0", error);
+}
+
 static void
 forget_exports(struct drive *d)
 {
@@ -204,7 +212,7 @@ forget_exports(struct drive *d)
 }
 
 static void
-start_server(struct drive *d)
+listen_again(struct drive *d)
 {
 	char error[LISTEN_MAX_ERROR];
 
@@ -212,6 +220,12 @@ start_server(struct drive *d)
 		d->listener = listen_on_unix(d->socket, error);
 	if (d->listener < 0)
 		harness_error(d->t, "%s", error);
+}
+
+static void
+start_server(struct drive *d)
+{
+	listen_again(d);
 	d->fake = fake_new(&d->config);
 	if (d->fake == NULL || fake_add_listener(d->fake, fcntl(d->listener, F_DUPFD_CLOEXEC, 0)) != 0)
 		harness_error(d->t, "the fake server: %s", strerror(errno));
@@ -220,6 +234,8 @@ start_server(struct drive *d)
 static void
 begin(struct drive *d)
 {
+	if (d->apart > 0)
+		end_server(d);
 	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
 		restart_driver(d);
 	d->hold = d->interoperable = false;
@@ -229,10 +245,13 @@ begin(struct drive *d)
 	forget_exports(d);
 }
 
+/* A server apart is started by its own process: what epoll knows belongs to all who have its descriptor. */
 static void
-begun(struct drive *d)
+begun(struct drive *d, bool apart)
 {
-	start_server(d);
+	listen_again(d);
+	if (!apart)
+		start_server(d);
 	d->uri = drive_uri(d, d->exports[0].name);
 	d->open = true;
 	drive_mark(d);
@@ -248,7 +267,7 @@ drive_serve(struct drive *d, const char *settings, ...)
 	for (; settings != NULL; settings = va_arg(ap, const char *))
 		add_export(d, settings);
 	va_end(ap);
-	begun(d);
+	begun(d, false);
 }
 
 void
@@ -262,20 +281,19 @@ drive_serve_liar(struct drive *d, const struct lie_use *use, const char *setting
 	kept = *use;
 	d->config.lies = &kept;
 	d->config.n_lies = 1;
-	begun(d);
+	begun(d, true);
 	d->apart = fork();
 	if (d->apart < 0)
 		harness_error(d->t, "cannot start a process: %s", strerror(errno));
-	if (d->apart == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		/* Where a lie ends the server by abort(), that is no accident to be recorded. */
-		setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
-		if (getppid() == us)
-			fake_run(d->fake, -1);
-		_exit(0);
-	}
-	fake_free(d->fake);
-	d->fake = NULL;
+	if (d->apart > 0)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Where a lie ends the server by abort(), that is no accident to be recorded. */
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+	start_server(d);
+	if (getppid() == us)
+		fake_run(d->fake, -1);
+	_exit(0);
 }
 
 void

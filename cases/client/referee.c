@@ -141,8 +141,9 @@ is_haggling_oldstyle(struct session *s)
 {
 	struct wire w = wire(s->rest.at, s->rest.len);
 
-	return s->oldstyle && !s->had_request && s->stage == STAGE_TRANSMISSION && s->rest.len >= 4 &&
-	       wire_be32(&w) != NBD_REQUEST_MAGIC;
+	/* A server that lies may have taken the beginning of a request for something else. */
+	return s->oldstyle && !s->had_request && !s->ref->setup.server_lies && s->stage == STAGE_TRANSMISSION &&
+	       s->rest.len >= 4 && wire_be32(&w) != NBD_REQUEST_MAGIC;
 }
 
 static void
