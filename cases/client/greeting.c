@@ -57,7 +57,8 @@ CASE_DRIVER(greeting, styles,
 		}
 }
 
-CASE_DRIVER(greeting, oldstyle_size, "The size that an oldstyle server tells has 64 bits", R(numbers_big_endian))
+CASE_DRIVER(greeting, large_oldstyle_export, "The size that an oldstyle server tells has 64 bits",
+            R(numbers_big_endian))
 {
 	struct drive *d = drive_new(t);
 	struct driver_answer a;
