@@ -7,25 +7,28 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { OPT_LIE = 1, OPT_HABIT, OPT_LIST_LIES, OPT_COPY };
+enum { OPT_LIE = 1, OPT_HABIT, OPT_LIST_LIES, OPT_LIST_HABITS, OPT_COPY };
 
 static const struct cli_option options[] = {
 	{ "lie", 'l', "NAME", "misbehave: NAME[:nth=,times=]", OPT_LIE, true },
 	{ "habit", 0, "NAME", "use a freedom that the protocol leaves to clients", OPT_HABIT, true },
-	{ "list-lies", 0, NULL, "print the lies, and the habits", OPT_LIST_LIES, false },
+	{ "list-lies", 0, NULL, "print the lies", OPT_LIST_LIES, false },
+	{ "list-habits", 0, NULL, "print the habits", OPT_LIST_HABITS, false },
 	{ "copy", 0, NULL, "copy FROM, a URI or a file, to TO, the other of both; no driver", OPT_COPY, false },
 	{ 0 },
 };
 
 static int
-list_lies(void)
+list_lies(bool habits)
 {
 	const struct client_lie *lie;
 
 	for (size_t i = 0; (lie = client_lie_at(i)) != NULL; i++) {
 		bool habit = lie->uses != NULL;
 
-		printf("%s%s  %s; %s", habit ? "habit " : "", lie->name, lie->text, habit ? "uses" : "breaks");
+		if (habit != habits)
+			continue;
+		printf("%s  %s; %s", lie->name, lie->text, habit ? "uses" : "breaks");
 		for (const enum requirement_id *r = habit ? lie->uses : lie->breaks; *r != REQUIREMENT_NONE; r++)
 			printf(" %s", requirement(*r)->id);
 		printf("\n");
@@ -60,7 +63,7 @@ static int
 run_driver(struct cli *cli)
 {
 	struct fc_lies lies = { calloc(cli->n_given + 1, sizeof(*lies.uses)), 0 };
-	bool copy = false, list = false;
+	bool copy = false, list = false, habits = false;
 	char error[256];
 	int status = STATUS_OK;
 
@@ -68,14 +71,15 @@ run_driver(struct cli *cli)
 		abort();
 	for (size_t i = 0; i < cli->n_given && status == STATUS_OK; i++) {
 		copy |= cli->given[i].id == OPT_COPY;
-		list |= cli->given[i].id == OPT_LIST_LIES;
+		habits |= cli->given[i].id == OPT_LIST_HABITS;
+		list |= cli->given[i].id == OPT_LIST_LIES || cli->given[i].id == OPT_LIST_HABITS;
 		if ((cli->given[i].id == OPT_LIE || cli->given[i].id == OPT_HABIT) &&
 		    !parse_use(&cli->given[i], &lies.uses[lies.n++], error))
-			status = cli_usage_error(cli, "%s", error);
+			status = cli_usage_error(cli, "--%s: %s", cli->given[i].id == OPT_LIE ? "lie" : "habit", error);
 	}
 	fc_client.lies = lies.n > 0 ? &lies : NULL;
 	if (status == STATUS_OK)
-		status = list ? list_lies() : run(cli, copy);
+		status = list ? list_lies(habits) : run(cli, copy);
 	fc_client.lies = NULL;
 	free(lies.uses);
 	return status;
