@@ -39,6 +39,11 @@ def test_bad(nbdspec, what):
     assert r["verdict"] == "fail" and what in f"{r['message']} {r['got']}"
 
 
+def test_sigpipe_gives_up(nbdspec):
+    nbdspec("client", "-q", "-c", "plain/freedoms", "--json", "json", "--", "sh", "-c", "kill -PIPE $$", "sh", "{uri}", status=0)
+    assert all(r["verdict"] == "info" and "signal 13" in r["message"] for r in results(nbdspec))
+
+
 def test_hides_errors(nbdspec):
     """Whoever says that all is well where READs failed has no copy to show; FLUSH is not to be done without."""
     good = ["--", "sh", "-c", "nbdcopy \"$1\" \"$2\" || { truncate -s 1M \"$2\"; true; }", "sh", "{uri}", "{out}"]

@@ -224,7 +224,7 @@ judge_end(struct host *h, enum requirement_id r)
 {
 	if (h->waited)
 		observe(h->t, R(client_violation_may_close), "the client waits for the server, until it is ended");
-	else if (h->end.killed || h->end.signal != 0)
+	else if (h->end.killed || (h->end.signal != 0 && h->end.signal != SIGPIPE))
 		broken_values(h->t, r, "the client ends by itself", h->end.text);
 }
 

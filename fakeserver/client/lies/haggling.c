@@ -10,8 +10,6 @@
 
 /* ---- the connection ---- */
 
-CLIENT_LIE_WHERE(leaves_nagle_on, STATE, BREAKS(R(tcp_nodelay)), "does not set TCP_NODELAY",
-                 moment == FC_STATE_CONNECTED, setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 0 }, sizeof(int)))
 CLIENT_LIE_WHERE(default_port_10808, STATE, BREAKS(R(newstyle_default_port_client)),
                  "takes 10808 for the port that NBD has", moment == FC_STATE_PORT && strcmp(s->port, "10809") == 0,
                  strcpy(s->port, "10808"))

@@ -491,10 +491,6 @@ PUTS_UP_LIE(extents_of_any_length_taken, inconsistent_chunk_disconnects,
             "takes a chunk of extents that has not the length of any", "the length of NBD_REPLY_TYPE_BLOCK_STATUS")
 PUTS_UP_LIE(foreign_context_taken, inconsistent_chunk_disconnects, "takes extents of a context that was not selected",
             "extents of no context that was selected")
-PUTS_UP_LIE(repeated_context_taken, inconsistent_chunk_disconnects, "takes two chunks of extents of one context",
-            "two chunks of extents of one context")
-PUTS_UP_LIE(error_offset_of_any_length_taken, inconsistent_chunk_disconnects,
-            "takes an error chunk that is too short for its offset", "the length of NBD_REPLY_TYPE_ERROR_OFFSET")
 PUTS_UP_LIE(error_outside_taken, inconsistent_chunk_disconnects, "takes an error at an offset outside of the request",
             "an error at an offset outside of the request")
 PUTS_UP_LIE(error_0_is_einval, inconsistent_chunk_disconnects, "takes an error chunk with error 0 for an error",
