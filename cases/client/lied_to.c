@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
-enum { TICK_MS = 10, QUIET_TICKS = 4, SLOW_TICKS = 20, GONE_MS = 500, LIES_FOR_EACH_DRIVER = 64, FEW = 7 };
+enum { TICK_MS = 10, QUIET_TICKS = 4, SLOW_TICKS = 20, GONE_MS = 500, LIES_FOR_EACH_DRIVER = 64, FEW = 8 };
 /* So long it is quiet where the client waits; more for clients that take long to connect to an honest server. */
 static unsigned quiet_ticks = QUIET_TICKS;
 
@@ -332,20 +332,33 @@ hear_lie(struct drive *d, const struct lie *lie)
 	drive_finish_as(d, &liar);
 }
 
+/* Some of them, of all sorts, where pairs are enough. */
+static unsigned
+stride(struct drive *d, enum lie_place place)
+{
+	const struct lie *lie;
+	unsigned n = 0;
+
+	for (size_t i = 0; (lie = lie_at(i)) != NULL; i++)
+		n += lie->place == place;
+	return client_pairwise(d->client) ? n / FEW + 1 : 1;
+}
+
 static void
 hear_all(struct test *t, enum lie_place place)
 {
 	struct drive *d = drive_new(t);
-	volatile unsigned n = 0;
+	unsigned step = stride(d, place);
 	const struct lie *volatile lie;
+	volatile unsigned n = 0;
 
 	learn_speed(d);
 	for (volatile size_t i = 0; (lie = lie_at(i)) != NULL; i++) {
-		if (lie->place != place || (client_pairwise(d->client) && i % FEW != 0))
+		if (lie->place != place || n++ % step != 0)
 			continue;
 		POINT(t, "%s", lie->name)
 			hear_lie(d, lie);
-		if (++n % LIES_FOR_EACH_DRIVER == 0)
+		if (n % LIES_FOR_EACH_DRIVER == 0)
 			POINT(t, "the driver's end, behind %u lies", n)
 				drive_end_driver(d, d->owed);
 	}
@@ -383,4 +396,67 @@ CASE_DRIVER(lied_to, on_disk,
 CASE_DRIVER(lied_to, by_dying, "Whenever the server dies or closes, the client neither crashes nor waits for it", CITES)
 {
 	hear_all(t, ON_PROCESS);
+}
+
+/* ---- a server that goes ---- */
+
+/* It closes in place of taking the nth message, once. */
+struct closing {
+	unsigned left;
+	bool closed, in_handshake;
+};
+
+static bool
+close_at(void *arg, struct conn *c, const struct incoming *m)
+{
+	struct closing *closing = arg;
+
+	if (closing->closed || --closing->left > 0)
+		return false;
+	closing->closed = true;
+	closing->in_handshake = m->kind != MSG_REQUEST;
+	return say_close(c);
+}
+
+static const char *const short_session[] = { "read 4096 4096", "write 4096 8192 7", "block_status 0 262144", "flush",
+	                                     "disconnect" };
+
+/* Every request is answered, since the server is gone; a client that connects again may go on. */
+static void
+serve_until(struct drive *d, struct closing *closing, bool by_export_name)
+{
+	bool ok;
+
+	drive_serve(d, "", NULL);
+	d->config.knob[KNOB_no_fixed_newstyle] = by_export_name;
+	d->owed = R(client_transmission_no_disconnect);
+	drive_follow(d, &(struct script){ .take = close_at, .arg = closing });
+	if (driver_has(d->driver, "set", "context"))
+		ask(d, 1, "set context=base%%3aallocation");
+	ok = ask(d, 1, "connect %s", d->uri).result == DRIVER_OK;
+	EXPECT(d->t, by_export_name ? R(interop_export_name_used) : R(baseline_client_info_go),
+	       !ok || !closing->in_handshake || drive_connections(d) > 1,
+	       "'connect' is answered 'ok', and the server has closed the connection in the handshake");
+	for (unsigned i = 0; ok && i < sizeof(short_session) / sizeof(short_session[0]); i++)
+		ask(d, 1, "%s", short_session[i]);
+	/* Not every client does without a fixed newstyle handshake. */
+	if (!ok && closing->in_handshake && !by_export_name && drive_connections(d) == 1)
+		must(d, R(client_transmission_no_disconnect), 1, "connect %s", d->uri);
+	drive_finish_as(d, &liar);
+}
+
+CASE_DRIVER(lied_to, by_closing,
+            "Whichever message the server closes at, in the handshake or behind it, the client says so, and can "
+            "connect again",
+            R(client_transmission_no_disconnect), R(baseline_client_info_go), R(interop_export_name_used))
+{
+	enum { MESSAGES = 11 };
+	static struct closing closing;
+	struct drive *d = drive_new(t);
+
+	for (volatile unsigned i = 0; i < 2 * MESSAGES; i++)
+		POINT(t, "message %u, %s", i / 2 + 1, i % 2 == 0 ? "fixed newstyle" : "newstyle that is not fixed") {
+			closing = (struct closing){ .left = i / 2 + 1 };
+			serve_until(d, &closing, i % 2 != 0);
+		}
 }

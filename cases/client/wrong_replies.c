@@ -340,11 +340,19 @@ play(struct drive *d, struct play *p)
 	drive_finish_as(d, &liar);
 }
 
+/* What a memory checker has found comes to light at the end. */
+static void
+end_well(struct drive *d)
+{
+	POINT(d->t, "the driver's end")
+		drive_end_driver(d, R(client_transmission_no_disconnect));
+}
+
 CASE_DRIVER(wrong_replies, chunks,
             "After a chunk of an unknown or unexpected type, or whose contents cannot be, the client disconnects, "
             "and calls nothing good that is not",
             R(unknown_chunk_disconnects), R(inconsistent_chunk_disconnects), R(unknown_error_chunk_overlong),
-            R(unknown_error_chunk_fails))
+            R(unknown_error_chunk_fails), R(client_transmission_no_disconnect))
 {
 	static struct play now;
 	struct drive *d = drive_new(t);
@@ -357,6 +365,7 @@ CASE_DRIVER(wrong_replies, chunks,
 			play(d, &now);
 		}
 	}
+	end_well(d);
 }
 
 /* ---- good chunks, but not all of them, or some twice ---- */
