@@ -192,23 +192,23 @@ says(const struct line *l, const struct result *r)
 static struct line *
 line_for(struct expectations *e, const struct result *r)
 {
+	struct line *exact = NULL, *found = NULL;
 	char id[512];
-
-	struct line *found = NULL;
 
 	snprintf(id, sizeof(id), "%s%s%s%s", r->case_id, r->point ? "[" : "", r->point ? r->point : "",
 	         r->point ? "]" : "");
 	for (size_t i = 0; e != NULL && i < e->n; i++) {
 		if (!matches(e->lines[i].pattern, id))
 			continue;
-		if (says(&e->lines[i], r))
-			return &e->lines[i];
-		if (e->lines[i].flaky && e->lines[i].crash != NULL)
+		/* What comes by chance is not stale where another chance has come. */
+		if (e->lines[i].flaky)
 			e->lines[i].matched = true;
-		else if (found == NULL)
+		if (exact == NULL && says(&e->lines[i], r))
+			exact = &e->lines[i];
+		if (found == NULL && !(e->lines[i].flaky && e->lines[i].crash != NULL))
 			found = &e->lines[i];
 	}
-	return found;
+	return exact != NULL ? exact : found;
 }
 
 void

@@ -114,6 +114,10 @@ def test_flaky(expect, requirement):
     lines = known(requirement, "flaky-fail")
     assert expect(lines, BAD, status=0)[0] == {FIRST: ("fail", "flaky", False), LAST: ("fail", "flaky", False)}
     assert expect(lines, GOOD, status=0)[0] == {FIRST: ("pass", "flaky", False), LAST: ("pass", "flaky", False)}
+    other = f"{FIRST} flaky-fail newstyle_magic why\n"
+    for both in (lines + other, other + lines):
+        assert expect(both, BAD, status=0)[0] == {FIRST: ("fail", "flaky", False), LAST: ("fail", "flaky", False)}
+        assert expect(both, GOOD, status=0)[1]["stale"] == []
     lines = f"{FIRST} flaky-fail newstyle_magic why\n"
     assert expect(lines, BAD, ("-c", FIRST), status=1)[0] == {FIRST: ("fail", "changed", True)}
 
