@@ -17,7 +17,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NBDSPEC = os.path.abspath(os.environ.get("NBDSPEC", os.path.join(ROOT, "build/nbdspec")))
-PATIENCE = 30  # seconds; only a broken program takes them
+PATIENCE = 90  # seconds; only a broken program takes them
 NEVER = re.compile("Traceback|[Aa]ssert|Sanitizer|runtime error|core dumped")
 MARK = "NBDSPEC_TEST"
 # Nobody looks at the core of what is killed here, and on a busy machine it takes seconds to write.

@@ -197,7 +197,7 @@ def test_sandwich_that_waives(nbdspec, durability):
 def test_writes_in_pieces(durability):
     """No text says in what pieces a server passes on what came in one: none of them need end where a sector does."""
     durability("-c", "promise/*", "-c", "workload/one_connection", "-c", "workload/flush_behind_writes", "--", *NBDKIT,
-               "--filter=blocksize", "nbd", "uri={uri}", "maxdata=1000", status=0)
+               "--filter=blocksize", "nbd", "uri={uri}", "maxdata=10001", status=0)
 
 
 @needs_fuse
