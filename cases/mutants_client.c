@@ -69,6 +69,7 @@ add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 		return;
 	x->target = client_target(command_of(l, true), true);
 	x->plain = client_target(command_of(l, false), false);
+	x->plain.pairwise = l != NULL;
 	if (mutant.breaks != NULL) {
 		x->target.breaks = x->plain.breaks = mutant.breaks;
 		x->target.factor = x->plain.factor = LIAR_FACTOR;
@@ -98,8 +99,8 @@ list_jobs(const struct matrix *m, struct job *jobs)
 bool
 matrix_run_clients(struct matrix *m, const char *case_glob, const char *mutant_glob, unsigned slots, char **why)
 {
-	/* Half of the time goes by while somebody is waited for who hangs. */
-	struct runner runner = { .slots = 2 * slots, .trace_fd = -1, .result = matrix_result };
+	/* Most of the time goes by while somebody is waited for who hangs. */
+	struct runner runner = { .slots = 3 * slots, .trace_fd = -1, .result = matrix_result };
 	const struct client_lie *l;
 	struct job *jobs;
 	struct run_end end;
