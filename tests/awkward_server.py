@@ -50,6 +50,8 @@ class Server:
             if when != event or nth != n:
                 continue
             if act == "crash":
+                if self.listener:
+                    self.listener.close()  # the kernel does so too, but maybe last, and nobody shall come in between
                 signal.signal(signal.SIGSEGV, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGSEGV)
             elif act.startswith("exit"):

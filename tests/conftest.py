@@ -20,6 +20,9 @@ NBDSPEC = os.path.abspath(os.environ.get("NBDSPEC", os.path.join(ROOT, "build/nb
 PATIENCE = 90  # seconds; only a broken program takes them
 NEVER = re.compile("Traceback|[Aa]ssert|Sanitizer|runtime error|core dumped")
 MARK = "NBDSPEC_TEST"
+# A shell that runs us in the background has them ignored, and all that we start would.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Nobody looks at the core of what is killed here, and on a busy machine it takes seconds to write.
 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
