@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, QUIET_TICKS = 4, PIECE = 65536 };
+enum { TICK_MS = 50, QUIET_TICKS = 4, STEP_MS = 500, PIECE = 65536 };
 
 /* A tenth in the middle is a hole, so that holes are met as well. */
 static bool
@@ -224,6 +224,8 @@ judge_end(struct host *h, enum requirement_id r)
 {
 	if (h->waited)
 		observe(h->t, R(client_violation_may_close), "the client waits for the server, until it is ended");
+	else if (h->lying && h->end.killed && goes_forward(h->t, h->config.trace, h->seen_from, STEP_MS))
+		observe(h->t, R(client_violation_may_close), "the client goes on in small steps, until it is ended");
 	else if (h->end.killed || (h->end.signal != 0 && h->end.signal != SIGPIPE))
 		broken_values(h->t, r, "the client ends by itself", h->end.text);
 }

@@ -40,6 +40,40 @@ on_broken(void *arg, uint16_t connection, enum requirement_id r, const char *tex
 	free(line);
 }
 
+static void *
+map_trace(struct test *t, const struct trace *trace, off_t end)
+{
+	void *map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, trace->fd, 0);
+
+	if (map == MAP_FAILED)
+		harness_error(t, "cannot read the trace: %s", strerror(errno));
+	return map;
+}
+
+bool
+goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t ms)
+{
+	off_t end = trace_end(trace);
+	uint64_t reached = 0, grew = 0, now = 0;
+	struct trace_record record;
+	struct request request;
+	void *map = map_trace(t, trace, end);
+	struct wire w = wire((uint8_t *)map + from, (size_t)(end - from));
+
+	while (trace_next(&w, &record)) {
+		now = record.ns;
+		if (record.kind != TRACE_MESSAGE || record.message != MSG_REQUEST)
+			continue;
+		wire_get_request(wire(record.data.at, record.data.len), &request);
+		if (request.offset > reached) {
+			reached = request.offset;
+			grew = now;
+		}
+	}
+	munmap(map, (size_t)end);
+	return grew > 0 && now - grew < ms * 1000000;
+}
+
 void
 judge_trace(struct test *t, const struct trace *trace, off_t from, const struct referee_setup *setup)
 {
@@ -48,11 +82,8 @@ judge_trace(struct test *t, const struct trace *trace, off_t from, const struct 
 	off_t end = trace_end(trace);
 	struct trace_record record;
 	struct wire w;
-	void *map;
+	void *map = map_trace(t, trace, end);
 
-	map = mmap(NULL, (size_t)end, PROT_READ, MAP_SHARED, trace->fd, 0);
-	if (map == MAP_FAILED)
-		harness_error(t, "cannot read the trace: %s", strerror(errno));
 	referee = referee_new(setup, on_broken, &v);
 	w = wire((uint8_t *)map + from, (size_t)(end - from));
 	while (trace_next(&w, &record))
