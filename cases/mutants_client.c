@@ -69,7 +69,6 @@ add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 		return;
 	x->target = client_target(command_of(l, true), true);
 	x->plain = client_target(command_of(l, false), false);
-	x->plain.pairwise = l != NULL;
 	if (mutant.breaks != NULL) {
 		x->target.breaks = x->plain.breaks = mutant.breaks;
 		x->target.factor = x->plain.factor = LIAR_FACTOR;

@@ -111,6 +111,7 @@ TAILQ_HEAD(fc_ops, fc_op);
 struct fc_settings {
 	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
+	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
 	bool chosen;			/* one of them was set: no habit changes them */
 	struct buf queries;		/* contexts: be32 length, text, … */
 	uint32_t n_queries;
@@ -172,6 +173,8 @@ struct fc_handle {
 	struct fc_session *session;	/* or NULL */
 	struct fc_facts before;		/* of the session before this one: for lies */
 	bool had_session;
+	char *again;			/* the URI of a session that the server dropped, where it reconnects */
+	struct fc_ops waiting;		/* commands, for the new session */
 };
 
 struct fc_client {

@@ -36,6 +36,13 @@ CLIENT_HABIT(informs_itself, STATE,
 		s->settings.informs_itself = true;
 }
 
+CLIENT_HABIT(reconnects_by_itself, STATE, USES(REQUIREMENT_NONE),
+             "connects again for the next command when the server has dropped the session")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.reconnects = true;
+}
+
 /* ---- requests ---- */
 
 static bool

@@ -186,6 +186,7 @@ fc_handle_new(unsigned long number)
 	if (h == NULL)
 		abort();
 	h->number = number;
+	TAILQ_INIT(&h->waiting);
 	h->settings = (struct fc_settings){
 		.strict = true,
 		.structured = true,
@@ -206,6 +207,7 @@ fc_handle_free(struct fc_handle *h)
 	LIST_REMOVE(h, entry);
 	fc_facts_reset(&h->before);
 	buf_free(&h->settings.queries);
+	free(h->again);
 	free(h);
 }
 
@@ -276,6 +278,8 @@ fc_reap(struct fc_handle *h)
 		fc_finish(op);
 	}
 	fc_lie_state(s, FC_STATE_END);
+	if (s->settings.reconnects && s->facts.export.known && strcmp(s->end, "ENOTCONN") == 0)
+		h->again = strdup(s->uri);
 	fc_facts_copy(&h->before, &s->facts);
 	fc_facts_copy(&fc_client.elsewhere, &s->facts);
 	h->had_session = true;
@@ -309,6 +313,8 @@ fc_start(struct fc_op *op, const char *uri)
 	if (s != NULL && s->stage == FC_LEAVING)
 		fc_over(s, "ECANCELED");
 	fc_reap(h);
+	free(h->again);
+	h->again = NULL;
 	if (h->session != NULL) {
 		fc_fail(op, "EISCONN");
 		fc_finish(op);
@@ -336,6 +342,35 @@ ask_disconnect(struct fc_session *s, struct fc_op *op)
 	}
 }
 
+static void
+on_reconnected(struct fc_op *connect)
+{
+	struct fc_handle *h = connect->handle;
+	struct fc_op *op;
+
+	while ((op = TAILQ_FIRST(&h->waiting)) != NULL) {
+		TAILQ_REMOVE(&h->waiting, op, entry);
+		if (connect->error[0] == '\0') {
+			fc_command(op);
+		} else {
+			fc_fail(op, "ENOTCONN");
+			fc_finish(op);
+		}
+	}
+}
+
+static void
+ask_anew(struct fc_handle *h, struct fc_op *op)
+{
+	char *uri = h->again;
+
+	TAILQ_INSERT_TAIL(&h->waiting, op, entry);
+	h->again = NULL;
+	if (uri != NULL)
+		fc_start(fc_op_new(h, FC_CONNECT, "", on_reconnected), uri);
+	free(uri);
+}
+
 void
 fc_ask(struct fc_op *op)
 {
@@ -343,7 +378,9 @@ fc_ask(struct fc_op *op)
 	struct fc_session *s = h->session;
 	bool haggles = s != NULL && s->stage == FC_OPTIONS;
 
-	if (op->ask == FC_DISCONNECT && s != NULL) {
+	if (op->ask == FC_COMMAND && (h->again != NULL || !TAILQ_EMPTY(&h->waiting))) {
+		ask_anew(h, op);
+	} else if (op->ask == FC_DISCONNECT && s != NULL) {
 		ask_disconnect(s, op);
 	} else if (op->ask == FC_COMMAND && fc_is_connected(h)) {
 		fc_command(op);

@@ -184,6 +184,9 @@ change_query(struct fc_sending *m, size_t keep, struct bytes tail)
 STRING_LIES(ends_in_nul, client_strings_no_nul, "that ends in a NUL", BYTES_OF("\0"))
 STRING_LIES(has_nul, client_strings_no_nul, "with a NUL in it", BYTES_OF("\0x"))
 STRING_LIES(of_5000_bytes, client_strings_max_length, "of some 5000 bytes", many('x', 5000))
+
+CLIENT_LIE_WHERE(any_string_sent, COMMAND, BREAKS(R(client_strings_max_length), R(client_strings_no_nul)),
+                 "sends whatever name its user gives it", op->ask == FC_CONNECT, op->unchecked = true)
 SENDING_LIE(name_of_300_bytes, BREAKS(R(client_strings_short), R(baseline_client_info_go)),
             "sends an export name of some 300 bytes", has_name(m), change_name(m, many('x', 300)))
 SENDING_LIE(query_of_300_bytes, BREAKS(R(client_strings_short)), "sends a metadata query of some 300 bytes",

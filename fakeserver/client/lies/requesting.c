@@ -121,13 +121,13 @@ PRETENDED_LIE(flush_pretended, NBD_CMD_FLUSH, "sends no FLUSH, and says that it 
 PRETENDED_LIE(write_pretended, NBD_CMD_WRITE, "sends no WRITE, and says that it is done", baseline_client_write)
 PRETENDED_LIE(read_pretended, NBD_CMD_READ, "sends no READ, and says that it is done", baseline_client_read)
 
-#define EARLY_LIE(ident, cmd, name)                                                                                    \
-	COMMAND_LIE(ident, BREAKS(R(client_flush_awaits_replies)), "says that " name " is done before the reply",      \
-	            is_command(op, cmd), op->early = true)
-EARLY_LIE(write_done_early, NBD_CMD_WRITE, "WRITE")
-EARLY_LIE(trim_done_early, NBD_CMD_TRIM, "TRIM")
-EARLY_LIE(zeroes_done_early, NBD_CMD_WRITE_ZEROES, "WRITE_ZEROES")
-EARLY_LIE(flush_done_early, NBD_CMD_FLUSH, "FLUSH")
+#define EARLY_LIE(ident, cmd, name, ...)                                                                               \
+	COMMAND_LIE(ident, BREAKS(__VA_ARGS__), "says that " name " is done before the reply", is_command(op, cmd),    \
+	            op->early = true)
+EARLY_LIE(write_done_early, NBD_CMD_WRITE, "WRITE", R(client_flush_awaits_replies), R(baseline_client_write))
+EARLY_LIE(trim_done_early, NBD_CMD_TRIM, "TRIM", R(client_flush_awaits_replies))
+EARLY_LIE(zeroes_done_early, NBD_CMD_WRITE_ZEROES, "WRITE_ZEROES", R(client_flush_awaits_replies))
+EARLY_LIE(flush_done_early, NBD_CMD_FLUSH, "FLUSH", R(client_flush_awaits_replies))
 
 /* nbdcopy d5f65e3 */
 SENDING_LIE(zeroes_sent_as_trim,

@@ -57,6 +57,17 @@ STALE_LIE(keeps_flags, before, "believes the transmission flags of the handle's 
 STALE_LIE(adds_flags, before, "believes the transmission flags of both sessions", true,
           s->facts.export.flags |= old->export.flags)
 
+/* qemu's, whose write-back mode is that of its first connection (block/nbd.c). */
+CLIENT_LIE(reconnects_with_old_flags, STATE, STALE, "connects again by itself, and believes the flags of both sessions")
+{
+	const struct fc_facts *old = before(s);
+
+	if (moment == FC_STATE_NEW)
+		s->settings.reconnects = true;
+	if (moment == FC_STATE_TRANSMISSION && old != NULL && CLIENT_LIE_NOW)
+		s->facts.export.flags |= old->export.flags;
+}
+
 /* ---- sizes ---- */
 
 #define EXPORT_LIE(ident, what, when, ...)                                                                             \
