@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zlib.h>
 
 enum {
 	VERSION = 1,
@@ -678,19 +679,7 @@ driver_pattern(unsigned pattern, uint64_t offset, size_t length, uint8_t *data)
 uint32_t
 driver_digest(const uint8_t *data, size_t length)
 {
-	static uint32_t table[256];
-	uint32_t crc = 0xffffffff;
-
-	for (uint32_t i = 0; table[255] == 0 && i < 256; i++) {
-		uint32_t c = i;
-
-		for (int bit = 0; bit < 8; bit++)
-			c = c >> 1 ^ (c & 1 ? 0xedb88320 : 0);
-		table[i] = c;
-	}
-	for (size_t i = 0; i < length; i++)
-		crc = crc >> 8 ^ table[(crc ^ data[i]) & 0xff];
-	return ~crc;
+	return (uint32_t)crc32_z(0, data, length);
 }
 
 char *

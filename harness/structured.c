@@ -219,6 +219,12 @@ note_piece(struct judge *j, struct piece p)
 		j->unaligned = p;
 }
 
+static bool
+are_covered_not(const uint8_t *at, uint64_t length)
+{
+	return length == 0 || (at[0] == COVERED_NOT && memcmp(at, at + 1, length - 1) == 0);
+}
+
 /* proto.md:1810-1813, 1826-1829, 1988-1991; each kind of chunk has its own statements about bounds and overlap. */
 static void
 cover(struct judge *j, struct piece p, enum covered kind, enum requirement_id bounds, enum requirement_id overlap)
@@ -227,12 +233,14 @@ cover(struct judge *j, struct piece p, enum covered kind, enum requirement_id bo
 	bool within = p.offset >= q->offset && p.length <= q->length && p.offset - q->offset <= q->length - p.length;
 	bool apart = p.offset + p.length <= q->offset || p.offset >= q->offset + q->length;
 	uint8_t *at;
+	bool covers_none;
 
 	EXPECT(j->t, apart && q->length > 0 ? R(read_chunks_in_bounds) : bounds, within,
 	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, p.length,
 	       p.offset, q->length, q->offset);
 	at = j->r->covered + (p.offset - q->offset);
-	for (uint64_t i = 0; i < p.length; i++)
+	covers_none = are_covered_not(at, p.length);
+	for (uint64_t i = 0; i < p.length && !covers_none; i++)
 		EXPECT(j->t, overlap, at[i] == COVERED_NOT, "byte %" PRIu64 " of the export is described by two chunks",
 		       p.offset + i);
 	memset(at, kind, p.length);

@@ -211,6 +211,11 @@ fill_pattern(void *data, size_t len, uint64_t offset, unsigned seed)
 {
 	uint8_t *at = data;
 
+	for (; len >= 8 && offset % 8 == 0; at += 8, offset += 8, len -= 8) {
+		uint64_t word = pattern_word(offset / 8, seed);
+
+		memcpy(at, &word, 8);
+	}
 	while (len > 0) {
 		uint64_t word = pattern_word(offset / 8, seed);
 		size_t skip_bytes = offset % 8, n = 8 - skip_bytes < len ? 8 - skip_bytes : len;
