@@ -158,6 +158,11 @@ client_driver(const struct client *c)
 	return c->at.target->driver ? c->at.target->program : NULL;
 }
 
+int (*client_run_driver(const struct client *c))(char *const *argv)
+{
+	return c->at.target->run_driver;
+}
+
 bool
 client_pairwise(const struct client *c)
 {

@@ -32,6 +32,7 @@ const char *client_out(const struct client *c);
 uint64_t client_size(const struct client *c);	/* of the export to serve, bytes (--size) */
 const char *client_export(const struct client *c);
 char *const *client_driver(const struct client *c);	/* the driver's command, or NULL: it is a plain command */
+int (*client_run_driver(const struct client *c))(char *const *argv);	/* or NULL: driver_options.run */
 bool client_pairwise(const struct client *c);	/* combinations pair by pair are enough */
 double client_factor(const struct client *c);	/* on every time limit */
 int client_limit_ms(const struct client *c);	/* for one run of the command */

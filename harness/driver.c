@@ -135,6 +135,10 @@ in_child(const struct driver *d, char *const *argv, int in, int out, int report,
 	dup2(in, 0);
 	dup2(out, 1);
 	dup2(err, 2);
+	if (d->options.run != NULL) {
+		close_range(3, ~0u, 0);
+		_exit(d->options.run(argv));
+	}
 	carry_mark(d->dir);
 	execvp(argv[0], argv);
 	failed = errno;

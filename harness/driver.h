@@ -32,6 +32,8 @@ struct driver_options {
 	void *arg;
 	/* Private and guarded (process.h), for its output and as the mark of its processes. NULL: the driver has its own. */
 	const char *dir;
+	/* In place of a program: a process of ours that runs this function, and ends with the status that it returns. */
+	int (*run)(char *const *argv);
 };
 
 /* Starts it, looked up in PATH. NULL and one line where it cannot be executed. It ends when we do, whatever ends us. */

@@ -55,6 +55,7 @@ struct target {
 	 */
 	const enum requirement_id *breaks;
 	bool driver;			/* for VIA_CLIENT: the command is a driver (driver.h) */
+	int (*run_driver)(char *const *argv);	/* in place of the command: as driver_options.run; or NULL */
 	bool pairwise;			/* for VIA_CLIENT: of what can be combined, pair by pair is enough (--pairwise) */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */

@@ -65,7 +65,11 @@ static void
 start_driver(struct drive *d)
 {
 	struct driver_options options = {
-		.factor = client_factor(d->client), .wait = serve_meanwhile, .arg = d, .dir = client_dir(d->client)
+		.factor = client_factor(d->client),
+		.wait = serve_meanwhile,
+		.arg = d,
+		.dir = client_dir(d->client),
+		.run = client_run_driver(d->client),
 	};
 	char error[512];
 
