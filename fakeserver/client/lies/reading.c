@@ -250,6 +250,10 @@ RECEIVING_LIE(leaves_over_simple_replies, BREAKS(R(baseline_client_simple_replie
 RECEIVING_LIE(dies_of_simple_replies, BREAKS(R(baseline_client_simple_replies), R(client_transmission_no_disconnect)),
               "dies of a simple reply where structured replies were agreed",
               m->kind == MSG_SIMPLE_REPLY && s->facts.structured, abort())
+RECEIVING_LIE(dies_without_structured_replies,
+              BREAKS(R(baseline_client_simple_replies), R(client_transmission_no_disconnect)),
+              "dies of a simple reply where structured replies were not agreed",
+              m->kind == MSG_SIMPLE_REPLY && !s->facts.structured, abort())
 
 /* ---- chunks of a READ ---- */
 
