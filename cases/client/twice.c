@@ -320,6 +320,7 @@ void
 twice_among(struct twice *w, const struct terms *rows, size_t n, size_t few)
 {
 	size_t most = client_pairwise(w->d->client) ? few : n;
+	volatile unsigned pairs = 0;
 
 	for (volatile size_t two = 0; two < most; two++)
 		POINT(w->d->t, "then %s", rows[two].name) {
@@ -330,8 +331,9 @@ twice_among(struct twice *w, const struct terms *rows, size_t n, size_t few)
 				if (one != two)
 					compare(w, &rows[one], &rows[two]);
 			drive_finish(w->d);
-			note(w->d->t, "%u pairs, of two sessions each", w->pairs);
+			pairs += w->pairs;
 		}
+	observe(w->d->t, w->r, "%u ordered pairs, of two sessions each", pairs);
 }
 
 /* ---- the operations ---- */
