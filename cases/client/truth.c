@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT = 8192, LENGTH = 4096, SLOTS = 32, NOBODY = 99 };
+enum { SLOT = 8192, LENGTH = 4096, SLOTS = 32, NOBODY = 99, MOMENT_MS = 50 };
 
 static const struct operation {
 	const char *words, *name, *flag;
@@ -710,6 +710,8 @@ CASE_DRIVER(truth, disc_in_flight,
 		plan.tag[slot] = drive_send(d, 1, "read %u %d", slot * SLOT, LENGTH);
 	}
 	disconnect = drive_send(d, 1, "disconnect");
+	/* If it does not wait for the replies, that is to be seen in every run. */
+	drive_pause(d, MOMENT_MS);
 	d->hold = false;
 	for (unsigned n = 0; n < 9; n++) {
 		struct driver_answer a = drive_take(d);
