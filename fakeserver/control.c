@@ -19,6 +19,7 @@ enum { LINE_MOST = 8192, CLIENTS_MOST = 64 };
 struct control_client {
 	struct control *control;
 	int fd;
+	bool marks; /* each line of it is a mark from now on */
 	char line[LINE_MOST];
 	size_t len;
 	struct control_client *next;
@@ -28,8 +29,10 @@ struct control {
 	struct fake_server *server;
 	int fd;
 	unsigned grace_ms, n_clients;
-	struct control_client *clients;
+	struct control_client *clients, *asking;
 };
+
+static void take_marks(void *arg);
 
 /* ---- commands: each writes one line without its end ---- */
 
@@ -62,9 +65,9 @@ do_counters(struct control *k, char *rest, FILE *out)
 	fprintf(out,
 	        "ok accepted=%u options=%" PRIu64 " requests=%" PRIu64 " sent=%" PRIu64 " bytes-received=%" PRIu64
 	        " bytes-sent=%" PRIu64 " writes=%" PRIu64 " zeroes=%" PRIu64 " trims=%" PRIu64 " flushes=%" PRIu64
-	        " fua=%" PRIu64,
+	        " fua=%" PRIu64 " marks=%" PRIu64,
 	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent, n.writes, n.zeroes,
-	        n.trims, n.flushes, n.fua);
+	        n.trims, n.flushes, n.fua, n.marks);
 }
 
 static struct fake_export *
@@ -150,6 +153,32 @@ do_mark(struct control *k, char *rest, FILE *out)
 	fputs("ok", out);
 }
 
+/* So that a program needs no request for each mark, and need not wait for its answer. */
+static void
+do_marks(struct control *k, char *rest, FILE *out)
+{
+	(void)rest;
+	k->asking->marks = true;
+	fake_before_requests(k->server, take_marks, k);
+	fputs("ok", out);
+}
+
+static void
+do_trace(struct control *k, char *rest, FILE *out)
+{
+	int failed;
+
+	if (strcmp(rest, "end") != 0) {
+		fputs("error want trace end", out);
+		return;
+	}
+	failed = fake_end_trace(k->server);
+	if (failed != 0)
+		fprintf(out, "error %s", failed == ENOENT ? "there is no trace" : strerror(failed));
+	else
+		fputs("ok", out);
+}
+
 /* The next word of the line, or NULL; the line goes on behind it. */
 static char *
 take_word(char **rest)
@@ -228,6 +257,8 @@ static const struct control_command {
 	{ "disconnect", "disconnect N|all", do_disconnect },
 	{ "shutdown", "shutdown", do_shutdown },
 	{ "mark", "mark TEXT", do_mark },
+	{ "marks", "marks", do_marks },
+	{ "trace", "trace end", do_trace },
 	{ "power", "power cut [drop|keep|random [SEED]]", do_power },
 	{ "fail", "fail COMMAND N [ERROR] [forget]", do_fail },
 	{ "help", "help", do_help },
@@ -275,17 +306,29 @@ client_free(struct control_client *client)
 	k->n_clients--;
 }
 
+/* Who does not wait for the answers may leave them unread. */
+static bool
+answer_mark(struct control_client *client, const char *line)
+{
+	fake_mark(client->control->server, line);
+	return send(client->fd, "ok\n", 3, MSG_DONTWAIT | MSG_NOSIGNAL) == 3 || errno == EAGAIN;
+}
+
 /* False: the client does not take its reply. */
 static bool
 answer(struct control_client *client, char *line)
 {
 	char *text = NULL;
 	size_t len = 0;
-	FILE *out = open_memstream(&text, &len);
+	FILE *out;
 	bool sent;
 
+	if (client->marks)
+		return answer_mark(client, line);
+	out = open_memstream(&text, &len);
 	if (out == NULL)
 		abort();
+	client->control->asking = client;
 	carry_out(client->control, line, out);
 	fputc('\n', out);
 	fclose(out);
@@ -313,6 +356,18 @@ client_ready(void *arg)
 	}
 	if (n <= 0 || client->len == sizeof(client->line) - 1)
 		client_free(client);
+}
+
+static void
+take_marks(void *arg)
+{
+	struct control *k = arg;
+
+	for (struct control_client *next, *client = k->clients; client != NULL; client = next) {
+		next = client->next;
+		if (client->marks)
+			client_ready(client);
+	}
 }
 
 static void
@@ -360,6 +415,7 @@ control_free(struct control *k)
 		return;
 	while (k->clients != NULL)
 		client_free(k->clients);
+	fake_before_requests(k->server, NULL, NULL);
 	fake_unwatch(k->server, k->fd);
 	close(k->fd);
 	free(k);

@@ -63,6 +63,7 @@ fake_mark(struct fake_server *s, const char *text)
 {
 	struct bytes data = bytes_of(text);
 
+	s->counters.marks++;
 	record(s, (struct trace_record){
 			  .kind = TRACE_MARK, .direction = NO_DIRECTION, .data = data, .length = (uint32_t)data.len });
 }
@@ -289,8 +290,11 @@ conn_process_event(struct conn *c, struct process_event *e)
 	if (!lies(c, ON_PROCESS))
 		return;
 	lie_process(s, c, e);
-	if (e->die)
+	if (e->die) {
+		if (s->config->trace != NULL)
+			trace_flush(s->config->trace);
 		abort();
+	}
 	if (e->stop_listening)
 		stop_listening(s);
 	while (e->close_all && s->conns != NULL)
@@ -467,6 +471,17 @@ read_input(struct conn *c)
 	}
 }
 
+/* What was told to the hook before a request was sent is seen before the request is. */
+static void
+read_input_after_marks(struct conn *c)
+{
+	struct fake_server *s = c->server;
+
+	read_input(c);
+	if (s->before_requests != NULL)
+		s->before_requests(s->before_requests_arg);
+}
+
 /* ---- a connection's turn ---- */
 
 static bool
@@ -591,7 +606,7 @@ conn_ready(struct conn *c, struct source *source, uint32_t events)
 	if ((events & EPOLLOUT) != 0)
 		p->blocked = false;
 	if (source->kind == SOURCE_IN && wants_input(c) && (events & ~(uint32_t)EPOLLOUT) != 0)
-		read_input(c);
+		read_input_after_marks(c);
 	else if (broken) {
 		/* Nobody is there any more to send to, and epoll would say so again and again. */
 		conn_close(c, TRACE_CLOSED);
@@ -800,6 +815,8 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 	struct quiet *q = s->config->quiet;
 	int n;
 
+	if (s->config->trace != NULL)
+		trace_flush(s->config->trace);
 	if (q == NULL || !is_idle(s))
 		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);
@@ -860,6 +877,25 @@ fake_unwatch(struct fake_server *s, int fd)
 			unwatch(s, &w->source);
 			return;
 		}
+}
+
+void
+fake_before_requests(struct fake_server *s, void (*call)(void *arg), void *arg)
+{
+	s->before_requests = call;
+	s->before_requests_arg = arg;
+}
+
+int
+fake_end_trace(struct fake_server *s)
+{
+	struct trace *t = s->config->trace;
+
+	if (t == NULL)
+		return ENOENT;
+	trace_flush(t);
+	t->fd = -1;
+	return t->failed;
 }
 
 static void

@@ -12,6 +12,8 @@
 #define TRACE_MAGIC   UINT64_C(0x4e42445452414345) /* "NBDTRACE" */
 #define TRACE_VERSION 1u
 enum { RECORD_FIXED = 4 + 1 + 1 + 1 + 1 + 2 + 2 + 8 + 8 + 4 };
+/* Bytes: longer data is not copied, and what waits is written. */
+enum { HELD_DATA = 16 << 10, HELD_MOST = 128 << 10 };
 
 int
 trace_start(struct trace *t, int fd, uint32_t snap)
@@ -29,32 +31,69 @@ trace_start(struct trace *t, int fd, uint32_t snap)
 	return n == 16 ? 0 : -1;
 }
 
-void
-trace_add(struct trace *t, const struct trace_record *r)
+/* One write, so that a kill leaves whole records, but for a disk that is full. */
+static void
+write_out(struct trace *t, const struct buf *b, struct bytes data)
 {
-	struct buf b = { 0 };
-	uint32_t kept;
+	struct iovec iov[2] = { { b->at, b->len }, { (void *)data.at, data.len } };
+	ssize_t n = writev(t->fd, iov, data.len > 0 ? 2 : 1);
+
+	if (n == (ssize_t)(b->len + data.len))
+		return;
+	t->failed = n < 0 ? errno : ENOSPC;
+	if (n > 0 && t->held && ftruncate(t->fd, lseek(t->fd, 0, SEEK_END) - n) != 0)
+		t->failed = errno;
+	t->fd = -1;
+}
+
+void
+trace_flush(struct trace *t)
+{
+	if (t->fd >= 0 && t->waiting.len > 0)
+		write_out(t, &t->waiting, (struct bytes){ 0 });
+	buf_clear(&t->waiting);
+}
+
+static void
+put_record(struct buf *b, const struct trace_record *r, uint32_t kept)
+{
 	uint8_t *at;
 
-	if (t == NULL || t->fd < 0)
-		return;
-	kept = r->data.len < t->snap ? (uint32_t)r->data.len : t->snap;
-	put_be32(&b, RECORD_FIXED + kept);
-	at = buf_grow(&b, 4);
+	put_be32(b, RECORD_FIXED + kept);
+	at = buf_grow(b, 4);
 	at[0] = (uint8_t)r->kind;
 	at[1] = (uint8_t)r->message;
 	at[2] = (uint8_t)r->direction;
 	at[3] = 0;
-	put_be16(&b, r->connection);
-	put_be16(&b, 0);
-	put_be64(&b, now_ns());
-	put_be64(&b, r->cookie);
-	put_be32(&b, r->length);
-	/* One write, so that a kill leaves whole records. */
-	struct iovec iov[2] = { { b.at, b.len }, { (void *)r->data.at, kept } };
-	if (writev(t->fd, iov, kept > 0 ? 2 : 1) != (ssize_t)(b.len + kept))
-		t->fd = -1;
-	buf_free(&b);
+	put_be16(b, r->connection);
+	put_be16(b, 0);
+	put_be64(b, now_ns());
+	put_be64(b, r->cookie);
+	put_be32(b, r->length);
+}
+
+void
+trace_add(struct trace *t, const struct trace_record *r)
+{
+	struct bytes data = r->data;
+	struct buf b = { 0 };
+
+	if (t == NULL || t->fd < 0)
+		return;
+	if (data.len > t->snap)
+		data.len = t->snap;
+	put_record(t->held ? &t->waiting : &b, r, (uint32_t)data.len);
+	if (!t->held) {
+		write_out(t, &b, data);
+		buf_free(&b);
+	} else if (data.len <= HELD_DATA) {
+		put_bytes(&t->waiting, data);
+		if (t->waiting.len >= HELD_MOST)
+			trace_flush(t);
+	} else {
+		write_out(t, &t->waiting, data);
+		buf_clear(&t->waiting);
+	}
 }
 
 void
