@@ -6,6 +6,7 @@
 
 #include "harness/cli.h"
 #include "harness/clock.h"
+#include "harness/crash/record_file.h"
 #include "harness/file.h"
 #include "harness/filesystem.h"
 #include "harness/lower.h"
@@ -51,9 +52,7 @@ struct record {
 	char *dir; /* removed at the end, by the guard where we are killed */
 	pid_t guard;
 	struct lower *lower;
-	int trace;     /* descriptor */
-	char *unnamed; /* where the trace is as long as it has no name of its own; NULL: nowhere */
-	bool published;
+	struct new_file trace;
 	char before[512]; /* the server's counters when the workload began */
 	uint64_t began_ns;
 	int workload; /* wait status */
@@ -167,46 +166,6 @@ read_command_line(struct record *r)
 	return 0;
 }
 
-/* ---- the file ---- */
-
-/* It has no name before it is a whole recording, so that whoever is killed leaves nothing of it. */
-static int
-open_trace(struct record *r)
-{
-	char *copy = strdup(r->output), *slash = strrchr(copy, '/');
-	const char *dir = slash == NULL ? "." : slash == copy ? "/" : copy;
-
-	if (slash != NULL)
-		*slash = '\0';
-	r->trace = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
-	if (r->trace < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
-		if (asprintf(&r->unnamed, "%s.%ld.unfinished", r->output, (long)getpid()) < 0)
-			abort();
-		r->trace = open(r->unnamed, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	}
-	free(copy);
-	return r->trace >= 0 ? 0 : cli_broken(r->cli, "%s: %s", r->output, strerror(errno));
-}
-
-static int
-publish(struct record *r)
-{
-	char here[64], *name;
-	int failed = 0;
-
-	if (asprintf(&name, "%s.%ld.unfinished", r->output, (long)getpid()) < 0)
-		abort();
-	snprintf(here, sizeof(here), "/proc/self/fd/%d", r->trace);
-	if ((r->unnamed == NULL && linkat(AT_FDCWD, here, AT_FDCWD, name, AT_SYMLINK_FOLLOW) != 0) ||
-	    rename(name, r->output) != 0) {
-		failed = errno;
-		unlink(name);
-	}
-	free(name);
-	r->published = failed == 0;
-	return failed == 0 ? 0 : cli_broken(r->cli, "%s: %s", r->output, strerror(failed));
-}
-
 /* ---- the set-up ---- */
 
 static const char *
@@ -234,7 +193,7 @@ filled_in(const struct record *r, const char *text)
 static int
 interrupted(struct record *r)
 {
-	if (r->published)
+	if (r->trace.published)
 		fprintf(stderr, "nbdspec crash record: interrupted; %s holds what was recorded until then\n",
 		        r->output);
 	else
@@ -286,16 +245,15 @@ set_up(struct record *r)
 	const struct filesystem *fs = r->kind == KIND_MOUNT ? &r->fs : NULL;
 	const char *lacks = r->kind == KIND_URI ? NULL : lower_lacks(fs);
 	char error[512], trace[64];
-	int status;
 
 	if (lacks != NULL)
 		return cli_broken(r->cli, "%s: %s", places[r->kind], lacks);
-	if ((status = open_trace(r)) != 0)
-		return status;
+	if (!new_file_open(&r->trace, r->output))
+		return cli_broken(r->cli, "%s: %s", r->output, strerror(errno));
 	r->dir = make_guarded_dir(&r->guard, error);
 	if (r->dir == NULL)
 		return cli_broken(r->cli, "%s", error);
-	snprintf(trace, sizeof(trace), "/proc/%ld/fd/%d", (long)getpid(), r->trace);
+	snprintf(trace, sizeof(trace), "/proc/%ld/fd/%d", (long)getpid(), r->trace.fd);
 	r->lower = lower_start(r->dir, r->kind != KIND_URI, fs, r->size, NULL, trace, SETUP_MS, error);
 	return r->lower == NULL ? broken(r, error) : prepare(r);
 }
@@ -394,7 +352,7 @@ begin(struct record *r)
 	    !lower_ask(r->lower, "counters", r->before, error))
 		return broken(r, error);
 	r->began_ns = now_ns();
-	return publish(r);
+	return new_file_publish(&r->trace) ? 0 : cli_broken(r->cli, "%s: %s", r->output, strerror(errno));
 }
 
 /* Behind it nothing comes into the trace: neither what the filesystem writes in its own time, nor the unmount. */
@@ -473,22 +431,18 @@ clean_up(struct record *r)
 		remove_dir(r->dir);
 		dismiss_guard(r->guard, r->dir);
 	}
-	if (r->unnamed != NULL && !r->published)
-		unlink(r->unnamed);
-	if (r->trace >= 0)
-		close(r->trace);
+	new_file_close(&r->trace);
 	if (r->kind == KIND_MOUNT && r->fs.name != NULL) {
 		free((char *)r->fs.mkfs);
 		free((char *)r->fs.options);
 	}
 	free(r->dir);
-	free(r->unnamed);
 }
 
 static int
 run_record(struct cli *cli)
 {
-	struct record r = { .cli = cli, .output = "crash.trace", .trace = -1 };
+	struct record r = { .cli = cli, .output = "crash.trace", .trace.fd = -1 };
 	sigset_t stop = stop_signals(), old;
 	int status = read_command_line(&r);
 
