@@ -366,14 +366,13 @@ take_entry(struct reader *d, const struct entry *e, struct bytes data)
 {
 	uint64_t offset = e->sector * d->sectorsize, left = e->nr_sectors * d->sectorsize, n;
 	bool fua = (e->flags & FLAG_FUA) != 0, discard = (e->flags & FLAG_DISCARD) != 0;
+	struct wire w = wire_over(data);
 
 	if ((e->flags & FLAG_FLUSH) != 0)
 		put_exchange(d, NBD_CMD_FLUSH, false, 0, 0, (struct bytes){ 0 });
 	for (; left > 0; left -= n, offset += n) {
 		n = left < PIECE ? left : PIECE;
-		put_exchange(d, discard ? NBD_CMD_TRIM : NBD_CMD_WRITE, fua, offset, n,
-		             discard ? (struct bytes){ 0 } : (struct bytes){ data.at, n });
-		data.at += discard ? 0 : n;
+		put_exchange(d, discard ? NBD_CMD_TRIM : NBD_CMD_WRITE, fua, offset, n, wire_take(&w, discard ? 0 : n));
 	}
 }
 
