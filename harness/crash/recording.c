@@ -339,6 +339,21 @@ recording_free(struct recording *r)
 	*r = (struct recording){ 0 };
 }
 
+bool
+recording_write_marks(const struct recording *r, const char *path, char error[512])
+{
+	FILE *f = fopen(path, "wxe");
+	bool ok = f != NULL;
+
+	for (uint32_t i = 0; i < r->n_marks && ok; i++)
+		ok = fprintf(f, "%.*s\n", (int)r->marks[i].text.len, (const char *)r->marks[i].text.at) >= 0;
+	if (f != NULL && fclose(f) != 0)
+		ok = false;
+	if (!ok)
+		snprintf(error, 512, "%.300s: %s", path, strerror(errno));
+	return ok;
+}
+
 static uint64_t
 mixed(uint64_t sum, uint64_t value)
 {

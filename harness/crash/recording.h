@@ -54,6 +54,9 @@ void recording_free(struct recording *r);
 /* The note, first in a recording, that tells of the disk; malloc'd. */
 char *recording_note(uint64_t size, uint64_t minimum, bool multi_conn);
 
+/* All marks into a new file, each on a line. False, and one line. */
+bool recording_write_marks(const struct recording *r, const char *path, char error[512]);
+
 /* A number of the recording's commands and marks, the same for equal ones: what is said of another is not of this. */
 uint64_t recording_identity(const struct recording *r);
 

@@ -1,0 +1,272 @@
+#include "harness/crash/explore.h"
+
+#include "harness/clock.h"
+#include "harness/crash/seen.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct explorer {
+	struct exploration *e;
+	const struct explore_options *o;
+	struct view *view;
+	struct pool *pool;
+	struct seen seen;
+	uint64_t started, progressed, budget;
+	enum pool_wait wait;
+	bool failed; /* with --stop-at-first: enough */
+	char broken[512];
+};
+
+static void *
+need(void *memory)
+{
+	if (memory == NULL)
+		abort();
+	return memory;
+}
+
+/* ---- results ---- */
+
+static double
+seconds_since(uint64_t ns)
+{
+	return (double)(now_ns() - ns) / 1e9;
+}
+
+static void
+note_failing(struct explorer *x, struct pool_job *job, const struct checked *result)
+{
+	struct exploration *e = x->e;
+
+	if ((e->n_failing & (e->n_failing - 1)) == 0)
+		e->failing =
+			need(reallocarray(e->failing, e->n_failing == 0 ? 1 : 2 * e->n_failing, sizeof(*e->failing)));
+	e->points[job->words[0]].failing++;
+	/* The ladder stands on the view: what the words mean is seen when it is done. */
+	e->failing[e->n_failing++] =
+		(struct failing){ .number = job->number, .must = job->must, .result = *result, .words = job->words };
+	job->words = NULL;
+	if (e->first_failure < 0)
+		e->first_failure = seconds_since(x->started);
+	x->failed = true;
+}
+
+static void
+take_result(void *arg, struct pool_job *job, const struct checked *result)
+{
+	struct explorer *x = arg;
+
+	x->e->verdicts[result->verdict]++;
+	x->e->wrote += result->wrote;
+	if (result->verdict == VERDICT_BROKEN)
+		snprintf(x->broken, sizeof(x->broken), "the checker cannot be run: %s", result->output);
+	else if (result->verdict != VERDICT_GOOD)
+		note_failing(x, job, result);
+}
+
+/* ---- states ---- */
+
+static void
+print_progress(struct explorer *x)
+{
+	const struct exploration *e = x->e;
+	uint64_t done = e->verdicts[VERDICT_GOOD] + e->n_failing;
+	double seconds = seconds_since(x->started), rate = (double)done / seconds;
+	uint64_t left = x->o->budget / x->o->shards > done ? x->o->budget / x->o->shards - done : 0;
+
+	if (!x->o->progress || now_ns() - x->progressed < 200000000)
+		return;
+	x->progressed = now_ns();
+	fprintf(stderr,
+	        "\r%" PRIu64 " verdicts, %zu failing, %.0f/s, point %" PRIu32 " of %" PRIu32
+	        ", at most %.0f s left\033[K",
+	        done, e->n_failing, rate, x->view->space->n_points - x->view->point, x->view->space->n_points,
+	        rate > 0 ? (double)left / rate : 0);
+}
+
+/* Each image once; with marks, once for each number that must be visible. */
+static struct hash
+key_of(const struct explorer *x, const struct view *v, uint32_t must)
+{
+	struct hash h = v->hash;
+
+	if (x->o->marks)
+		h.low ^= (must + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+	return h;
+}
+
+static enum offered
+offer(void *arg, const struct view *v)
+{
+	struct explorer *x = arg;
+	uint32_t must = v->space->points[v->point].must;
+
+	if (!seen_put(&x->seen, key_of(x, v, must)))
+		return STATE_SEEN;
+	x->e->states++;
+	x->e->points[v->point].states++;
+	if (v->hash.high % x->o->shards != x->o->shard) {
+		x->e->elsewhere++;
+		return STATE_NEW;
+	}
+	x->wait = pool_give(x->pool, v, must);
+	print_progress(x);
+	if (x->wait != POOL_DONE || x->broken[0] != '\0' || (x->failed && x->o->stop_at_first))
+		return STATE_STOP;
+	return STATE_NEW;
+}
+
+/* How many states each point gets of the budget. */
+static uint64_t *
+share_budget(struct explorer *x)
+{
+	const struct space *s = x->view->space;
+	uint64_t *quota = need(calloc(s->n_points + 1u, sizeof(*quota)));
+
+	for (uint32_t point = s->n_points; point-- > 0;) {
+		view_go(x->view, point);
+		quota[point] = view_count(x->view, x->o->budget);
+		x->e->points[point].pending = x->view->n_pending;
+	}
+	ladder_share(quota, s->n_points, x->o->budget);
+	return quota;
+}
+
+/* What a point has left over, since its states were met before, goes to the ones before it. */
+static void
+go_through_points(struct explorer *x)
+{
+	uint64_t *quota = share_budget(x), spare = 0;
+	bool stopped = false;
+
+	for (uint32_t point = x->view->space->n_points; point-- > 0 && !stopped;) {
+		struct climb climb;
+
+		view_go(x->view, point);
+		climb = ladder_climb(x->view, quota[point] + spare, x->o->seed, offer, x);
+		spare = quota[point] + spare - climb.found;
+		stopped = climb.stopped;
+		x->e->points[point].complete = climb.complete;
+	}
+	free(quota);
+}
+
+/* ---- one state after the other ---- */
+
+struct asker {
+	struct pool *pool;
+	struct view *view;
+	struct checked *result;
+	enum pool_wait wait;
+};
+
+static void
+take_answer(void *arg, struct pool_job *job, const struct checked *result)
+{
+	struct asker *a = arg;
+
+	(void)job;
+	*a->result = *result;
+}
+
+bool
+check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result)
+{
+	if (a->wait != POOL_DONE || !difference_show(d, a->view, NULL))
+		return false;
+	a->result = result;
+	a->wait = pool_give(a->pool, a->view, must);
+	if (a->wait == POOL_DONE)
+		a->wait = pool_drain(a->pool);
+	return a->wait == POOL_DONE && result->verdict != VERDICT_BROKEN;
+}
+
+static void
+explain(struct explorer *x)
+{
+	struct asker a = { .pool = x->pool, .view = x->view };
+
+	for (size_t i = 0; i < x->e->n_failing; i++) {
+		struct failing *f = &x->e->failing[i];
+
+		view_load(x->view, f->words);
+		f->difference = difference_of(x->view);
+	}
+	pool_tell(x->pool, take_answer, &a);
+	minimise(x->e, &a, x->view);
+	x->wait = a.wait;
+}
+
+/* ---- all of it ---- */
+
+static int
+compare_failing(const void *a, const void *b)
+{
+	const struct failing *x = a, *y = b;
+
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static bool
+run(struct explorer *x, char error[512])
+{
+	struct exploration *e = x->e;
+
+	x->pool = pool_new(e->space, &x->o->setup, x->o->jobs, take_result, x, error);
+	if (x->pool == NULL)
+		return false;
+	go_through_points(x);
+	if (x->wait == POOL_DONE)
+		x->wait = pool_drain(x->pool);
+	if (e->n_failing > 0)
+		qsort(e->failing, e->n_failing, sizeof(*e->failing), compare_failing);
+	if (x->o->progress)
+		fprintf(stderr, "\r\033[K");
+	if (x->wait == POOL_DONE && x->broken[0] == '\0')
+		explain(x);
+	e->interrupted = x->wait == POOL_INTERRUPTED;
+	e->seconds = seconds_since(x->started);
+	if (x->wait == POOL_LOST)
+		snprintf(error, 512,
+		         "a process that checks has died; is there memory for %u images of %" PRIu64 " bytes?",
+		         x->o->jobs, e->space->recording->size);
+	else if (x->broken[0] != '\0')
+		snprintf(error, 512, "%.500s", x->broken);
+	return x->wait != POOL_LOST && x->broken[0] == '\0';
+}
+
+bool
+explore(struct exploration *e, const struct explore_options *o, const struct space *s, char error[512])
+{
+	struct explorer x = { .e = e, .o = o, .started = now_ns() };
+	bool ok;
+
+	*e = (struct exploration){ .options = o, .space = s, .first_failure = -1 };
+	e->points = need(calloc(s->n_points + 1u, sizeof(*e->points)));
+	if (!seen_start(&x.seen, o->budget)) {
+		snprintf(error, 512, "no memory for %" PRIu64 " states; give a smaller --budget", o->budget);
+		return false;
+	}
+	x.view = view_new(s);
+	ok = run(&x, error);
+	pool_free(x.pool);
+	view_free(x.view);
+	seen_free(&x.seen);
+	return ok;
+}
+
+void
+exploration_free(struct exploration *e)
+{
+	for (size_t i = 0; i < e->n_failing; i++) {
+		free(e->failing[i].words);
+		difference_free(&e->failing[i].difference);
+	}
+	for (size_t i = 0; i < e->n_findings; i++)
+		difference_free(&e->findings[i].difference);
+	free(e->failing);
+	free(e->findings);
+	free(e->points);
+}
