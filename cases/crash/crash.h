@@ -69,23 +69,26 @@ mark(const char *fmt, ...)
 
 /* ---- the checker ---- */
 
-/* The last mark that must be visible, or "". */
+/* The last mark that must be visible, but for those of nbdspec itself, or "". */
 static inline const char *
 last_mark(void)
 {
-	static char line[4096];
+	static char last[4096];
 	const char *path = getenv("NBDSPEC_MARKS"), *number = getenv("NBDSPEC_MARKS_MUST");
 	int n = number != NULL ? atoi(number) : 0;
 	FILE *f = path != NULL && n > 0 ? fopen(path, "re") : NULL;
+	char line[sizeof(last)];
 
-	line[0] = '\0';
-	for (int i = 0; f != NULL && i < n; i++)
+	for (int i = 0; f != NULL && i < n; i++) {
 		if (fgets(line, sizeof(line), f) == NULL)
 			fail("the file of marks");
+		line[strcspn(line, "\n")] = '\0';
+		if (strncmp(line, "nbdspec: ", 9) != 0)
+			strcpy(last, line);
+	}
 	if (f != NULL)
 		fclose(f);
-	line[strcspn(line, "\n")] = '\0';
-	return line;
+	return last;
 }
 
 /* The state is bad: one line that says why. */

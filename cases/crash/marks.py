@@ -12,12 +12,12 @@ def mark(text):
 
 
 def must():
-    """The marks that stand before the cut."""
+    """The marks that stand before the cut, but for those of nbdspec itself."""
     n = int(os.environ.get("NBDSPEC_MARKS_MUST", "0"))
     if n == 0:
         return []
     with open(os.environ["NBDSPEC_MARKS"], encoding="utf-8") as f:
-        return [line.rstrip("\n") for line in f][:n]
+        return [text for line in list(f)[:n] if not (text := line.rstrip("\n")).startswith("nbdspec: ")]
 
 
 def bad(text):

@@ -111,7 +111,9 @@ use_shell(struct checker *c)
 static bool
 prepare_mount(struct checker *c, char error[512])
 {
-	c->mount = join_path(c->setup.dir, "mount");
+	/* Of its own: when a job removes the directory that another one has mounted at, that mount goes with it. */
+	if (asprintf(&c->mount, "%s/mount-%ld", c->setup.dir, (long)getpid()) < 0)
+		abort();
 	if ((mkdir(c->mount, 0700) == 0 || errno == EEXIST) && unshare(CLONE_NEWNS) == 0 &&
 	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
 		return true;
