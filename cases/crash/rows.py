@@ -5,7 +5,8 @@ Rows go into a database, a transaction each, which is acknowledged by a mark. Af
 own check, and hold the rows 1 to N without a gap: all that were acknowledged, and at most one more. With the word
 may-lose acknowledged ones may be missing.
 
-sqlite JOURNAL-MODE SYNCHRONOUS; tdb [nosync]; lmdb [nosync]
+sqlite JOURNAL-MODE SYNCHRONOUS; tdb [nosync|grows]; lmdb [nosync]. The file of tdb is made large enough at first, unless it
+grows.
 """
 import os
 import sys
@@ -48,14 +49,25 @@ class Sqlite:
 class Tdb:
     def __init__(self, directory, sync="sync"):
         import tdb
-        flags = {"sync": 0, "nosync": tdb.NOSYNC}[sync]
+        flags = {"sync": 0, "grows": 0, "nosync": tdb.NOSYNC}[sync]
+        self.grows = sync == "grows"
         try:
             self.db = tdb.open(f"{directory}/rows.tdb", 0, flags, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as e:
             bad(f"tdb: {e}")
 
     def create(self):
-        pass
+        if self.grows:
+            return
+        # The file, and the recovery area in it, as large as they will ever have to be.
+        self.db.transaction_start()
+        for i in range(100):
+            self.db.store(f"room {i}".encode(), value(0))
+        self.db.transaction_commit()
+        self.db.transaction_start()
+        for i in range(100):
+            self.db.delete(f"room {i}".encode())
+        self.db.transaction_commit()
 
     def put(self, n):
         self.db.transaction_start()
