@@ -24,13 +24,19 @@ offer(struct ladder *l)
 }
 
 static uint64_t
-below(struct ladder *l, uint64_t n)
+random_bits(struct ladder *l)
 {
 	uint64_t z = l->random += UINT64_C(0x9e3779b97f4a7c15);
 
 	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return (z ^ z >> 31) % n;
+	return z ^ z >> 31;
+}
+
+static uint64_t
+below(struct ladder *l, uint64_t n)
+{
+	return (uint64_t)((__uint128_t)random_bits(l) * n >> 64);
 }
 
 /* ---- whole commands ---- */
@@ -274,7 +280,21 @@ tear_by_seed(struct ladder *l)
 	tear(v, pending, low, low + 1 + (uint32_t)below(l, n - low));
 }
 
-/* One change for each cell: so at most one write is torn, or each of several with cells of its own. */
+/* Each command is present by `parts` chances of 16. */
+static void
+choose_by_seed(struct ladder *l, unsigned parts)
+{
+	struct view *v = l->view;
+	uint64_t bits = 0;
+
+	for (uint32_t i = 0; i < v->n_pending; i++, bits >>= 4) {
+		if (i % 16 == 0)
+			bits = random_bits(l);
+		view_set(v, i, (bits & 15) < parts);
+	}
+}
+
+/* A cell is changed but once, so that one write is torn at most. */
 static bool
 samples(struct ladder *l)
 {
@@ -282,11 +302,10 @@ samples(struct ladder *l)
 	unsigned seen = 0;
 
 	while (seen < 1000 && v->n_pending > 0) {
-		uint64_t found = l->climb.found, parts = 1 + below(l, 15);
+		uint64_t found = l->climb.found;
 		bool go_on;
 
-		for (uint32_t i = 0; i < v->n_pending; i++)
-			view_set(v, i, below(l, 16) < parts);
+		choose_by_seed(l, 1 + (unsigned)below(l, 15));
 		if (!v->space->tear.whole && below(l, 2) == 0)
 			tear_by_seed(l);
 		go_on = offer(l);

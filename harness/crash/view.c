@@ -275,6 +275,18 @@ list_pending(struct view *v)
 }
 
 static void
+shorten(const struct view *v, struct pending *p)
+{
+	struct open_group *g = &v->groups[p->groups[0]];
+
+	p->only = p->n_groups == 1 && g->n == 2 && g->floor == 0 ? g : NULL;
+	if (p->only == NULL)
+		return;
+	p->delta = g->hash[0];
+	add_hash(&p->delta, g->hash[1]);
+}
+
+static void
 link_pending(struct view *v)
 {
 	uint32_t *slot_of = v->memory->slot_of;
@@ -294,8 +306,10 @@ link_pending(struct view *v)
 		g->chosen = g->n - 1;
 		add_hash(&v->hash, g->hash[g->chosen]);
 	}
-	for (uint32_t i = 0; i < v->n_pending; i++)
+	for (uint32_t i = 0; i < v->n_pending; i++) {
 		slot_of[v->pending[i].command] = NEVER;
+		shorten(v, &v->pending[i]);
+	}
 }
 
 void
@@ -331,13 +345,16 @@ candidate_below(const struct view *v, const struct open_group *g, uint32_t candi
 }
 
 void
-view_set(struct view *v, uint32_t pending, bool present)
+view_flip(struct view *v, uint32_t pending)
 {
 	struct pending *p = &v->pending[pending];
 
-	if (p->present == present)
+	p->present = !p->present;
+	if (p->only != NULL) {
+		p->only->chosen = p->present;
+		add_hash(&v->hash, p->delta);
 		return;
-	p->present = present;
+	}
 	for (uint32_t i = 0; i < p->n_groups; i++) {
 		struct open_group *g = &v->groups[p->groups[i]];
 		uint32_t was = g->chosen;

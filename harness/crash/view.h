@@ -26,6 +26,8 @@ struct pending {
 	uint32_t command;
 	bool present;
 	uint32_t n_groups, *groups;
+	struct open_group *only;	/* its one group, where that holds it or one other thing; else NULL */
+	struct hash delta;		/* between these */
 };
 
 struct change {
@@ -55,7 +57,15 @@ void view_free(struct view *v);
 void view_go(struct view *v, uint32_t point);
 
 /* Without changes: they must have been taken back. */
-void view_set(struct view *v, uint32_t pending, bool present);
+void view_flip(struct view *v, uint32_t pending);
+
+static inline void
+view_set(struct view *v, uint32_t pending, bool present)
+{
+	if (v->pending[pending].present != present)
+		view_flip(v, pending);
+}
+
 void view_set_all(struct view *v, bool present);
 
 /* One open cell, which has no change yet, holds this candidate of its group; view_unchange takes all changes back. */
