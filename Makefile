@@ -143,10 +143,10 @@ bench: all
 
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads
-	@ci/crash --budget 300
+	@ci/crash --small
 
 crash-full: all workloads
-	@ci/crash --budget 20000
+	@ci/crash
 
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt

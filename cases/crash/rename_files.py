@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""usage: rename_files.py write|check DIR [no-fsync]
+"""usage: rename_files.py write|check DIR [no-fsync|nothing]
 
 A file is replaced by one that was written beside it, as every editor does it: create, write, fsync, rename, fsync of the
-directory. With no-fsync the new one is renamed as it is, and some other file is synced later, as on any busy disk.
+directory. With no-fsync the new one is renamed as it is, and some other file is synced later, as on any busy disk; with
+nothing not even that.
 """
 import os
 import sys
@@ -24,27 +25,27 @@ def sync(path):
     os.close(fd)
 
 
-def replace(directory, name, number, careful):
+def replace(directory, name, number, how):
     path = f"{directory}/{name}"
     with open(path + ".new", "wb") as f:
         f.write(content(name, number))
         f.flush()
-        if careful:
+        if how == "careful":
             os.fsync(f.fileno())
     os.rename(path + ".new", path)
-    if careful:
+    if how == "careful":
         sync(directory)
-    else:
+    elif how == "no-fsync":
         with open(f"{directory}/other", "ab") as f:
             f.write(b"x")
             f.flush()
             os.fsync(f.fileno())
 
 
-def write(directory, careful):
+def write(directory, how):
     for number in range(1, ROUNDS + 1):
         for name in FILES:
-            replace(directory, name, number, careful)
+            replace(directory, name, number, how)
             mark(f"{name} {number}")
 
 
@@ -69,6 +70,6 @@ def check(directory):
 
 
 if sys.argv[1] == "write":
-    write(sys.argv[2], "no-fsync" not in sys.argv[3:])
+    write(sys.argv[2], (sys.argv[3:] or ["careful"])[0])
 else:
     check(sys.argv[2])
