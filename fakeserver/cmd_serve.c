@@ -599,7 +599,7 @@ open_trace(struct serve *q)
 	if (fd < 0 || trace_start(&q->trace, fd, UINT32_MAX) < 0)
 		return cli_broken(q->cli, "--trace %s: %s", q->trace_path, strerror(errno));
 	q->trace_fd = fd;
-	q->trace.held = true;
+	trace_hold(&q->trace);
 	q->config.trace = &q->trace;
 	note_lies(q);
 	note_export(q);
@@ -677,8 +677,7 @@ clean_up(struct serve *q)
 		remove_dir(q->private_dir);
 		dismiss_guard(q->guard, q->private_dir);
 	}
-	trace_flush(&q->trace);
-	buf_free(&q->trace.waiting);
+	trace_close(&q->trace);
 	if (q->trace_fd >= 0)
 		close(q->trace_fd);
 	if (q->signals >= 0)

@@ -150,6 +150,7 @@ static void
 do_mark(struct control *k, char *rest, FILE *out)
 {
 	fake_mark(k->server, rest);
+	fake_flush_trace(k->server);
 	fputs("ok", out);
 }
 

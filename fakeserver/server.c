@@ -24,6 +24,7 @@ enum {
 	ACCEPTS_AT_ONCE = 64,
 	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
 	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
+	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written */
 };
 
 /* splitmix64: any seed will do, 0 as well. */
@@ -49,6 +50,14 @@ record(struct fake_server *s, struct trace_record r)
 		event_log(s->config->events, &r, s->started_ns);
 	if (s->config->log != NULL)
 		describe_record(s->config->log, &r, s->started_ns, 32);
+}
+
+/* Who has seen something end may look into the trace for it. */
+void
+fake_flush_trace(struct fake_server *s)
+{
+	if (s->config->trace != NULL)
+		trace_flush(s->config->trace);
 }
 
 void
@@ -206,6 +215,7 @@ conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 	if (why == TRACE_DISCONNECT && !p->input_ended)
 		drain(c);
 	record_event(c, why, who, "");
+	fake_flush_trace(s);
 	conn_process_event(c, &e);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
@@ -291,8 +301,7 @@ conn_process_event(struct conn *c, struct process_event *e)
 		return;
 	lie_process(s, c, e);
 	if (e->die) {
-		if (s->config->trace != NULL)
-			trace_flush(s->config->trace);
+		fake_flush_trace(s);
 		abort();
 	}
 	if (e->stop_listening)
@@ -813,10 +822,14 @@ static int
 wait_for_events(struct fake_server *s, struct epoll_event *events)
 {
 	struct quiet *q = s->config->quiet;
-	int n;
+	int n, ms = next_timer(s);
 
-	if (s->config->trace != NULL)
+	if (s->config->trace != NULL && s->config->trace->n_waiting > 0) {
+		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
+		if (n != 0)
+			return n;
 		trace_flush(s->config->trace);
+	}
 	if (q == NULL || !is_idle(s))
 		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);

@@ -124,6 +124,7 @@ int fake_watch(struct fake_server *s, int fd, void (*ready)(void *arg), void *ar
 void fake_unwatch(struct fake_server *s, int fd);
 /* Called (unless NULL) whenever bytes of a client have been read, before the first of their requests is recorded. */
 void fake_before_requests(struct fake_server *s, void (*call)(void *arg), void *arg);
+void fake_flush_trace(struct fake_server *s);	/* what was recorded is in the file, if there is one */
 int fake_end_trace(struct fake_server *s);	/* nothing more comes into it; 0, or what has ended it before, an errno */
 
 struct fake_counters {

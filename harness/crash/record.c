@@ -193,6 +193,10 @@ filled_in(const struct record *r, const char *text)
 static int
 interrupted(struct record *r)
 {
+	char reply[512], error[512];
+
+	if (r->trace.published)
+		lower_ask(r->lower, "trace end", reply, error);
 	if (r->trace.published)
 		fprintf(stderr, "nbdspec crash record: interrupted; %s holds what was recorded until then\n",
 		        r->output);

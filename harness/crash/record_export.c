@@ -140,7 +140,7 @@ static int
 import(struct cli *cli, uint64_t size)
 {
 	struct bytes log = map_file(cli->args[0]);
-	struct trace t = { .fd = -1, .held = true };
+	struct trace t = { .fd = -1 };
 	struct new_file file = { .fd = -1 };
 	char error[512] = "";
 	int status = 0;
@@ -150,14 +150,16 @@ import(struct cli *cli, uint64_t size)
 		                       errno == ENODATA ? "is no log of log-writes" : strerror(errno));
 	if (!new_file_open(&file, cli->args[1]) || trace_start(&t, file.fd, UINT32_MAX) < 0)
 		status = cli_broken(cli, "%s: %s", cli->args[1], strerror(errno));
-	else if (!dmlog_read(log, size, &t, error))
-		status = cli_usage_error(cli, "%s: %s", cli->args[0], error);
-	trace_flush(&t);
+	else {
+		trace_hold(&t);
+		if (!dmlog_read(log, size, &t, error))
+			status = cli_usage_error(cli, "%s: %s", cli->args[0], error);
+	}
+	trace_close(&t);
 	if (status == 0 && t.failed != 0)
 		status = cli_broken(cli, "%s: %s", cli->args[1], strerror(t.failed));
 	if (status == 0 && !new_file_publish(&file))
 		status = cli_broken(cli, "%s: %s", cli->args[1], strerror(errno));
-	buf_free(&t.waiting);
 	unmap(log);
 	new_file_close(&file);
 	return status;
