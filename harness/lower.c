@@ -444,6 +444,13 @@ lower_has(const struct lower *l, pid_t pid)
 	return l != NULL && (pid == l->disk || pid == l->fuse);
 }
 
+bool
+lower_runs(const struct lower *l)
+{
+	return process_wait(l->disk_fd, 0) != PROCESS_ENDED &&
+	       (l->file == NULL || process_wait(l->fuse_fd, 0) != PROCESS_ENDED);
+}
+
 const char *
 lower_file(const struct lower *l)
 {

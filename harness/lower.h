@@ -30,6 +30,7 @@ struct lower *lower_attach(pid_t pid);
 /* That listener, for the process itself to make; -1 and errno. */
 int lower_listen(void);
 bool lower_has(const struct lower *l, pid_t pid);	/* it is a process of it; l may be NULL */
+bool lower_runs(const struct lower *l);		/* all that it started is there still */
 void lower_stop(struct lower *l);		/* unmounts and ends all; may be NULL */
 
 const char *lower_file(const struct lower *l);	/* NULL without one */

@@ -627,3 +627,98 @@ def test_pcapng(nbdspec, record):
     assert "row 17" in tshark("-Y", "syslog")
     assert tshark("-Y", "frame.comment contains \"row 17\"").count("\n") == 1
     assert tshark("-Y", "_ws.malformed || tcp.analysis.lost_segment || tcp.checksum.status == 0 || ip.checksum.status == 0") == ""
+
+
+# ---- the disk dies ----
+
+@needs_loop
+@pytest.mark.parametrize("which, place", [("serve", "{uri}"), ("serve", "{file}"), ("nbdfuse", "{file}"), ("serve", "{mount}"),
+                                          ("nbdfuse", "{mount}")])
+def test_disk_that_dies(nbdspec, record, which, place):
+    """One line, and nothing stays behind; what was recorded is whole."""
+    p = nbdspec.start("crash", "record", "-o", "t", *shell(f"touch here; while [ ! -e gone ]; do sleep 0.01; done; : {place}"))
+    until(lambda: (nbdspec.cwd / "here").exists())
+    found = [pid for pid, line in processes(nbdspec.mark).items() if line.startswith({"serve": "nbdspec serve"}.get(which, which))]
+    assert len(found) == 1
+    os.kill(found[0], signal.SIGKILL)
+    time.sleep(0.1)
+    (nbdspec.cwd / "gone").touch()
+    _, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 3
+    assert err == "nbdspec crash record: the disk below the workload has died; t holds what came before\n"
+    assert ("M", BEGIN) in list(story(nbdspec.cwd / "t"))
+
+
+# ---- the workloads of cases/crash ----
+
+CI_CRASH = os.path.join(ROOT, "ci/crash")
+
+
+def ci_crash(nbdspec, *args, env=None):
+    return subprocess.run([PYTHON, CI_CRASH, *args], capture_output=True, text=True, cwd=nbdspec.cwd, check=False,
+                          env={**nbdspec.env, "NBDSPEC": NBDSPEC, **(env or {})}, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def workloads():
+    subprocess.run(["make", "-s", "workloads"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@needs_fuse
+def test_right_and_broken_workloads(nbdspec, workloads):
+    """Each fsync that is left out is found, but for the one that is redundant; so is each checksum."""
+    done = ci_crash(nbdspec, "--small", "append-log*", "two-sync*")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [r[0] for r in rows if r[1] == "found"] == [
+        "append-log-without-1", "append-log-without-2", "append-log-without-3", "append-log-without-4",
+        "two-sync-no-data-checksum", "two-sync-no-log-checksum", "two-sync-no-sync-1", "two-sync-no-sync-2"]
+    assert [r[0] for r in rows if r[1] == "sound"] == ["append-log", "append-log-without-5", "two-sync"]
+    for r in rows:
+        assert int(r[5]) >= 50 and (int(r[6]) > 0) == (r[1] == "found")
+
+
+@needs_fuse
+def test_report_names_the_write_whose_sync_is_missing(nbdspec, workloads):
+    """Without the second fsync the head is durable, and the record that it counts is lost."""
+    log = os.path.join(ROOT, "build/crash/append_log")
+    nbdspec("crash", "record", "-o", "t", "--size", "64k", "--", log, "write", "{file}", 2, status=0)
+    out = nbdspec("crash", "explore", "--check", f"{log} check {{file}}", "t", status=1).stdout
+    finding = next(f for f in out.split("\n\n") if "record 0 is not what was written" in f and 'mark "1 0"' in f)
+    lost = [line.split()[2:] for line in finding.splitlines() if line.startswith("  lost:")]
+    durable = [line.split()[2:] for line in finding.splitlines() if line.startswith("  durable:")]
+    assert [where.split("+")[0] for _, where, *_ in [(x[0], x[1].rstrip(",")) for x in lost]] == ["4096"]
+    assert "0+512," in [x[1] for x in durable]
+
+
+@needs_fuse
+def test_wrong_expectations_are_red(nbdspec, workloads, tmp_path):
+    """A broken workload that is said to be right, and one that is right and said to be broken."""
+    copy = tmp_path / "copy"
+    for part in ("ci", "cases/crash", "build/crash"):
+        shutil.copytree(os.path.join(ROOT, part), copy / part)
+    table = copy / "cases/crash/workloads"
+    text = table.read_text()
+    table.write_text(text.replace("expect = sound", "expect = FOUND").replace("expect = found", "expect = sound")
+                     .replace("expect = FOUND", "expect = found"))
+    done = subprocess.run([PYTHON, copy / "ci/crash", "--small", "append-log", "append-log-without-1"], capture_output=True,
+                          text=True, env={**nbdspec.env, "NBDSPEC": NBDSPEC}, timeout=PATIENCE, check=False)
+    assert done.returncode == 1 and done.stdout.count("RED") == 2
+    assert "nothing was found" in done.stdout and "failing states where there may be none" in done.stdout
+
+
+def test_what_cannot_be_run_is_told(nbdspec, workloads):
+    done = ci_crash(nbdspec, "nothing-like-it")
+    assert done.returncode == 1 and "no workload is called nothing-like-it" in done.stderr
+    done = ci_crash(nbdspec, "--small", "append-log", env={"NBDSPEC": "/bin/false"})
+    assert done.returncode == 1 and "RED" in done.stdout and "status 1" in done.stdout
+    done = ci_crash(nbdspec, "--small", "qcow2-uri", env={"PATH": "/nonexistent"})
+    assert done.returncode == 3 and "skip   qemu-io is not installed" in done.stdout
+
+
+@needs_loop
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv")
+def test_workloads_without_the_right_to_mount(nbdspec, workloads):
+    done = subprocess.run(["setpriv", "--bounding-set", "-sys_admin", PYTHON, CI_CRASH, "--small", "ext4-ordered-rename"],
+                          capture_output=True, text=True, env={**nbdspec.env, "NBDSPEC": NBDSPEC}, timeout=PATIENCE, check=False)
+    assert done.returncode == 3 and "skip   {mount}: nothing may be mounted here" in done.stdout

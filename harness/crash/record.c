@@ -365,6 +365,8 @@ finish(struct record *r, char counters[512])
 {
 	char error[512], reply[512], how[64], request[128];
 
+	if (!lower_runs(r->lower))
+		return cli_broken(r->cli, "the disk below the workload has died; %s holds what came before", r->output);
 	if (r->sync && !lower_sync(r->lower, SETUP_MS, error))
 		return broken(r, error);
 	in_words(how, r->workload);
