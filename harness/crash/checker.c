@@ -111,7 +111,11 @@ use_shell(struct checker *c)
 static bool
 prepare_mount(struct checker *c, char error[512])
 {
-	c->mount = join_path(c->setup.dir, "mount");
+	char name[32];
+
+	/* Removing a directory unmounts it for all who have something there. */
+	snprintf(name, sizeof(name), "mount-%ld", (long)getpid());
+	c->mount = join_path(c->setup.dir, name);
 	if ((mkdir(c->mount, 0700) == 0 || errno == EEXIST) && unshare(CLONE_NEWNS) == 0 &&
 	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
 		return true;
@@ -216,9 +220,13 @@ take_status(int status, struct checked *result)
 	}
 	result->number = WEXITSTATUS(status);
 	result->verdict = result->number == 0 ? VERDICT_GOOD : VERDICT_BAD;
-	/* What a shell says of a command that it cannot run. */
+	/* What a shell says of a command that it cannot run, and of one that a signal killed. */
 	if (result->number == 126 || result->number == 127)
 		result->verdict = VERDICT_BROKEN;
+	if (result->number > 128 && result->number < 160) {
+		result->verdict = VERDICT_CRASH;
+		result->number -= 128;
+	}
 }
 
 static void
@@ -258,6 +266,19 @@ await_detach(const struct checker *c)
 	poll(&p, 1, DETACH_MS);
 }
 
+/* The filesystem is what is wrong, and not that there is no loop device, or no right to mount. */
+static bool
+is_refusal(const char *error)
+{
+	static const int refusals[] = { EINVAL, EIO, EUCLEAN, EBADMSG, ENODATA, ENOENT, EROFS, ENOTTY, EOVERFLOW };
+	const char *colon = strrchr(error, ':');
+
+	for (size_t i = 0; colon != NULL && i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (strcmp(colon + 2, strerror(refusals[i])) == 0)
+			return true;
+	return false;
+}
+
 static void
 run_on_mount(struct checker *c, struct checked *result)
 {
@@ -266,12 +287,14 @@ run_on_mount(struct checker *c, struct checked *result)
 	if (filesystem_mount(c->setup.fs, c->image->path, c->mount, 0, c->setup.ms, error)) {
 		run_command(c, result);
 		filesystem_unmount(c->mount);
-		await_detach(c);
-		return;
+	} else {
+		result->verdict = is_refusal(error)                             ? VERDICT_BAD
+		                  : strstr(error, "not mounted within") != NULL ? VERDICT_HANG
+		                                                                : VERDICT_BROKEN;
+		result->number = 32; /* as mount(8) has it */
+		snprintf(result->output, sizeof(result->output), "%.250s", error);
 	}
-	result->verdict = VERDICT_BAD;
-	result->number = 32; /* as mount(8) has it */
-	snprintf(result->output, sizeof(result->output), "%.250s", error);
+	await_detach(c);
 }
 
 void

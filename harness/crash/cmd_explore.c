@@ -1,6 +1,6 @@
 /* nbdspec crash explore: every state that a power cut may leave, shown to a checker. */
 #include "harness/cli.h"
-#include "harness/crash/explore.h"
+#include "harness/crash/report.h"
 #include "harness/file.h"
 #include "harness/filesystem.h"
 #include "harness/process.h"
@@ -10,7 +10,20 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_CHECK = 1, OPT_FS, OPT_BUDGET, OPT_SEED, OPT_TEAR, OPT_JOBS, OPT_SHARD, OPT_MARKS, OPT_TIMEOUT, OPT_FIRST };
+enum {
+	OPT_CHECK = 1,
+	OPT_FS,
+	OPT_BUDGET,
+	OPT_SEED,
+	OPT_TEAR,
+	OPT_JOBS,
+	OPT_SHARD,
+	OPT_MARKS,
+	OPT_TIMEOUT,
+	OPT_FIRST,
+	OPT_RESUME,
+	OPT_JSON
+};
 
 static const struct cli_option explore_options[] = {
 	{ "check", 'c', "COMMAND", "what judges a state: exit status 0 is good; has {file} or {mount} in it", OPT_CHECK,
@@ -25,12 +38,15 @@ static const struct cli_option explore_options[] = {
 	{ "marks", 0, NULL, "check a state once for each number of marks that must be visible", OPT_MARKS, false },
 	{ "timeout", 0, "SECONDS", "a check that takes longer has hung (default: 30)", OPT_TIMEOUT, false },
 	{ "stop-at-first", 0, NULL, "stop at the first failing state", OPT_FIRST, false },
+	{ "resume", 0, "FILE", "keep the verdicts there, and go on from those that it has", OPT_RESUME, false },
+	{ "json", 0, "FILE", "write the results there; 'nbdspec crash merge' joins those of all shards", OPT_JSON,
+	  false },
 	{ 0 },
 };
 
 struct asked {
 	struct explore_options o;
-	const char *tear, *trace;
+	const char *tear, *trace, *json;
 };
 
 static int
@@ -90,6 +106,12 @@ take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 		               : cli_usage_error(cli, "--tear '%s': want sector, 4096 or write", g->value);
 	case OPT_SHARD:
 		return take_shard(cli, g->value, &a->o);
+	case OPT_RESUME:
+		a->o.resume = g->value;
+		return 0;
+	case OPT_JSON:
+		a->json = g->value;
+		return 0;
 	case OPT_MARKS:
 		a->o.marks = true;
 		return 0;
@@ -136,6 +158,8 @@ explore_space(const struct cli *cli, struct asked *a, const struct space *s)
 	} else {
 		print_exploration(stdout, &e, a->trace);
 		status = e.interrupted ? STATUS_INTERRUPTED : e.n_failing > 0 ? STATUS_FAILED : STATUS_OK;
+		if (a->json != NULL && !report_write(a->json, &e, a->trace, error))
+			status = cli_broken(cli, "%s", error);
 	}
 	exploration_free(&e);
 	return status;

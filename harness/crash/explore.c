@@ -2,6 +2,8 @@
 
 #include "harness/clock.h"
 #include "harness/crash/seen.h"
+#include "harness/crash/verdicts.h"
+#include "harness/filesystem.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -13,7 +15,8 @@ struct explorer {
 	struct view *view;
 	struct pool *pool;
 	struct seen seen;
-	uint64_t started, progressed, budget;
+	struct verdicts verdicts;
+	uint64_t started, progressed;
 	enum pool_wait wait;
 	bool failed; /* with --stop-at-first: enough */
 	char broken[512];
@@ -54,16 +57,24 @@ note_failing(struct explorer *x, struct pool_job *job, const struct checked *res
 }
 
 static void
-take_result(void *arg, struct pool_job *job, const struct checked *result)
+count_result(struct explorer *x, struct pool_job *job, const struct checked *result)
 {
-	struct explorer *x = arg;
-
 	x->e->verdicts[result->verdict]++;
 	x->e->wrote += result->wrote;
 	if (result->verdict == VERDICT_BROKEN)
 		snprintf(x->broken, sizeof(x->broken), "the checker cannot be run: %s", result->output);
 	else if (result->verdict != VERDICT_GOOD)
 		note_failing(x, job, result);
+}
+
+static void
+take_result(void *arg, struct pool_job *job, const struct checked *result)
+{
+	struct explorer *x = arg;
+
+	if (result->verdict != VERDICT_BROKEN)
+		verdicts_add(&x->verdicts, job->key, result);
+	count_result(x, job, result);
 }
 
 /* ---- states ---- */
@@ -86,24 +97,40 @@ print_progress(struct explorer *x)
 	        rate > 0 ? (double)left / rate : 0);
 }
 
-/* Each image once; with marks, once for each number that must be visible. */
 static struct hash
-key_of(const struct explorer *x, const struct view *v, uint32_t must)
+with_marks(struct hash h, uint32_t must)
 {
-	struct hash h = v->hash;
-
-	if (x->o->marks)
-		h.low ^= (must + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+	h.low ^= (must + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
 	return h;
 }
 
+static void
+decide(struct explorer *x, const struct view *v, uint32_t must)
+{
+	struct hash key = with_marks(v->hash, must);
+	const struct checked *known = verdicts_find(&x->verdicts, key);
+	struct pool_job job = { .number = x->e->states, .key = key, .must = must };
+	uint32_t n;
+
+	if (known == NULL) {
+		x->wait = pool_give(x->pool, v, job.number, key, must);
+		return;
+	}
+	job.words = view_save(v, &n);
+	x->e->known++;
+	count_result(x, &job, known);
+	free(job.words);
+	x->wait = pool_poll(x->pool);
+}
+
+/* Each image once; with --marks, once for each number that must be visible. */
 static enum offered
 offer(void *arg, const struct view *v)
 {
 	struct explorer *x = arg;
 	uint32_t must = v->space->points[v->point].must;
 
-	if (!seen_put(&x->seen, key_of(x, v, must)))
+	if (!seen_put(&x->seen, x->o->marks ? with_marks(v->hash, must) : v->hash))
 		return STATE_SEEN;
 	x->e->states++;
 	x->e->points[v->point].states++;
@@ -111,7 +138,7 @@ offer(void *arg, const struct view *v)
 		x->e->elsewhere++;
 		return STATE_NEW;
 	}
-	x->wait = pool_give(x->pool, v, must);
+	decide(x, v, must);
 	print_progress(x);
 	if (x->wait != POOL_DONE || x->broken[0] != '\0' || (x->failed && x->o->stop_at_first))
 		return STATE_STOP;
@@ -177,7 +204,7 @@ check_again(struct asker *a, const struct difference *d, uint32_t must, struct c
 	if (a->wait != POOL_DONE || !difference_show(d, a->view, NULL))
 		return false;
 	a->result = result;
-	a->wait = pool_give(a->pool, a->view, must);
+	a->wait = pool_give(a->pool, a->view, 0, a->view->hash, must);
 	if (a->wait == POOL_DONE)
 		a->wait = pool_drain(a->pool);
 	return a->wait == POOL_DONE && result->verdict != VERDICT_BROKEN;
@@ -195,7 +222,7 @@ explain(struct explorer *x)
 		f->difference = difference_of(x->view);
 	}
 	pool_tell(x->pool, take_answer, &a);
-	minimise(x->e, &a, x->view);
+	minimise(x->e, &a);
 	x->wait = a.wait;
 }
 
@@ -237,6 +264,27 @@ run(struct explorer *x, char error[512])
 	return x->wait != POOL_LOST && x->broken[0] == '\0';
 }
 
+/* Verdicts are of images by the cells that the profile cuts, and of what checks them. */
+static bool
+open_verdicts(struct explorer *x, char error[512])
+{
+	const struct explore_options *o = x->o;
+	char *what;
+	bool ok;
+
+	if (o->resume == NULL)
+		return true;
+	if (asprintf(&what, "nbdspec crash verdicts 1 of %016" PRIx64 " tear %s%" PRIu32 " fs %s check %s",
+	             recording_identity(x->e->space->recording), o->tear.whole ? "write" : "", o->tear.unit,
+	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.command) < 0)
+		abort();
+	for (char *at = what; *at != '\0'; at++)
+		*at = *at == '\n' ? ' ' : *at;
+	ok = verdicts_open(&x->verdicts, o->resume, what, error);
+	free(what);
+	return ok;
+}
+
 bool
 explore(struct exploration *e, const struct explore_options *o, const struct space *s, char error[512])
 {
@@ -250,8 +298,12 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 		return false;
 	}
 	x.view = view_new(s);
-	ok = run(&x, error);
+	ok = open_verdicts(&x, error) && run(&x, error);
 	pool_free(x.pool);
+	if (!verdicts_close(&x.verdicts) && ok) {
+		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
+		ok = false;
+	}
 	view_free(x.view);
 	seen_free(&x.seen);
 	return ok;

@@ -42,7 +42,7 @@ struct finding {
 	struct difference difference;	/* the least that makes it fail */
 	uint32_t must;
 	struct checked result;
-	uint64_t states;		/* failing ones that lack all this, and more */
+	uint64_t states;		/* failing ones that lack all this, and no earlier finding */
 };
 
 struct exploration {
@@ -50,7 +50,7 @@ struct exploration {
 	const struct space *space;
 	uint64_t states;		/* distinct ones that were met */
 	uint64_t elsewhere;		/* of these, in other shards */
-	uint64_t known;			/* of these, verdicts that were resumed */
+	uint64_t known;			/* of these, with a verdict from --resume */
 	uint64_t verdicts[VERDICTS];
 	uint64_t wrote;			/* checks that wrote to the image */
 	struct point_result *points;	/* of each point of the space */
@@ -67,12 +67,13 @@ struct exploration {
 bool explore(struct exploration *e, const struct explore_options *o, const struct space *s, char error[512]);
 void exploration_free(struct exploration *e);
 
-/* The findings of what fails; a state is checked by pool_ask. For explore(). */
+/* The findings of what fails; check_again() is false without a verdict. For explore(). */
 struct asker;
 bool check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result);
-void minimise(struct exploration *e, struct asker *a, struct view *v);
+void minimise(struct exploration *e, struct asker *a);
 
 /* For people; `trace` as it was given, for the commands that replay states. */
+void print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, const char *trace);
 void print_exploration(FILE *f, const struct exploration *e, const char *trace);
 
 #endif

@@ -26,7 +26,6 @@ struct pool {
 	struct checker_setup setup;
 	unsigned n;
 	struct worker workers[WORKERS_MOST];
-	uint64_t given;
 	int signals;
 	pool_result *result;
 	void *arg;
@@ -244,7 +243,7 @@ least_busy(struct pool *p)
 }
 
 enum pool_wait
-pool_give(struct pool *p, const struct view *v, uint32_t must)
+pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key, uint32_t must)
 {
 	struct order o = { .must = must };
 	enum pool_wait wait = take_results(p, 0);
@@ -255,12 +254,18 @@ pool_give(struct pool *p, const struct view *v, uint32_t must)
 	if (wait != POOL_DONE)
 		return wait;
 	w = least_busy(p);
-	w->jobs[w->n] = (struct pool_job){ p->given++, v->hash, must, view_save(v, &o.n) };
+	w->jobs[w->n] = (struct pool_job){ number, key, must, view_save(v, &o.n) };
 	if (!send_all(w->fd, &o, sizeof(o)) ||
 	    !send_all(w->fd, w->jobs[w->n].words, o.n * sizeof(*w->jobs[w->n].words)))
 		return POOL_LOST;
 	w->n++;
 	return POOL_DONE;
+}
+
+enum pool_wait
+pool_poll(struct pool *p)
+{
+	return take_results(p, 0);
 }
 
 enum pool_wait

@@ -12,8 +12,8 @@ struct pool;
 enum pool_wait { POOL_DONE, POOL_INTERRUPTED, POOL_LOST };
 
 struct pool_job {
-	uint64_t number;	/* from 0, in the order in which they were given */
-	struct hash hash;
+	uint64_t number;	/* the giver's */
+	struct hash key;
 	uint32_t must;
 	uint32_t *words;	/* view_save; the pool's, unless it is taken and this NULL */
 };
@@ -28,7 +28,8 @@ void pool_free(struct pool *p);	/* ends them, and what they run */
 void pool_tell(struct pool *p, pool_result *result, void *arg);	/* from now on; none is awaited */
 
 /* Waits until a process is free. POOL_LOST: one has died; POOL_INTERRUPTED: a stop signal is pending. */
-enum pool_wait pool_give(struct pool *p, const struct view *v, uint32_t must);
+enum pool_wait pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key, uint32_t must);
+enum pool_wait pool_poll(struct pool *p);	/* takes the results that are there */
 enum pool_wait pool_drain(struct pool *p);	/* until all results are told */
 
 #endif
