@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -337,6 +338,74 @@ def test_mounted(nbdspec, explore):
         assert str(nbdspec.tmp) not in f.read()
 
 
+# ---- over NBD ----
+
+
+@pytest.fixture
+def script(nbdspec):
+    """Makes a checker of a shell script, whose $1 is the image."""
+
+    def make(text, image="{uri}"):
+        path = nbdspec.cwd / "script"
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+        return f"{path} {image}"
+
+    return make
+
+
+@pytest.fixture
+def header_checker(script):
+    """Reads the header, and the last record that it tells of."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    return script("""
+        n=$(qemu-io -r -f raw -c 'read -v 0 512' $1 | sed -n 's/^00000000:  0\\(.\\).*/\\1/p')
+        [ $n = 0 ] || ! qemu-io -r -f raw -c "read -P $n $((4096 * n)) 512" $1 | grep -q verification
+    """)
+
+
+def test_decided_by_what_is_read(explore, header_checker):
+    """The same states fail with checks as without; most follow from what was read."""
+    r = log(flush_records=False)
+    _, every = explore(r, header_checker, "--budget", "150", "--no-trie", "-j", "2", status=1)
+    text, few = explore(r, header_checker, "--budget", "150", "--verify-trie", "5", "-j", "2", status=1)
+    assert failing(few) == failing(every) and few["states"]["bad"] == every["states"]["bad"] > 10
+    assert every["states"]["decided"] == 0 and few["states"]["decided"] > 100 and few["states"]["verified"] == 5
+    assert "more decided by what the checker reads" in text and "5 of these decisions were checked, and hold" in text
+
+
+def test_checker_that_is_not_deterministic(nbdspec, script):
+    """It answers by chance."""
+    log(3).save(nbdspec.cwd / "trace")
+    check = script("nbdinfo --size $1 && echo >> count && [ $(wc -l < count) -lt 3 ]\n")
+    line = nbdspec.broken("crash", "explore", "trace", "--check", check, "--budget", "50", "--verify-trie", "10")
+    assert "is not deterministic" in line and "--no-trie" in line
+
+
+RECOVERY = """
+    qemu-io -r -f raw -c 'read -P 74 0 512' $1 | grep -q verification ||
+        qemu-io -t writeback -f raw -c 'write -P 98 8192 512' %s -c 'write -P 0 0 512' -c flush $1 > /dev/null
+    [ $NBDSPEC_MARKS_MUST = 0 ] || ! qemu-io -r -f raw -c 'read -P 98 8192 512' $1 | grep -q verification
+"""
+
+
+@pytest.mark.parametrize("flush, status", [("-c flush", 0), ("", 1)])
+def test_second_cut(explore, script, flush, status):
+    """A recovery that replays a journal, and forgets it before what it replayed is durable."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    r = Recording()
+    r.do(WRITE, 0, b"J" * 512)
+    r.do(FLUSH)
+    r.mark("committed")
+    r.do(WRITE, 65536, b"x" * 512)
+    check = script(RECOVERY % flush)
+    explore(r, check, "--budget", "8", status=0)
+    text, report = explore(r, check, "--budget", "8", "--nested", "20", status=status)
+    assert status == 0 or "after a second cut, " in text
+
+
 # ---- replay ----
 
 
@@ -392,6 +461,8 @@ WRONG = [
     (["trace", "--check", "true"], None, ["{file}", "{mount}"]),
     (["trace", "--check", "x {file} {mount}"], None, ["{file}", "{mount}"]),
     (["trace", "--check", "x {mount}"], None, ["--fs"]),
+    (["trace", "--check", "x {file}", "--nested", "9"], None, ["--nested", "{uri}"]),
+    (["trace", "--check", "x {file}", "--verify-trie", "9"], None, ["--verify-trie", "{uri}"]),
     (["trace", "--check", "x {file}", "--fs", "ext4"], None, ["--fs", "{mount}"]),
     (["trace", "--check", "x {mount}", "--fs", "ext5"], None, ["'ext5'", "ext4, xfs or btrfs"]),
     (["trace", "--check", "x {file}", "--tear", "512"], None, ["'512'", "sector"]),

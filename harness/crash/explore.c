@@ -2,12 +2,20 @@
 
 #include "harness/clock.h"
 #include "harness/crash/seen.h"
+#include "harness/crash/trie.h"
 #include "harness/crash/verdicts.h"
 #include "harness/filesystem.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* One that is to be checked after all. */
+struct decision {
+	uint32_t must;
+	uint32_t *words;
+	struct checked result;
+};
 
 struct explorer {
 	struct exploration *e;
@@ -16,6 +24,9 @@ struct explorer {
 	struct pool *pool;
 	struct seen seen;
 	struct verdicts verdicts;
+	struct trie *trie; /* NULL without one */
+	struct decision *decisions;
+	uint64_t random;
 	uint64_t started, progressed;
 	enum pool_wait wait;
 	bool failed; /* with --stop-at-first: enough */
@@ -74,6 +85,9 @@ take_result(void *arg, struct pool_job *job, const struct checked *result)
 
 	if (result->verdict != VERDICT_BROKEN)
 		verdicts_add(&x->verdicts, job->key, result);
+	/* How long it takes is nothing that is read. */
+	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG)
+		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result);
 	count_result(x, job, result);
 }
 
@@ -104,23 +118,51 @@ with_marks(struct hash h, uint32_t must)
 	return h;
 }
 
+/* Each has the same chance, though nobody knows how many there will be. */
+static void
+sample_decision(struct explorer *x, const uint32_t *words, uint32_t n, uint32_t must, const struct checked *result)
+{
+	uint64_t at = x->e->decided;
+	struct decision *d;
+
+	if (x->o->verify == 0)
+		return;
+	x->random = (x->random ^ at) * UINT64_C(0xd1342543de82ef95) + 1;
+	if (at >= x->o->verify)
+		at = (x->random >> 11) % (at + 1);
+	if (at >= x->o->verify)
+		return;
+	d = &x->decisions[at];
+	free(d->words);
+	*d = (struct decision){ .must = must, .result = *result, .words = need(malloc(n * sizeof(*words))) };
+	memcpy(d->words, words, n * sizeof(*words));
+}
+
 static void
 decide(struct explorer *x, const struct view *v, uint32_t must)
 {
 	struct hash key = with_marks(v->hash, must);
 	const struct checked *known = verdicts_find(&x->verdicts, key);
+	const struct checked *follows = known == NULL && x->trie != NULL ? trie_find(x->trie, must, v) : NULL;
 	struct pool_job job = { .number = x->e->states, .key = key, .must = must };
 	uint32_t n;
 
-	if (known == NULL) {
+	if (known == NULL && follows == NULL) {
 		x->wait = pool_give(x->pool, v, job.number, key, must);
 		return;
 	}
 	job.words = view_save(v, &n);
-	x->e->known++;
-	count_result(x, &job, known);
+	if (known != NULL) {
+		x->e->known++;
+	} else {
+		verdicts_add(&x->verdicts, key, follows);
+		sample_decision(x, job.words, n, must, follows);
+		x->e->decided++;
+	}
+	count_result(x, &job, known != NULL ? known : follows);
 	free(job.words);
-	x->wait = pool_poll(x->pool);
+	if (x->e->states % 64 == 0)
+		x->wait = pool_poll(x->pool);
 }
 
 /* Each image once; with --marks, once for each number that must be visible. */
@@ -198,16 +240,38 @@ take_answer(void *arg, struct pool_job *job, const struct checked *result)
 	*a->result = *result;
 }
 
-bool
-check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result)
+/* What the view shows. */
+static bool
+check_shown(struct asker *a, uint32_t must, struct checked *result)
 {
-	if (a->wait != POOL_DONE || !difference_show(d, a->view, NULL))
-		return false;
 	a->result = result;
 	a->wait = pool_give(a->pool, a->view, 0, a->view->hash, must);
 	if (a->wait == POOL_DONE)
 		a->wait = pool_drain(a->pool);
-	return a->wait == POOL_DONE && result->verdict != VERDICT_BROKEN;
+	return a->wait == POOL_DONE;
+}
+
+bool
+check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result)
+{
+	return a->wait == POOL_DONE && difference_show(d, a->view, NULL) && check_shown(a, must, result) &&
+	       result->verdict != VERDICT_BROKEN;
+}
+
+/* Decisions are checked after all. */
+static void
+verify(struct explorer *x, struct asker *a)
+{
+	for (uint32_t i = 0; i < x->o->verify && x->decisions[i].words != NULL; i++) {
+		const struct decision *d = &x->decisions[i];
+		struct checked again = { 0 };
+
+		view_load(x->view, d->words);
+		if (!check_shown(a, d->must, &again))
+			return;
+		x->e->verified++;
+		x->e->contradicted += again.verdict != d->result.verdict || again.number != d->result.number;
+	}
 }
 
 static void
@@ -222,6 +286,7 @@ explain(struct explorer *x)
 		f->difference = difference_of(x->view);
 	}
 	pool_tell(x->pool, take_answer, &a);
+	verify(x, &a);
 	minimise(x->e, &a);
 	x->wait = a.wait;
 }
@@ -298,12 +363,18 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 		return false;
 	}
 	x.view = view_new(s);
+	x.trie = o->trie && strstr(o->setup.command, "{uri}") != NULL && o->setup.nested == 0 ? trie_new(s) : NULL;
+	x.decisions = need(calloc(o->verify + 1u, sizeof(*x.decisions)));
 	ok = open_verdicts(&x, error) && run(&x, error);
 	pool_free(x.pool);
 	if (!verdicts_close(&x.verdicts) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
 	}
+	for (uint32_t i = 0; i < o->verify; i++)
+		free(x.decisions[i].words);
+	free(x.decisions);
+	trie_free(x.trie);
 	view_free(x.view);
 	seen_free(&x.seen);
 	return ok;

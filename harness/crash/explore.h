@@ -20,6 +20,8 @@ struct explore_options {
 	uint32_t shard, shards;		/* shard from 0 */
 	bool marks;			/* each image once for each number of marks that must be visible */
 	bool stop_at_first, progress;
+	bool trie;			/* with {uri}: what is known of the checker's reads decides */
+	uint32_t verify;		/* of these decisions, how many are checked after all */
 	const char *resume;		/* a file of verdicts, or NULL */
 	struct checker_setup setup;
 };
@@ -51,6 +53,8 @@ struct exploration {
 	uint64_t states;		/* distinct ones that were met */
 	uint64_t elsewhere;		/* of these, in other shards */
 	uint64_t known;			/* of these, with a verdict from --resume */
+	uint64_t decided;		/* of these, without a check, by what is read */
+	uint64_t verified, contradicted; /* of the decided; reads that differed, too, contradict */
 	uint64_t verdicts[VERDICTS];
 	uint64_t wrote;			/* checks that wrote to the image */
 	struct point_result *points;	/* of each point of the space */

@@ -16,6 +16,8 @@ struct pool_job {
 	struct hash key;
 	uint32_t must;
 	uint32_t *words;	/* view_save; the pool's, unless it is taken and this NULL */
+	struct touched *touched; /* with {uri}: what was read */
+	uint32_t n_touched;
 };
 
 typedef void pool_result(void *arg, struct pool_job *job, const struct checked *result);

@@ -166,11 +166,16 @@ print_states(FILE *f, const struct exploration *e)
 		checked += e->verdicts[v];
 	for (uint32_t i = 0; i < e->space->n_points; i++)
 		complete += e->points[i].complete;
-	fprintf(f, "states: %" PRIu64 " checked, %zu failing", checked, e->n_failing);
+	fprintf(f, "states: %" PRIu64 " checked", checked - e->decided);
+	if (e->decided > 0)
+		fprintf(f, ", %" PRIu64 " more decided by what the checker reads", e->decided);
+	fprintf(f, ", %zu failing", e->n_failing);
 	if (e->verdicts[VERDICT_CRASH] + e->verdicts[VERDICT_HANG] > 0)
 		fprintf(f, " (%" PRIu64 " hung, %" PRIu64 " crashed)", e->verdicts[VERDICT_HANG],
 		        e->verdicts[VERDICT_CRASH]);
 	fprintf(f, "; all there are at %" PRIu32 " of %" PRIu32 " points\n", complete, e->space->n_points);
+	if (e->verified > 0 && e->contradicted == 0)
+		fprintf(f, "verified: %" PRIu64 " of these decisions were checked, and hold\n", e->verified);
 	if (e->known > 0)
 		fprintf(f, "resumed: %" PRIu64 " of these verdicts were known\n", e->known);
 	if (e->elsewhere > 0)

@@ -60,10 +60,13 @@ about(const struct exploration *e, const char *trace)
 static json_t *
 counts(const struct exploration *e)
 {
-	return json_pack("{sI sI sI sI sI sI sI sI sI}",
+	return json_pack("{sI sI sI sI sI sI sI sI sI sI sI sI}",
 			 "met", (json_int_t)e->states,
 			 "elsewhere", (json_int_t)e->elsewhere,
 			 "resumed", (json_int_t)e->known,
+			 "decided", (json_int_t)e->decided,
+			 "verified", (json_int_t)e->verified,
+			 "contradicted", (json_int_t)e->contradicted,
 			 "good", (json_int_t)e->verdicts[VERDICT_GOOD],
 			 "bad", (json_int_t)e->verdicts[VERDICT_BAD],
 			 "crash", (json_int_t)e->verdicts[VERDICT_CRASH],
