@@ -1,6 +1,8 @@
 #include "harness/crash/checker.h"
 
 #include "harness/clock.h"
+#include "harness/crash/difference.h"
+#include "harness/crash/ladder.h"
 #include "harness/file.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
@@ -27,6 +29,7 @@ struct checker {
 	char *command;              /* with what stands for the image filled in */
 	char *argv[WORDS_MOST + 1]; /* its words, or a shell with it */
 	char *mount;                /* NULL without one */
+	struct served *served;      /* NULL without {uri} */
 	int null, output;
 };
 
@@ -42,9 +45,10 @@ const char *
 checker_complaint(const char *command, bool has_fs)
 {
 	bool file = strstr(command, "{file}") != NULL, mount = strstr(command, "{mount}") != NULL;
+	bool uri = strstr(command, "{uri}") != NULL;
 
-	if (file + mount != 1)
-		return "want a command with one of {file} and {mount} in it, in whose place it gets the image";
+	if (file + mount + uri != 1)
+		return "want a command with one of {file}, {uri} and {mount} in it, in whose place it gets the image";
 	if (mount && !has_fs)
 		return "{mount} wants --fs with the filesystem that is on the disk";
 	if (!mount && has_fs)
@@ -111,9 +115,11 @@ use_shell(struct checker *c)
 static bool
 prepare_mount(struct checker *c, char error[512])
 {
-	/* Of its own: when a job removes the directory that another one has mounted at, that mount goes with it. */
-	if (asprintf(&c->mount, "%s/mount-%ld", c->setup.dir, (long)getpid()) < 0)
-		abort();
+	char name[32];
+
+	/* Removing a directory unmounts it for all who have something there. */
+	snprintf(name, sizeof(name), "mount-%ld", (long)getpid());
+	c->mount = join_path(c->setup.dir, name);
 	if ((mkdir(c->mount, 0700) == 0 || errno == EEXIST) && unshare(CLONE_NEWNS) == 0 &&
 	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
 		return true;
@@ -137,12 +143,15 @@ checker_new(const struct checker_setup *setup, struct image *i, char error[512])
 		checker_free(c);
 		return NULL;
 	}
-	if (setup->fs != NULL && !prepare_mount(c, error)) {
+	if ((setup->fs != NULL && !prepare_mount(c, error)) ||
+	    (strstr(setup->command, "{uri}") != NULL &&
+	     (c->served = served_new(i, setup->dir, setup->nested > 0, error)) == NULL)) {
 		checker_free(c);
 		return NULL;
 	}
-	c->command = c->mount != NULL ? filled_in(setup->command, "{mount}", c->mount)
-	                              : filled_in(setup->command, "{file}", i->path);
+	c->command = c->mount != NULL    ? filled_in(setup->command, "{mount}", c->mount)
+	             : c->served != NULL ? filled_in(setup->command, "{uri}", c->served->uri)
+	                                 : filled_in(setup->command, "{file}", i->path);
 	if (!split_words(c))
 		use_shell(c);
 	carry_mark(setup->dir);
@@ -156,6 +165,7 @@ checker_free(struct checker *c)
 	if (c == NULL)
 		return;
 	free_words(c);
+	served_free(c->served);
 	if (c->null >= 0)
 		close(c->null);
 	if (c->output >= 0)
@@ -218,9 +228,13 @@ take_status(int status, struct checked *result)
 	}
 	result->number = WEXITSTATUS(status);
 	result->verdict = result->number == 0 ? VERDICT_GOOD : VERDICT_BAD;
-	/* What a shell says of a command that it cannot run. */
+	/* What a shell says of a command that it cannot run, and of one that a signal killed. */
 	if (result->number == 126 || result->number == 127)
 		result->verdict = VERDICT_BROKEN;
+	if (result->number > 128 && result->number < 160) {
+		result->verdict = VERDICT_CRASH;
+		result->number -= 128;
+	}
 }
 
 static void
@@ -237,7 +251,8 @@ run_command(struct checker *c, struct checked *result)
 		return;
 	}
 	pidfd = process_open(pid);
-	if (process_wait(pidfd, c->setup.ms) != PROCESS_ENDED) {
+	if ((c->served != NULL ? served_wait(c->served, pidfd, c->setup.ms) : process_wait(pidfd, c->setup.ms)) !=
+	    PROCESS_ENDED) {
 		kill(-pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		result->verdict = VERDICT_HANG;
@@ -260,6 +275,19 @@ await_detach(const struct checker *c)
 	poll(&p, 1, DETACH_MS);
 }
 
+/* The filesystem is what is wrong, and not that there is no loop device, or no right to mount. */
+static bool
+is_refusal(const char *error)
+{
+	static const int refusals[] = { EINVAL, EIO, EUCLEAN, EBADMSG, ENODATA, ENOENT, EROFS, ENOTTY, EOVERFLOW };
+	const char *colon = strrchr(error, ':');
+
+	for (size_t i = 0; colon != NULL && i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (strcmp(colon + 2, strerror(refusals[i])) == 0)
+			return true;
+	return false;
+}
+
 static void
 run_on_mount(struct checker *c, struct checked *result)
 {
@@ -268,12 +296,85 @@ run_on_mount(struct checker *c, struct checked *result)
 	if (filesystem_mount(c->setup.fs, c->image->path, c->mount, 0, c->setup.ms, error)) {
 		run_command(c, result);
 		filesystem_unmount(c->mount);
-		await_detach(c);
-		return;
+	} else {
+		result->verdict = is_refusal(error)                             ? VERDICT_BAD
+		                  : strstr(error, "not mounted within") != NULL ? VERDICT_HANG
+		                                                                : VERDICT_BROKEN;
+		result->number = 32; /* as mount(8) has it */
+		snprintf(result->output, sizeof(result->output), "%.250s", error);
 	}
-	result->verdict = VERDICT_BAD;
-	result->number = 32; /* as mount(8) has it */
-	snprintf(result->output, sizeof(result->output), "%.250s", error);
+	await_detach(c);
+}
+
+/* ---- a second cut ---- */
+
+struct nested {
+	struct checker *checker;
+	struct image *image;
+	uint32_t must;
+	const struct bytes *may;
+	struct checked *result;
+};
+
+static enum offered
+check_second(void *arg, const struct view *v)
+{
+	struct nested *n = arg;
+	struct checked again;
+	struct difference d;
+	char *state;
+
+	image_show(n->image, v);
+	checker_run(n->checker, n->must, n->may, &again);
+	if (again.verdict == VERDICT_GOOD)
+		return STATE_NEW;
+	d = difference_of(v);
+	state = difference_text(&d);
+	*n->result = again;
+	snprintf(n->result->output, sizeof(n->result->output), "after a second cut, %.80s of what it wrote: %.120s",
+	         state, again.output);
+	free(state);
+	difference_free(&d);
+	return STATE_STOP;
+}
+
+static void
+check_states(struct nested *n, const struct space *s, uint64_t most)
+{
+	struct view *v = view_new(s);
+	bool stopped = false;
+
+	for (uint32_t point = s->n_points; point-- > 0 && !stopped;) {
+		view_go(v, point);
+		stopped = ladder_climb(v, most / s->n_points + 1, 1, check_second, n).stopped;
+	}
+	view_free(v);
+}
+
+/* The cut comes while the checker repairs the image: then it must be able to begin anew. The first that fails is told. */
+static void
+check_nested(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result)
+{
+	struct nested n = { .must = must, .may = may, .result = result };
+	struct checker_setup setup = c->setup;
+	struct recording r = c->served->writes;
+	struct space *s;
+	char error[512];
+
+	setup.nested = 0;
+	r.base = c->image->at;
+	s = space_new(&r, c->setup.tear, false, NEVER);
+	n.image = image_new(s, error);
+	n.checker = n.image != NULL ? checker_new(&setup, n.image, error) : NULL;
+	if (n.checker != NULL) {
+		check_states(&n, s, c->setup.nested);
+	} else {
+		result->verdict = VERDICT_BROKEN;
+		snprintf(result->output, sizeof(result->output), "%.250s", error);
+	}
+	checker_free(n.checker);
+	image_free(n.image);
+	space_free(s);
 }
 
 void
@@ -290,9 +391,19 @@ checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct ch
 	} else {
 		unsetenv("NBDSPEC_MARK_MAY");
 	}
+	if (c->served != NULL)
+		served_reset(c->served);
 	if (c->mount != NULL)
 		run_on_mount(c, result);
 	else
 		run_command(c, result);
 	result->wrote = image_restore(c->image);
+	if (result->verdict == VERDICT_GOOD && c->setup.nested > 0 && c->served->writes.n_commands > 0)
+		check_nested(c, must, may, result);
+}
+
+const struct served *
+checker_served(const struct checker *c)
+{
+	return c->served;
 }

@@ -5,7 +5,7 @@
 #ifndef NBDSPEC_CRASH_CHECKER_H
 #define NBDSPEC_CRASH_CHECKER_H
 
-#include "harness/crash/image.h"
+#include "harness/crash/served.h"
 
 enum state_verdict {
 	VERDICT_GOOD,
@@ -32,6 +32,8 @@ struct checker_setup {
 	const char *dir;		/* private; its name is the mark of what runs (harness/process.h) */
 	const char *marks;		/* the path of a file with all marks */
 	int ms;				/* a check may take */
+	uint64_t nested;		/* with {uri}: states after a second cut that each check is followed by */
+	struct tear tear;		/* of what it writes */
 };
 
 struct checker;
@@ -41,6 +43,9 @@ void checker_free(struct checker *c);
 
 /* Judges what the image shows, and restores it. `must` marks must be visible, and `may`, or NULL, may be. */
 void checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result);
+
+/* With {uri}: what the last check read. */
+const struct served *checker_served(const struct checker *c);
 
 /* A usage error of the command, one line, or NULL. */
 const char *checker_complaint(const char *command, bool has_fs);

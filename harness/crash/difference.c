@@ -36,6 +36,46 @@ difference_copy(const struct difference *d)
 	return copy;
 }
 
+static bool
+same_lack(const struct lack *a, const struct lack *b)
+{
+	return a->low == b->low && a->high == b->high && a->offset == b->offset && a->length == b->length &&
+	       a->command == b->command;
+}
+
+/* A range of commands stands for each of them, and a torn command is as good as lost. */
+static bool
+has_lack(const struct difference *d, const struct lack *l)
+{
+	for (size_t i = 0; i < d->n; i++) {
+		const struct lack *has = &d->lacks[i];
+
+		if (same_lack(has, l) || (l->low != 0 && has->low != 0 && has->low <= l->low && has->high >= l->high) ||
+		    (l->low != 0 && has->low == 0 && has->torn == l->low))
+			return true;
+	}
+	return false;
+}
+
+bool
+difference_has(const struct difference *d, const struct difference *less)
+{
+	for (size_t i = 0; i < less->n; i++)
+		if (!has_lack(d, &less->lacks[i]))
+			return false;
+	return less->n > 0 || d->at == less->at;
+}
+
+int
+difference_compare(const struct difference *a, const struct difference *b)
+{
+	if (a->n != b->n)
+		return a->n < b->n ? -1 : 1;
+	if (a->at != b->at)
+		return a->at > b->at ? -1 : 1;
+	return a->n > 0 ? memcmp(a->lacks, b->lacks, a->n * sizeof(*a->lacks)) : 0;
+}
+
 /* ---- from and to a view ---- */
 
 static uint32_t
@@ -60,10 +100,12 @@ difference_of(const struct view *v)
 	for (uint32_t i = 0; i < v->n_changes; i++) {
 		uint32_t place = v->changes[i].place, cell = v->open[place];
 		uint32_t command = command_at(v, place, v->changes[i].candidate);
+		uint32_t torn = command_at(v, place, v->groups[v->group_of[place]].chosen);
 
-		if (last == NULL || last->offset + last->length != s->offset[cell] || last->command != command) {
+		if (last == NULL || last->offset + last->length != s->offset[cell] || last->command != command ||
+		    last->torn != torn) {
 			last = add(&d);
-			*last = (struct lack){ .offset = s->offset[cell], .command = command };
+			*last = (struct lack){ .offset = s->offset[cell], .command = command, .torn = torn };
 		}
 		last->length += s->length[cell];
 	}
@@ -163,8 +205,8 @@ difference_text(const struct difference *d)
 			run++;
 		buf_put(&b, i == 0 ? ":" : ",", 1);
 		if (l->low == 0)
-			snprintf(text, sizeof(text), "%" PRIu64 "+%" PRIu64 "=%" PRIu32, l->offset, l->length,
-			         l->command);
+			snprintf(text, sizeof(text), "%" PRIu64 "+%" PRIu64 "=%" PRIu32 "/%" PRIu32, l->offset,
+			         l->length, l->command, l->torn);
 		else if (d->lacks[run].high > l->low)
 			snprintf(text, sizeof(text), "-%" PRIu32 "..%" PRIu32, l->low, d->lacks[run].high);
 		else
@@ -218,7 +260,8 @@ parse_lack(const char **text, struct lack *l)
 		return l->low > 0 && (!skip(text, "..") || (number32(text, &l->high) && l->high >= l->low));
 	}
 	return number(text, INT64_MAX, &l->offset) && skip(text, "+") && number(text, INT64_MAX, &l->length) &&
-	       l->length > 0 && skip(text, "=") && number32(text, &l->command);
+	       l->length > 0 && skip(text, "=") && number32(text, &l->command) &&
+	       (!skip(text, "/") || number32(text, &l->torn));
 }
 
 bool

@@ -2,10 +2,20 @@
 
 #include "harness/clock.h"
 #include "harness/crash/seen.h"
+#include "harness/crash/trie.h"
+#include "harness/crash/verdicts.h"
+#include "harness/filesystem.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* One that is to be checked after all. */
+struct decision {
+	uint32_t must;
+	uint32_t *words;
+	struct checked result;
+};
 
 struct explorer {
 	struct exploration *e;
@@ -13,7 +23,11 @@ struct explorer {
 	struct view *view;
 	struct pool *pool;
 	struct seen seen;
-	uint64_t started, progressed, budget;
+	struct verdicts verdicts;
+	struct trie *trie; /* NULL without one */
+	struct decision *decisions;
+	uint64_t random;
+	uint64_t started, progressed;
 	enum pool_wait wait;
 	bool failed; /* with --stop-at-first: enough */
 	char broken[512];
@@ -54,16 +68,27 @@ note_failing(struct explorer *x, struct pool_job *job, const struct checked *res
 }
 
 static void
-take_result(void *arg, struct pool_job *job, const struct checked *result)
+count_result(struct explorer *x, struct pool_job *job, const struct checked *result)
 {
-	struct explorer *x = arg;
-
 	x->e->verdicts[result->verdict]++;
 	x->e->wrote += result->wrote;
 	if (result->verdict == VERDICT_BROKEN)
 		snprintf(x->broken, sizeof(x->broken), "the checker cannot be run: %s", result->output);
 	else if (result->verdict != VERDICT_GOOD)
 		note_failing(x, job, result);
+}
+
+static void
+take_result(void *arg, struct pool_job *job, const struct checked *result)
+{
+	struct explorer *x = arg;
+
+	if (result->verdict != VERDICT_BROKEN)
+		verdicts_add(&x->verdicts, job->key, result);
+	/* How long it takes is nothing that is read. */
+	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG)
+		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result);
+	count_result(x, job, result);
 }
 
 /* ---- states ---- */
@@ -86,24 +111,68 @@ print_progress(struct explorer *x)
 	        rate > 0 ? (double)left / rate : 0);
 }
 
-/* Each image once; with marks, once for each number that must be visible. */
 static struct hash
-key_of(const struct explorer *x, const struct view *v, uint32_t must)
+with_marks(struct hash h, uint32_t must)
 {
-	struct hash h = v->hash;
-
-	if (x->o->marks)
-		h.low ^= (must + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+	h.low ^= (must + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
 	return h;
 }
 
+/* Each has the same chance, though nobody knows how many there will be. */
+static void
+sample_decision(struct explorer *x, const uint32_t *words, uint32_t n, uint32_t must, const struct checked *result)
+{
+	uint64_t at = x->e->decided;
+	struct decision *d;
+
+	if (x->o->verify == 0)
+		return;
+	x->random = (x->random ^ at) * UINT64_C(0xd1342543de82ef95) + 1;
+	if (at >= x->o->verify)
+		at = (x->random >> 11) % (at + 1);
+	if (at >= x->o->verify)
+		return;
+	d = &x->decisions[at];
+	free(d->words);
+	*d = (struct decision){ .must = must, .result = *result, .words = need(malloc(n * sizeof(*words))) };
+	memcpy(d->words, words, n * sizeof(*words));
+}
+
+static void
+decide(struct explorer *x, const struct view *v, uint32_t must)
+{
+	struct hash key = with_marks(v->hash, must);
+	const struct checked *known = verdicts_find(&x->verdicts, key);
+	const struct checked *follows = known == NULL && x->trie != NULL ? trie_find(x->trie, must, v) : NULL;
+	struct pool_job job = { .number = x->e->states, .key = key, .must = must };
+	uint32_t n;
+
+	if (known == NULL && follows == NULL) {
+		x->wait = pool_give(x->pool, v, job.number, key, must);
+		return;
+	}
+	job.words = view_save(v, &n);
+	if (known != NULL) {
+		x->e->known++;
+	} else {
+		verdicts_add(&x->verdicts, key, follows);
+		sample_decision(x, job.words, n, must, follows);
+		x->e->decided++;
+	}
+	count_result(x, &job, known != NULL ? known : follows);
+	free(job.words);
+	if (x->e->states % 64 == 0)
+		x->wait = pool_poll(x->pool);
+}
+
+/* Each image once; with --marks, once for each number that must be visible. */
 static enum offered
 offer(void *arg, const struct view *v)
 {
 	struct explorer *x = arg;
 	uint32_t must = v->space->points[v->point].must;
 
-	if (!seen_put(&x->seen, key_of(x, v, must)))
+	if (!seen_put(&x->seen, x->o->marks ? with_marks(v->hash, must) : v->hash))
 		return STATE_SEEN;
 	x->e->states++;
 	x->e->points[v->point].states++;
@@ -111,7 +180,7 @@ offer(void *arg, const struct view *v)
 		x->e->elsewhere++;
 		return STATE_NEW;
 	}
-	x->wait = pool_give(x->pool, v, must);
+	decide(x, v, must);
 	print_progress(x);
 	if (x->wait != POOL_DONE || x->broken[0] != '\0' || (x->failed && x->o->stop_at_first))
 		return STATE_STOP;
@@ -171,16 +240,38 @@ take_answer(void *arg, struct pool_job *job, const struct checked *result)
 	*a->result = *result;
 }
 
+/* What the view shows. */
+static bool
+check_shown(struct asker *a, uint32_t must, struct checked *result)
+{
+	a->result = result;
+	a->wait = pool_give(a->pool, a->view, 0, a->view->hash, must);
+	if (a->wait == POOL_DONE)
+		a->wait = pool_drain(a->pool);
+	return a->wait == POOL_DONE;
+}
+
 bool
 check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result)
 {
-	if (a->wait != POOL_DONE || !difference_show(d, a->view, NULL))
-		return false;
-	a->result = result;
-	a->wait = pool_give(a->pool, a->view, must);
-	if (a->wait == POOL_DONE)
-		a->wait = pool_drain(a->pool);
-	return a->wait == POOL_DONE && result->verdict != VERDICT_BROKEN;
+	return a->wait == POOL_DONE && difference_show(d, a->view, NULL) && check_shown(a, must, result) &&
+	       result->verdict != VERDICT_BROKEN;
+}
+
+/* Decisions are checked after all. */
+static void
+verify(struct explorer *x, struct asker *a)
+{
+	for (uint32_t i = 0; i < x->o->verify && x->decisions[i].words != NULL; i++) {
+		const struct decision *d = &x->decisions[i];
+		struct checked again = { 0 };
+
+		view_load(x->view, d->words);
+		if (!check_shown(a, d->must, &again))
+			return;
+		x->e->verified++;
+		x->e->contradicted += again.verdict != d->result.verdict || again.number != d->result.number;
+	}
 }
 
 static void
@@ -195,7 +286,8 @@ explain(struct explorer *x)
 		f->difference = difference_of(x->view);
 	}
 	pool_tell(x->pool, take_answer, &a);
-	minimise(x->e, &a, x->view);
+	verify(x, &a);
+	minimise(x->e, &a);
 	x->wait = a.wait;
 }
 
@@ -237,6 +329,27 @@ run(struct explorer *x, char error[512])
 	return x->wait != POOL_LOST && x->broken[0] == '\0';
 }
 
+/* Verdicts are of images by the cells that the profile cuts, and of what checks them. */
+static bool
+open_verdicts(struct explorer *x, char error[512])
+{
+	const struct explore_options *o = x->o;
+	char *what;
+	bool ok;
+
+	if (o->resume == NULL)
+		return true;
+	if (asprintf(&what, "nbdspec crash verdicts 1 of %016" PRIx64 " tear %s%" PRIu32 " fs %s check %s",
+	             recording_identity(x->e->space->recording), o->tear.whole ? "write" : "", o->tear.unit,
+	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.command) < 0)
+		abort();
+	for (char *at = what; *at != '\0'; at++)
+		*at = *at == '\n' ? ' ' : *at;
+	ok = verdicts_open(&x->verdicts, o->resume, what, error);
+	free(what);
+	return ok;
+}
+
 bool
 explore(struct exploration *e, const struct explore_options *o, const struct space *s, char error[512])
 {
@@ -250,8 +363,18 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 		return false;
 	}
 	x.view = view_new(s);
-	ok = run(&x, error);
+	x.trie = o->trie && strstr(o->setup.command, "{uri}") != NULL && o->setup.nested == 0 ? trie_new(s) : NULL;
+	x.decisions = need(calloc(o->verify + 1u, sizeof(*x.decisions)));
+	ok = open_verdicts(&x, error) && run(&x, error);
 	pool_free(x.pool);
+	if (!verdicts_close(&x.verdicts) && ok) {
+		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
+		ok = false;
+	}
+	for (uint32_t i = 0; i < o->verify; i++)
+		free(x.decisions[i].words);
+	free(x.decisions);
+	trie_free(x.trie);
 	view_free(x.view);
 	seen_free(&x.seen);
 	return ok;

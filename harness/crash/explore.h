@@ -20,6 +20,8 @@ struct explore_options {
 	uint32_t shard, shards;		/* shard from 0 */
 	bool marks;			/* each image once for each number of marks that must be visible */
 	bool stop_at_first, progress;
+	bool trie;			/* with {uri}: what is known of the checker's reads decides */
+	uint32_t verify;		/* of these decisions, how many are checked after all */
 	const char *resume;		/* a file of verdicts, or NULL */
 	struct checker_setup setup;
 };
@@ -42,7 +44,7 @@ struct finding {
 	struct difference difference;	/* the least that makes it fail */
 	uint32_t must;
 	struct checked result;
-	uint64_t states;		/* failing ones that lack all this, and more */
+	uint64_t states;		/* failing ones that lack all this, and no earlier finding */
 };
 
 struct exploration {
@@ -50,7 +52,9 @@ struct exploration {
 	const struct space *space;
 	uint64_t states;		/* distinct ones that were met */
 	uint64_t elsewhere;		/* of these, in other shards */
-	uint64_t known;			/* of these, verdicts that were resumed */
+	uint64_t known;			/* of these, with a verdict from --resume */
+	uint64_t decided;		/* of these, without a check, by what is read */
+	uint64_t verified, contradicted; /* of the decided; reads that differed, too, contradict */
 	uint64_t verdicts[VERDICTS];
 	uint64_t wrote;			/* checks that wrote to the image */
 	struct point_result *points;	/* of each point of the space */
@@ -67,12 +71,13 @@ struct exploration {
 bool explore(struct exploration *e, const struct explore_options *o, const struct space *s, char error[512]);
 void exploration_free(struct exploration *e);
 
-/* The findings of what fails; a state is checked by pool_ask. For explore(). */
+/* The findings of what fails; check_again() is false without a verdict. For explore(). */
 struct asker;
 bool check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result);
-void minimise(struct exploration *e, struct asker *a, struct view *v);
+void minimise(struct exploration *e, struct asker *a);
 
 /* For people; `trace` as it was given, for the commands that replay states. */
+void print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, const char *trace);
 void print_exploration(FILE *f, const struct exploration *e, const char *trace);
 
 #endif

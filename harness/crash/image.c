@@ -36,6 +36,21 @@ open_image(struct image *i)
 	return i->watch >= 0 && inotify_add_watch(i->watch, path, IN_MODIFY | IN_CLOSE_WRITE) >= 0;
 }
 
+/* Holes stay holes. */
+static void
+copy_base(const struct image *i)
+{
+	const uint8_t *base = i->space->recording->base;
+	static const uint8_t zeroes[4096];
+
+	for (uint64_t at = 0; base != NULL && at < i->size; at += sizeof(zeroes)) {
+		size_t n = i->size - at < sizeof(zeroes) ? (size_t)(i->size - at) : sizeof(zeroes);
+
+		if (memcmp(base + at, zeroes, n) != 0)
+			memcpy(i->at + at, base + at, n);
+	}
+}
+
 struct image *
 image_new(const struct space *s, char error[512])
 {
@@ -44,8 +59,10 @@ image_new(const struct space *s, char error[512])
 	*i = (struct image){ .space = s, .fd = -1, .watch = -1, .size = s->recording->size, .point = NEVER };
 	i->shown = need(malloc((s->n_cells + 1u) * sizeof(*i->shown)));
 	memcpy(i->shown, s->versions_of, s->n_cells * sizeof(*i->shown));
-	if (open_image(i))
+	if (open_image(i)) {
+		copy_base(i);
 		return i;
+	}
 	snprintf(error, 512, "no room for an image of %llu bytes: %s", (unsigned long long)i->size, strerror(errno));
 	image_free(i);
 	return NULL;
@@ -162,13 +179,31 @@ restore_cell(const struct image *i, uint32_t cell)
 	return true;
 }
 
-/* Where no cell is, all is zero; holes are not looked at. */
+static bool
+restore_base(const struct image *i, uint64_t start, uint64_t end)
+{
+	const uint8_t *base = i->space->recording->base;
+	bool differs = false;
+
+	for (uint64_t n; start < end; start += n) {
+		n = end - start < 65536 ? end - start : 65536;
+		if (memcmp(i->at + start, base + start, n) == 0)
+			continue;
+		memcpy(i->at + start, base + start, n);
+		differs = true;
+	}
+	return differs;
+}
+
+/* Where no cell is, all is as it was before, or zero; then holes are not looked at. */
 static bool
 restore_gap(const struct image *i, uint64_t start, uint64_t end)
 {
 	bool differs = false;
 	off_t data, hole;
 
+	if (i->space->recording->base != NULL)
+		return restore_base(i, start, end);
 	for (; start < end; start = (uint64_t)hole) {
 		data = lseek(i->fd, (off_t)start, SEEK_DATA);
 		if (data < 0 || (uint64_t)data >= end)
@@ -189,8 +224,9 @@ image_restore(struct image *i)
 	uint64_t end = 0;
 	struct stat st;
 
-	if (!was_open_for_writing(i))
+	if (!was_open_for_writing(i) && !i->dirty)
 		return false;
+	i->dirty = false;
 	if (fstat(i->fd, &st) == 0 && (uint64_t)st.st_size != i->size) {
 		(void)!ftruncate(i->fd, (off_t)i->size);
 		differs = true;

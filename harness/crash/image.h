@@ -10,6 +10,7 @@
 struct image {
 	const struct space *space;
 	int fd, watch;
+	bool dirty;			/* it was written to by other means than its file */
 	char path[64];			/* for other processes, as long as this one lives */
 	uint8_t *at;
 	uint64_t size;

@@ -268,16 +268,39 @@ product(struct ladder *l)
 
 /* ---- by seed ---- */
 
+/* The cells that hold a command lose it, each by chance. */
+static void
+riddle(struct ladder *l, uint32_t pending)
+{
+	struct view *v = l->view;
+	const struct pending *p = &v->pending[pending];
+
+	for (uint32_t i = 0; i < p->n_groups; i++) {
+		const struct open_group *g = &v->groups[p->groups[i]];
+
+		for (uint32_t place = g->first; place < g->end && g->slot[g->chosen] == pending; place++)
+			if (below(l, 2) == 0)
+				view_change(v, place, candidate_below(v, g, g->chosen));
+	}
+}
+
+/* Up to three writes are torn; a cell holds but one of them, so that none is changed twice. */
 static void
 tear_by_seed(struct ladder *l)
 {
 	struct view *v = l->view;
-	uint32_t pending = (uint32_t)below(l, v->n_pending), n = tear(v, pending, 0, 0), low;
+	uint32_t first = (uint32_t)below(l, v->n_pending), writes = 1 + (uint32_t)below(l, 3), n, low;
 
-	if (n < 2)
-		return;
-	low = (uint32_t)below(l, n);
-	tear(v, pending, low, low + 1 + (uint32_t)below(l, n - low));
+	for (uint32_t i = first; i < first + writes && i < v->n_pending; i++) {
+		n = tear(v, i, 0, 0);
+		if (n < 2)
+			continue;
+		low = (uint32_t)below(l, n);
+		if (below(l, 2) == 0)
+			riddle(l, i);
+		else
+			tear(v, i, low, low + 1 + (uint32_t)below(l, n - low));
+	}
 }
 
 /* Each command is present by `parts` chances of 16. */
@@ -294,7 +317,6 @@ choose_by_seed(struct ladder *l, unsigned parts)
 	}
 }
 
-/* A cell is changed but once, so that one write is torn at most. */
 static bool
 samples(struct ladder *l)
 {

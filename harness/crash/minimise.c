@@ -90,27 +90,16 @@ reduce(struct reduction *r, struct difference *d)
 
 /* A torn write whose loss as a whole fails just so is told as lost. */
 static void
-tell_as_lost(struct reduction *r, struct difference *d, struct view *v)
+tell_as_lost(struct reduction *r, struct difference *d)
 {
 	for (size_t i = 0; i < d->n && !r->lost; i++) {
-		struct difference whole = difference_copy(d), none = { .at = d->at };
-		struct lack *l = &whole.lacks[i];
-		uint32_t cell = space_cell_at(v->space, l->offset), place = 0;
-		const struct open_group *g;
+		struct difference whole = difference_copy(d);
+		uint32_t torn = d->lacks[i].low == 0 ? d->lacks[i].torn : 0;
 
-		if (l->low == 0 && difference_show(&none, v, NULL)) {
-			while (place < v->n_open && v->open[place] != cell)
-				place++;
-			g = place < v->n_open ? &v->groups[v->group_of[place]] : NULL;
-			if (g != NULL && g->slot[g->chosen] != NEVER) {
-				uint32_t command = v->pending[g->slot[g->chosen]].command;
-
-				*l = (struct lack){ .low = command, .high = command };
-				if (fails(r, &whole)) {
-					difference_free(d);
-					*d = difference_copy(&whole);
-				}
-			}
+		whole.lacks[i] = (struct lack){ .low = torn, .high = torn };
+		if (torn != 0 && fails(r, &whole)) {
+			difference_free(d);
+			*d = difference_copy(&whole);
 		}
 		difference_free(&whole);
 	}
@@ -118,33 +107,11 @@ tell_as_lost(struct reduction *r, struct difference *d, struct view *v)
 
 /* ---- which ---- */
 
-static bool
-same_lack(const struct lack *a, const struct lack *b)
-{
-	return a->low == b->low && a->high == b->high && a->offset == b->offset && a->length == b->length &&
-	       a->command == b->command;
-}
-
-static bool
-lacks_all(const struct difference *d, const struct difference *less)
-{
-	for (size_t i = 0; i < less->n; i++) {
-		bool has = false;
-
-		for (size_t k = 0; k < d->n && !has; k++)
-			has = same_lack(&d->lacks[k], &less->lacks[i]);
-		if (!has)
-			return false;
-	}
-	/* With nothing lost at all, it is the moment that matters. */
-	return less->n > 0 || d->at == less->at;
-}
-
 static struct finding *
 finding_for(struct exploration *e, const struct difference *d)
 {
 	for (size_t i = 0; i < e->n_findings; i++)
-		if (lacks_all(d, &e->findings[i].difference))
+		if (difference_has(d, &e->findings[i].difference))
 			return &e->findings[i];
 	return NULL;
 }
@@ -169,44 +136,84 @@ add_finding(struct exploration *e, const struct finding *f)
 	e->findings[e->n_findings++] = *f;
 }
 
-static void
-explain_one(struct exploration *e, struct asker *a, struct view *v, const struct failing *failing)
+/* How many findings that lack something are added. */
+static unsigned
+explain_one(struct exploration *e, struct asker *a, const struct failing *failing)
 {
 	struct reduction r = { .e = e, .asker = a, .must = failing->must, .result = failing->result };
-	struct finding f = { .must = failing->must, .states = 1, .difference = difference_copy(&failing->difference) };
-	struct finding *old;
+	struct finding f = { .must = failing->must, .difference = difference_copy(&failing->difference) };
 
 	reduce(&r, &f.difference);
-	tell_as_lost(&r, &f.difference, v);
+	tell_as_lost(&r, &f.difference);
 	f.result = r.result;
-	old = finding_for(e, &f.difference);
-	if (old != NULL) {
-		old->states++;
+	if (finding_for(e, &f.difference) != NULL) {
 		difference_free(&f.difference);
-		return;
+		return 0;
 	}
 	add_finding(e, &f);
+	return f.difference.n > 0;
+}
+
+static int
+compare_findings(const void *a, const void *b)
+{
+	const struct finding *x = a, *y = b;
+
+	return difference_compare(&x->difference, &y->difference);
+}
+
+/* That all is there and the check fails is told once, for the last point; so it stands first. */
+static void
+join_empty(struct exploration *e)
+{
+	size_t n = 0;
+
+	while (n < e->n_findings && e->findings[n].difference.n == 0)
+		n++;
+	for (size_t i = 1; i < n; i++)
+		difference_free(&e->findings[i].difference);
+	if (n > 1) {
+		memmove(e->findings + 1, e->findings + n, (e->n_findings - n) * sizeof(*e->findings));
+		e->n_findings -= n - 1;
+	}
+}
+
+/* Which states belong to which finding does not depend on the order in which they were found. */
+static void
+count_states(struct exploration *e)
+{
+	bool empty;
+
+	if (e->n_findings > 0)
+		qsort(e->findings, e->n_findings, sizeof(*e->findings), compare_findings);
+	join_empty(e);
+	empty = e->n_findings > 0 && e->findings[0].difference.n == 0;
+	for (size_t i = 0; i < e->n_failing; i++) {
+		struct finding *f = finding_for(e, &e->failing[i].difference);
+
+		if (f == NULL && empty)
+			f = e->findings;
+		if (f != NULL)
+			f->states++;
+		else
+			e->unexplained++;
+	}
 }
 
 void
-minimise(struct exploration *e, struct asker *a, struct view *v)
+minimise(struct exploration *e, struct asker *a)
 {
 	struct failing **sorted = calloc(e->n_failing + 1, sizeof(*sorted));
+	unsigned n = 0;
 
 	if (sorted == NULL)
 		abort();
 	for (size_t i = 0; i < e->n_failing; i++)
 		sorted[i] = &e->failing[i];
 	qsort(sorted, e->n_failing, sizeof(struct failing *), compare_size);
-	for (size_t i = 0; i < e->n_failing; i++) {
-		struct finding *known = finding_for(e, &sorted[i]->difference);
-
-		if (known != NULL)
-			known->states++;
-		else if (e->n_findings < FINDINGS_MOST)
-			explain_one(e, a, v, sorted[i]);
-		else
-			e->unexplained++;
-	}
+	for (size_t i = 0; i < e->n_failing && n < FINDINGS_MOST; i++)
+		if (finding_for(e, &sorted[i]->difference) == NULL)
+			n += explain_one(e, a, sorted[i]);
 	free(sorted);
+	count_states(e);
 }

@@ -26,7 +26,6 @@ struct pool {
 	struct checker_setup setup;
 	unsigned n;
 	struct worker workers[WORKERS_MOST];
-	uint64_t given;
 	int signals;
 	pool_result *result;
 	void *arg;
@@ -76,6 +75,15 @@ next_mark(const struct recording *r, uint32_t must)
 	return must < r->n_marks ? &r->marks[must].text : NULL;
 }
 
+static bool
+send_result(int fd, const struct checked *result, const struct served *s)
+{
+	uint32_t n = s != NULL ? s->n_touched : 0;
+
+	return send_all(fd, result, sizeof(*result)) && send_all(fd, &n, sizeof(n)) &&
+	       (n == 0 || send_all(fd, s->touched, n * sizeof(*s->touched)));
+}
+
 static void
 work(const struct pool *p, int fd, struct image *i, struct checker *c)
 {
@@ -91,7 +99,7 @@ work(const struct pool *p, int fd, struct image *i, struct checker *c)
 		view_load(v, (const uint32_t *)(const void *)words.at);
 		image_show(i, v);
 		checker_run(c, o.must, next_mark(p->space->recording, o.must), &result);
-		if (!send_all(fd, &result, sizeof(result)))
+		if (!send_result(fd, &result, checker_served(c)))
 			break;
 	}
 	buf_free(&words);
@@ -204,13 +212,21 @@ take_result(struct pool *p, struct worker *w)
 {
 	struct checked result;
 	struct pool_job job = w->jobs[0];
+	bool ok;
 
-	if (w->n == 0 || !receive_all(w->fd, &result, sizeof(result)))
+	if (w->n == 0 || !receive_all(w->fd, &result, sizeof(result)) ||
+	    !receive_all(w->fd, &job.n_touched, sizeof(job.n_touched)))
 		return false;
+	job.touched = calloc(job.n_touched + 1u, sizeof(*job.touched));
+	if (job.touched == NULL)
+		abort();
 	memmove(w->jobs, w->jobs + 1, (--w->n) * sizeof(*w->jobs));
-	p->result(p->arg, &job, &result);
+	ok = receive_all(w->fd, job.touched, job.n_touched * sizeof(*job.touched));
+	if (ok)
+		p->result(p->arg, &job, &result);
+	free(job.touched);
 	free(job.words);
-	return true;
+	return ok;
 }
 
 /* Waits for at least one result, and takes all that are there; `ms` as for poll(). */
@@ -244,7 +260,7 @@ least_busy(struct pool *p)
 }
 
 enum pool_wait
-pool_give(struct pool *p, const struct view *v, uint32_t must)
+pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key, uint32_t must)
 {
 	struct order o = { .must = must };
 	enum pool_wait wait = take_results(p, 0);
@@ -255,12 +271,18 @@ pool_give(struct pool *p, const struct view *v, uint32_t must)
 	if (wait != POOL_DONE)
 		return wait;
 	w = least_busy(p);
-	w->jobs[w->n] = (struct pool_job){ p->given++, v->hash, must, view_save(v, &o.n) };
+	w->jobs[w->n] = (struct pool_job){ .number = number, .key = key, .must = must, .words = view_save(v, &o.n) };
 	if (!send_all(w->fd, &o, sizeof(o)) ||
 	    !send_all(w->fd, w->jobs[w->n].words, o.n * sizeof(*w->jobs[w->n].words)))
 		return POOL_LOST;
 	w->n++;
 	return POOL_DONE;
+}
+
+enum pool_wait
+pool_poll(struct pool *p)
+{
+	return take_results(p, 0);
 }
 
 enum pool_wait

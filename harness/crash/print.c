@@ -1,6 +1,7 @@
 /* The results of an exploration, for people. */
 #include "harness/cli.h"
 #include "harness/crash/explore.h"
+#include "harness/filesystem.h"
 #include "harness/printable.h"
 
 #include <inttypes.h>
@@ -35,6 +36,21 @@ print_command(FILE *f, const struct recording *r, uint32_t number)
 	fprintf(f, "\n");
 }
 
+static void
+print_torn(FILE *f, const struct recording *r, const struct lack *l)
+{
+	if (l->torn != 0) {
+		fprintf(f, "  torn:    ");
+		print_command(f, r, l->torn);
+	}
+	fprintf(f, "           %" PRIu64 "+%" PRIu64 " holds ", l->offset, l->length);
+	if (l->command == 0)
+		fprintf(f, "what was there before all\n");
+	else
+		print_command(f, r, l->command);
+}
+
+/* The first of what is lost or torn. */
 static uint32_t
 print_lost(FILE *f, const struct recording *r, const struct difference *d)
 {
@@ -43,18 +59,13 @@ print_lost(FILE *f, const struct recording *r, const struct difference *d)
 	for (size_t i = 0; i < d->n; i++) {
 		const struct lack *l = &d->lacks[i];
 
-		fprintf(f, "  lost:    ");
 		if (l->low != 0) {
+			fprintf(f, "  lost:    ");
 			print_command(f, r, l->low);
-			first = l->low < first ? l->low : first;
-			continue;
+		} else {
+			print_torn(f, r, l);
 		}
-		fprintf(f, "%" PRIu64 "+%" PRIu64 " holds ", l->offset, l->length);
-		if (l->command == 0)
-			fprintf(f, "what was there before all\n");
-		else
-			print_command(f, r, l->command);
-		first = l->command < first ? l->command : first;
+		first = l->low != 0 && l->low < first ? l->low : l->low == 0 && l->command < first ? l->command : first;
 	}
 	return first;
 }
@@ -93,6 +104,7 @@ static void
 print_replay(FILE *f, const struct exploration *e, const struct difference *d, const char *trace)
 {
 	char *state = difference_text(d);
+	const struct filesystem *fs = e->options->setup.fs;
 	char *words[] = { (char *)"nbdspec",
 		          (char *)"crash",
 		          (char *)"replay",
@@ -100,6 +112,8 @@ print_replay(FILE *f, const struct exploration *e, const struct difference *d, c
 		          state,
 		          (char *)"--check",
 		          (char *)e->options->setup.command,
+		          fs != NULL ? (char *)"--fs" : NULL,
+		          fs != NULL ? (char *)fs->name : NULL,
 		          NULL };
 	char *line = shell_quote(words);
 
@@ -108,7 +122,7 @@ print_replay(FILE *f, const struct exploration *e, const struct difference *d, c
 	free(state);
 }
 
-static void
+void
 print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, const char *trace)
 {
 	const struct finding *n = &e->findings[i];
@@ -152,11 +166,18 @@ print_states(FILE *f, const struct exploration *e)
 		checked += e->verdicts[v];
 	for (uint32_t i = 0; i < e->space->n_points; i++)
 		complete += e->points[i].complete;
-	fprintf(f, "states: %" PRIu64 " checked, %zu failing", checked, e->n_failing);
+	fprintf(f, "states: %" PRIu64 " checked", checked - e->decided);
+	if (e->decided > 0)
+		fprintf(f, ", %" PRIu64 " more decided by what the checker reads", e->decided);
+	fprintf(f, ", %zu failing", e->n_failing);
 	if (e->verdicts[VERDICT_CRASH] + e->verdicts[VERDICT_HANG] > 0)
 		fprintf(f, " (%" PRIu64 " hung, %" PRIu64 " crashed)", e->verdicts[VERDICT_HANG],
 		        e->verdicts[VERDICT_CRASH]);
 	fprintf(f, "; all there are at %" PRIu32 " of %" PRIu32 " points\n", complete, e->space->n_points);
+	if (e->verified > 0 && e->contradicted == 0)
+		fprintf(f, "verified: %" PRIu64 " of these decisions were checked, and hold\n", e->verified);
+	if (e->known > 0)
+		fprintf(f, "resumed: %" PRIu64 " of these verdicts were known\n", e->known);
 	if (e->elsewhere > 0)
 		fprintf(f, "shard %" PRIu32 "/%" PRIu32 ": %" PRIu64 " more states are for the others\n",
 		        e->options->shard + 1, e->options->shards, e->elsewhere);

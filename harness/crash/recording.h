@@ -14,7 +14,7 @@
 
 #define NEVER UINT32_MAX
 
-/* A request of the write class, or a FLUSH, that lies on the disk. They are numbered from 1; 0 is the blank disk. */
+/* A request of the write class, or a FLUSH, that lies on the disk. They are numbered from 1; 0 is the disk before. */
 struct recorded_command {
 	enum history_kind kind;
 	bool fua, success;
@@ -41,6 +41,7 @@ struct recording {
 	struct recorded_event *events;
 	struct recorded_mark *marks;	/* those of the workload alone */
 	uint32_t n_commands, n_events, n_marks;	/* the last command's number */
+	const uint8_t *base;		/* what the disk held before, all .size bytes of it; NULL: it was blank */
 	uint32_t begin;			/* no cut comes before this event */
 	uint64_t left_over;		/* bytes behind the last whole record */
 	void *map;

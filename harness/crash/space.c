@@ -154,7 +154,9 @@ version_bytes(const struct space *s, uint32_t cell, uint32_t version)
 {
 	const struct recorded_command *c = &s->recording->commands[s->versions[version].command];
 
-	if (s->versions[version].command == 0 || c->kind != HISTORY_WRITE)
+	if (s->versions[version].command == 0)
+		return s->recording->base != NULL ? s->recording->base + s->offset[cell] : NULL;
+	if (c->kind != HISTORY_WRITE)
 		return NULL;
 	return c->data + (s->offset[cell] - c->offset);
 }

@@ -20,7 +20,7 @@ struct tear {
 bool tear_parse(const char *text, uint64_t minimum, struct tear *tear);
 
 struct version {
-	uint32_t command;	/* which put it there; 0: the disk was blank */
+	uint32_t command;	/* which put it there; 0: it was there before all */
 	uint32_t last;		/* the last moment of a cut that may leave it; NEVER: to the end */
 	uint32_t latest;	/* of .last, of this and all earlier versions of the cell */
 	uint32_t content;	/* the cell's first version with the same bytes */
