@@ -112,8 +112,8 @@ go_to_point(struct image *i, const struct view *v)
 	for (uint32_t cell = 0; cell < i->space->n_cells; cell++)
 		if (v->at_rest[cell] != NEVER)
 			show_cell(i, cell, v->at_rest[cell]);
-	if (v->n_groups > i->room) {
-		i->room = 2 * v->n_groups;
+	if (v->n_groups >= i->room) {
+		i->room = 2 * v->n_groups + 16;
 		i->chosen = need(reallocarray(i->chosen, i->room, sizeof(*i->chosen)));
 	}
 	memset(i->chosen, 0xff, v->n_groups * sizeof(*i->chosen));

@@ -82,7 +82,8 @@ verdicts_open(struct verdicts *v, const char *path, const char *what, char error
 		verdicts_close(v);
 		return false;
 	}
-	qsort(v->known, v->n, sizeof(*v->known), compare_known);
+	if (v->n > 0)
+		qsort(v->known, v->n, sizeof(*v->known), compare_known);
 	if (ftruncate(fileno(v->f), end) != 0 || fseek(v->f, 0, SEEK_END) != 0 ||
 	    (end == 0 && fprintf(v->f, "%s\n", what) < 0) || fflush(v->f) != 0) {
 		snprintf(error, 512, "%.200s: %s", path, strerror(errno));

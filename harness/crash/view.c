@@ -34,7 +34,7 @@ take(struct view *v, size_t n, size_t size)
 	size_t bytes = (n * size + 15) & ~(size_t)15;
 	void *taken;
 
-	if (m->used + bytes > m->room) {
+	if (m->at == NULL || m->used + bytes > m->room) {
 		if (m->at != NULL) {
 			((struct block *)(void *)m->at)->next = m->full;
 			m->full = (struct block *)(void *)m->at;
