@@ -108,8 +108,9 @@ fuzzers: $(fuzzers)
 
 conformance:
 	@ci/install build targets
-	@$(MAKE) --no-print-directory all passthrough drivers
+	@$(MAKE) --no-print-directory all passthrough drivers workloads
 	@ci/conformance
+	@ci/crash --small
 
 check:
 	@ci/install build targets check

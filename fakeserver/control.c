@@ -14,7 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 8192, CLIENTS_MOST = 64 };
+enum { LINE_MOST = 8192, CLIENTS_MOST = 64, TAKES_MOST = 4096 };
 
 struct control_client {
 	struct control *control;
@@ -282,6 +282,8 @@ carry_out(struct control *k, char *line, FILE *out)
 	size_t len = strcspn(line, " ");
 	char *rest = line[len] == '\0' ? line + len : line + len + 1;
 
+	/* Marks that were sent before come first. */
+	take_marks(k);
 	for (size_t i = 0; i < N_COMMANDS; i++)
 		if (strlen(commands[i].name) == len && memcmp(commands[i].name, line, len) == 0) {
 			commands[i].run(k, rest, out);
@@ -338,15 +340,15 @@ answer(struct control_client *client, char *line)
 	return sent;
 }
 
-static void
-client_ready(void *arg)
+/* False: it is gone, or there is nothing more of it for the moment. */
+static bool
+client_take(struct control_client *client)
 {
-	struct control_client *client = arg;
 	ssize_t n = recv(client->fd, client->line + client->len, sizeof(client->line) - 1 - client->len, MSG_DONTWAIT);
 	char *end;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
+		return false;
 	client->len += n > 0 ? (size_t)n : 0;
 	while (n > 0 && (end = memchr(client->line, '\n', client->len)) != NULL) {
 		*end = '\0';
@@ -355,10 +357,19 @@ client_ready(void *arg)
 		client->len -= (size_t)(end + 1 - client->line);
 		memmove(client->line, end + 1, client->len);
 	}
-	if (n <= 0 || client->len == sizeof(client->line) - 1)
-		client_free(client);
+	if (n > 0 && client->len < sizeof(client->line) - 1)
+		return true;
+	client_free(client);
+	return false;
 }
 
+static void
+client_ready(void *arg)
+{
+	client_take(arg);
+}
+
+/* All that is there by now: no more than a socket holds. */
 static void
 take_marks(void *arg)
 {
@@ -366,8 +377,8 @@ take_marks(void *arg)
 
 	for (struct control_client *next, *client = k->clients; client != NULL; client = next) {
 		next = client->next;
-		if (client->marks)
-			client_ready(client);
+		for (int i = 0; client->marks && i < TAKES_MOST && client_take(client); i++)
+			;
 	}
 }
 

@@ -258,6 +258,17 @@ def test_marks_without_waiting_are_in_order(nbdspec, record):
     assert [e[:2] for e in events] == [*want, ("M", END)]
 
 
+def test_a_burst_of_marks_before_a_request(nbdspec, record):
+    """More than is read at once, and none of them awaited."""
+    (nbdspec.cwd / "w.py").write_text(INTERLEAVED.replace("for i in range(2000):", "for i in range(5):").replace(
+        'os.write(fd, f"before {i}\\n".encode())', 'os.write(fd, "".join(f"before {i} {k}\\n" for k in range(3000)).encode())'))
+    record("--size", "64k", "--", PYTHON, "w.py", "{uri}", status=0)
+    want = []
+    for i in range(5):
+        want += [*(("M", f"before {i} {k}") for k in range(3000)), ("C", WRITE), ("S", WRITE), ("M", f"after {i}")]
+    assert [e[:2] for e in of_workload(nbdspec.cwd / "t")] == [*want, ("M", END)]
+
+
 def test_many_mark_commands_at_once(nbdspec, record):
     """More than the server takes at a time."""
     record(*shell(f"for i in $(seq 100); do {NBDSPEC} mark \"m $i\" & pids=\"$pids $!\"; done; "
