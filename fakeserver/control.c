@@ -309,12 +309,12 @@ client_free(struct control_client *client)
 	k->n_clients--;
 }
 
-/* Who does not wait for the answers may leave them unread. */
-static bool
+/* Who does not wait for the answers may leave them unread, and may be gone: what it has sent counts. */
+static void
 answer_mark(struct control_client *client, const char *line)
 {
 	fake_mark(client->control->server, line);
-	return send(client->fd, "ok\n", 3, MSG_DONTWAIT | MSG_NOSIGNAL) == 3 || errno == EAGAIN;
+	(void)!send(client->fd, "ok\n", 3, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* False: the client does not take its reply. */
@@ -326,8 +326,10 @@ answer(struct control_client *client, char *line)
 	FILE *out;
 	bool sent;
 
-	if (client->marks)
-		return answer_mark(client, line);
+	if (client->marks) {
+		answer_mark(client, line);
+		return true;
+	}
 	out = open_memstream(&text, &len);
 	if (out == NULL)
 		abort();

@@ -319,7 +319,8 @@ def test_workload_that_is_not_there(nbdspec, record):
     assert "/nonexistent/w: No such file or directory\n" in done.stderr and "status 127" in done.stderr
 
 
-def test_what_the_workload_leaves_is_ended(nbdspec, record):
+@pytest.mark.parametrize("again", range(5))
+def test_what_the_workload_leaves_is_ended(nbdspec, record, again):
     record(*shell("setsid sleep 1000 & sleep 1000 & : {uri}"), status=0)
     assert not [line for line in processes(nbdspec.mark).values() if "sleep" in line]
 

@@ -16,9 +16,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,7 +42,7 @@ static const struct cli_option options[] = {
 enum kind { KIND_NONE, KIND_URI, KIND_FILE, KIND_MOUNT };
 static const char *const places[] = { NULL, "{uri}", "{file}", "{mount}" };
 
-enum { SETUP_MS = 60000, MARK_FD = 9 };
+enum { SETUP_MS = 60000, END_MS = 5000, MARK_FD = 9, MOST_CHILDREN = 1024 };
 
 struct record {
 	struct cli *cli;
@@ -427,11 +429,37 @@ record(struct record *r)
 	return 0;
 }
 
+/*
+ * All that the workload has started is a child of ours once its parent is dead. By the mark one could be missed: what is
+ * just being executed has no environment.
+ */
+static void
+end_workload(struct record *r)
+{
+	pid_t pids[MOST_CHILDREN];
+	int64_t until = now_ms() + END_MS;
+	size_t n, others = 1;
+
+	while (others > 0 && now_ms() < until) {
+		n = list_children(pids, MOST_CHILDREN);
+		others = 0;
+		for (size_t i = 0; i < n; i++) {
+			if (pids[i] == r->guard || lower_has(r->lower, pids[i]))
+				continue;
+			others++;
+			kill(pids[i], SIGKILL);
+			waitpid(pids[i], NULL, WNOHANG);
+		}
+		if (others > 0)
+			poll(NULL, 0, 1);
+	}
+}
+
 static void
 clean_up(struct record *r)
 {
 	if (r->dir != NULL) {
-		signal_marked(r->dir, SIGKILL);
+		end_workload(r);
 		lower_stop(r->lower);
 		end_marked_children(r->dir);
 		remove_dir(r->dir);
@@ -456,6 +484,7 @@ run_record(struct cli *cli)
 		return status;
 	signal(SIGPIPE, SIG_IGN);
 	sigprocmask(SIG_BLOCK, &stop, &old);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	status = record(&r);
 	clean_up(&r);
 	return status;
