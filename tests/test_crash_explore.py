@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import resource
 import shutil
 import signal
@@ -417,8 +419,9 @@ def test_replayed_image(nbdspec):
     r.do(WRITE, 0, b"b" * 4096)
     r.do(WRITE, 2048, b"c" * 4096)
     r.do(WRITE_ZEROES, 1024, length=512)
+    r.do(WRITE, 40960, bytes(512))  # it makes no difference
     trace = r.save(nbdspec.cwd / "trace")
-    at = 10
+    at = 12
     states = {
         f"{at}": b"b" * 1024 + bytes(512) + b"b" * 512 + b"c" * 4096,
         f"{at}:-3": b"a" * 1024 + bytes(512) + b"a" * 512 + b"c" * 4096,
@@ -428,6 +431,7 @@ def test_replayed_image(nbdspec):
         f"{at}:1024+512=3,2048+1024=1": b"b" * 2048 + b"a" * 1024 + b"c" * 3072,
         "4": b"a" * 4096,
         "3:-1": b"",
+        f"{at}:-6": b"b" * 1024 + bytes(512) + b"b" * 512 + b"c" * 4096,
         "3:512+512=0": b"a" * 512 + bytes(512) + b"a" * 3072,
     }
     for i, (state, data) in enumerate(states.items()):
@@ -584,6 +588,21 @@ def test_interrupted_in_a_check(nbdspec):
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "interrupted" in out and err == ""
+
+
+def test_progress(nbdspec, log_checker):
+    """On a terminal: verdicts per second, and the time that is left."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    ours, theirs = pty.openpty()
+    p = nbdspec.start("crash", "explore", "trace", "--check", log_checker, "--budget", "2000", stderr=theirs)
+    os.close(theirs)
+    told = ""
+    while not re.search(r"\r\d+ verdicts, [1-9]\d* failing, \d+/s, point \d of 4, at most \d+ s left", told):
+        told += os.read(ours, 4096).decode()
+    p.send_signal(signal.SIGINT)
+    out, _ = p.communicate(timeout=PATIENCE)
+    os.close(ours)
+    assert p.returncode == 130 and "more failing states were not minimised" in out
 
 
 def test_stop_at_first(explore, log_checker):

@@ -331,6 +331,41 @@ expect_equal(const struct small *s, unsigned seed, uint32_t at, const struct ima
 	         s->tear.whole ? ", whole" : "", at, is->n, want->n);
 }
 
+static enum offered
+take_new_state(void *arg, const struct view *v)
+{
+	struct enumeration *e = arg;
+	size_t n = e->images.n;
+
+	take_state(arg, v);
+	for (size_t i = 0; i < n; i++)
+		if (memcmp(&e->hashes[i], &e->hashes[n], sizeof(*e->hashes)) == 0) {
+			assert_memory_equal(&e->images.at[i], &e->images.at[n], sizeof(image));
+			e->images.n = n;
+			return STATE_SEEN;
+		}
+	return STATE_NEW;
+}
+
+/* Of few that are asked for all are legal, and they are as many as there are, unless chance finds no more. */
+static void
+climb_a_little(const struct small *s, unsigned seed, struct view *v, uint64_t quota, const struct images *legal)
+{
+	static struct enumeration e;
+	struct climb climb;
+
+	e.images.n = 0;
+	climb = ladder_climb(v, quota, seed, take_new_state, &e);
+	assert_int_equal(climb.found, e.images.n);
+	assert_true(climb.found <= quota && climb.found >= (quota < legal->n ? quota : legal->n) * 3 / 4);
+	for (size_t i = 0; i < e.images.n; i++)
+		if (bsearch(&e.images.at[i], legal->at, legal->n, sizeof(image), compare_images) == NULL) {
+			print_history(s);
+			fail_msg("history %u: a state that is offered at %u is not legal", seed,
+			         v->space->points[v->point].at);
+		}
+}
+
 struct sums {
 	uint64_t states, points, torn;
 };
@@ -361,6 +396,7 @@ go_through(const struct small *s, unsigned seed, struct sums *sums)
 			assert_int_equal(count, e.images.n);
 		define(s, space->points[point].at, &want);
 		expect_equal(s, seed, space->points[point].at, &e.images, &want);
+		climb_a_little(s, seed, v, 1 + seed % 24, &want);
 		for (size_t i = 0; i < e.images.n; i++)
 			add_image(&all, &e.images.at[i]);
 		sums->points++;

@@ -274,25 +274,6 @@ verify(struct explorer *x, struct asker *a)
 	}
 }
 
-static void
-explain(struct explorer *x)
-{
-	struct asker a = { .pool = x->pool, .view = x->view };
-
-	for (size_t i = 0; i < x->e->n_failing; i++) {
-		struct failing *f = &x->e->failing[i];
-
-		view_load(x->view, f->words);
-		f->difference = difference_of(x->view);
-	}
-	pool_tell(x->pool, take_answer, &a);
-	verify(x, &a);
-	minimise(x->e, &a);
-	x->wait = a.wait;
-}
-
-/* ---- all of it ---- */
-
 static int
 compare_failing(const void *a, const void *b)
 {
@@ -300,6 +281,32 @@ compare_failing(const void *a, const void *b)
 
 	return x->number < y->number ? -1 : x->number > y->number;
 }
+
+static void
+name_failing(struct explorer *x)
+{
+	if (x->e->n_failing > 0)
+		qsort(x->e->failing, x->e->n_failing, sizeof(*x->e->failing), compare_failing);
+	for (size_t i = 0; i < x->e->n_failing; i++) {
+		struct failing *f = &x->e->failing[i];
+
+		view_load(x->view, f->words);
+		f->difference = difference_of(x->view);
+	}
+}
+
+static void
+explain(struct explorer *x)
+{
+	struct asker a = { .pool = x->pool, .view = x->view };
+
+	pool_tell(x->pool, take_answer, &a);
+	verify(x, &a);
+	minimise(x->e, &a);
+	x->wait = a.wait;
+}
+
+/* ---- all of it ---- */
 
 static bool
 run(struct explorer *x, char error[512])
@@ -312,12 +319,13 @@ run(struct explorer *x, char error[512])
 	go_through_points(x);
 	if (x->wait == POOL_DONE)
 		x->wait = pool_drain(x->pool);
-	if (e->n_failing > 0)
-		qsort(e->failing, e->n_failing, sizeof(*e->failing), compare_failing);
 	if (x->o->progress)
 		fprintf(stderr, "\r\033[K");
+	name_failing(x);
 	if (x->wait == POOL_DONE && x->broken[0] == '\0')
 		explain(x);
+	else
+		e->unexplained = e->n_failing;
 	e->interrupted = x->wait == POOL_INTERRUPTED;
 	e->seconds = seconds_since(x->started);
 	if (x->wait == POOL_LOST)

@@ -303,6 +303,20 @@ tear_by_seed(struct ladder *l)
 	}
 }
 
+/* A run of cells holds anything that is legal there, also what arrived before something guaranteed and was not done yet. */
+static void
+mix_by_seed(struct ladder *l)
+{
+	struct view *v = l->view;
+	uint32_t low = (uint32_t)below(l, v->n_open), n = 1 + (uint32_t)below(l, 16);
+
+	for (uint32_t place = low; place < low + n && place < v->n_open; place++) {
+		const struct open_group *g = &v->groups[v->group_of[place]];
+
+		view_change(v, place, (uint32_t)below(l, g->n));
+	}
+}
+
 /* Each command is present by `parts` chances of 16. */
 static void
 choose_by_seed(struct ladder *l, unsigned parts)
@@ -321,15 +335,18 @@ static bool
 samples(struct ladder *l)
 {
 	struct view *v = l->view;
+	bool torn = !v->space->tear.whole;
 	unsigned seen = 0;
 
-	while (seen < 1000 && v->n_pending > 0) {
-		uint64_t found = l->climb.found;
+	while (seen < 1000 && (v->n_pending > 0 || (torn && v->n_open > 0))) {
+		uint64_t found = l->climb.found, how = below(l, 8);
 		bool go_on;
 
 		choose_by_seed(l, 1 + (unsigned)below(l, 15));
-		if (!v->space->tear.whole && below(l, 2) == 0)
+		if (torn && how >= 4 && how < 7 && v->n_pending > 0)
 			tear_by_seed(l);
+		else if (torn && how >= 4)
+			mix_by_seed(l);
 		go_on = offer(l);
 		view_unchange(v);
 		if (!go_on)

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WORKERS_MOST = 64, AHEAD = 2 };
+enum { WORKERS_MOST = 64, AHEAD = 2, SHORT_ORDER = 8192 };
 
 struct worker {
 	pid_t pid;
@@ -264,19 +264,22 @@ pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key
 {
 	struct order o = { .must = must };
 	enum pool_wait wait = take_results(p, 0);
+	uint32_t *words = view_save(v, &o.n);
 	struct worker *w;
 
-	while (wait == POOL_DONE && least_busy(p)->n == AHEAD)
+	/* One that is busy may wait for us to take a long result, while we wait for it to take a long order. */
+	while (wait == POOL_DONE && least_busy(p)->n >= (o.n < SHORT_ORDER ? AHEAD : 1))
 		wait = take_results(p, -1);
-	if (wait != POOL_DONE)
+	if (wait != POOL_DONE) {
+		free(words);
 		return wait;
+	}
 	w = least_busy(p);
-	w->jobs[w->n] = (struct pool_job){ .number = number, .key = key, .must = must, .words = view_save(v, &o.n) };
-	if (!send_all(w->fd, &o, sizeof(o)) ||
-	    !send_all(w->fd, w->jobs[w->n].words, o.n * sizeof(*w->jobs[w->n].words)))
-		return POOL_LOST;
+	w->jobs[w->n] = (struct pool_job){ .number = number, .key = key, .must = must, .words = words };
+	if (!send_all(w->fd, &o, sizeof(o)) || !send_all(w->fd, words, o.n * sizeof(*words)))
+		wait = POOL_LOST;
 	w->n++;
-	return POOL_DONE;
+	return wait;
 }
 
 enum pool_wait
