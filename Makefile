@@ -11,7 +11,9 @@ SAN :=
 BUILD := build$(if $(SAN),$(if $(findstring thread,$(SAN)),-tsan,-san))
 
 rooms := harness fakeserver cases reports
-sources := $(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms))))
+# The workloads of cases/crash are programs of their own.
+workloads := $(wildcard cases/crash/*.c)
+sources := $(filter-out $(workloads),$(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms)))))
 objects := $(sources:%.c=$(BUILD)/obj/%.o)
 library := $(filter-out %/harness/main.o,$(objects))
 units := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit_*.c))
@@ -64,6 +66,13 @@ build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $< $(shell pkg-config --cflags --libs libnbd)
 
+# What is recorded for crash exploration, with its checkers.
+workloads: $(workloads:cases/%.c=build/%)
+
+build/crash/%: cases/crash/%.c cases/crash/crash.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,WORKLOAD)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -o $@ $<
+
 # Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
 fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
 
@@ -99,8 +108,9 @@ fuzzers: $(fuzzers)
 
 conformance:
 	@ci/install build targets
-	@$(MAKE) --no-print-directory all passthrough drivers
+	@$(MAKE) --no-print-directory all passthrough drivers workloads
 	@ci/conformance
+	@ci/crash --small
 
 check:
 	@ci/install build targets check
@@ -115,11 +125,11 @@ check-more: sanitized fuzz
 lint:
 	@cppcheck --quiet --enable=warning,portability,performance --inline-suppr --suppressions-list=tests/cppcheck-suppressions \
 		--std=c11 --error-exitcode=1 '-DRB_GENERATE_INTERNAL(...)=' -I. $(rooms)
-	@clang-format-14 --dry-run --Werror $(sources)
+	@clang-format-14 --dry-run --Werror $(sources) $(workloads)
 	@../shared/tools/check-catalogue 2>/dev/null || [ ! -x ../shared/tools/check-catalogue ]
 
 format:
-	@clang-format-14 -i $(sources)
+	@clang-format-14 -i $(sources) $(workloads)
 
 # The proof that the suite can fail; the matrix is reviewed as a diff of the golden file.
 mutants: all passthrough
@@ -131,6 +141,13 @@ mutants: all passthrough
 bench: all
 	@ci/install bench
 	@ci/bench
+
+# Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
+crash: all workloads
+	@ci/crash --small
+
+crash-full: all workloads
+	@ci/crash
 
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
@@ -150,5 +167,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

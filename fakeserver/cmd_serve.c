@@ -95,8 +95,9 @@ struct serve {
 	const char *unix_path, *tcp, *size, *run, *trace_path, *log_path, *control_path;
 	bool stdio, list_lies, list_knobs, cached;
 	struct cache_config cache;
-	int activated; /* descriptors that systemd, or who plays it, hands over */
-	struct trace trace;
+	int activated;      /* descriptors that systemd, or who plays it, hands over */
+	struct trace trace; /* .fd is -1 once it has ended */
+	int trace_fd;
 	unsigned long grace_ms;
 	struct control *control;
 	bool made_control;
@@ -573,6 +574,20 @@ note_lies(struct serve *q)
 	}
 }
 
+/* What a reader must know to say what a power cut may leave; where there is one disk. */
+static void
+note_export(struct serve *q)
+{
+	const struct fake_export *e = q->config.exports;
+	char text[128];
+
+	if (q->config.n_exports != 1)
+		return;
+	snprintf(text, sizeof(text), "export size %" PRIu64 " minimum %u multi-conn %d", e->size,
+	         export_block(e).minimum, (e->flags & NBD_FLAG_CAN_MULTI_CONN) != 0);
+	trace_text(&q->trace, TRACE_NOTE, 0, text);
+}
+
 static int
 open_trace(struct serve *q)
 {
@@ -583,8 +598,11 @@ open_trace(struct serve *q)
 	fd = open(q->trace_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0666);
 	if (fd < 0 || trace_start(&q->trace, fd, UINT32_MAX) < 0)
 		return cli_broken(q->cli, "--trace %s: %s", q->trace_path, strerror(errno));
+	q->trace_fd = fd;
+	trace_hold(&q->trace);
 	q->config.trace = &q->trace;
 	note_lies(q);
+	note_export(q);
 	return 0;
 }
 
@@ -659,8 +677,9 @@ clean_up(struct serve *q)
 		remove_dir(q->private_dir);
 		dismiss_guard(q->guard, q->private_dir);
 	}
-	if (q->trace.fd >= 0)
-		close(q->trace.fd);
+	trace_close(&q->trace);
+	if (q->trace_fd >= 0)
+		close(q->trace_fd);
 	if (q->signals >= 0)
 		close(q->signals);
 	for (size_t i = 0; i < q->config.n_exports; i++)
@@ -681,6 +700,7 @@ run_serve(struct cli *cli)
 		           .config.seed = 1,
 		           .cache = { .most = CACHE_MOST_DEFAULT, .tear_unit = TEAR_UNIT_DEFAULT },
 		           .trace.fd = -1,
+		           .trace_fd = -1,
 		           .signals = -1,
 		           .grace_ms = 1000 };
 	int status = read_command_line(&q);

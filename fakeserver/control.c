@@ -14,11 +14,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 8192, CLIENTS_MOST = 64 };
+enum { LINE_MOST = 8192, CLIENTS_MOST = 64, TAKES_MOST = 4096 };
 
 struct control_client {
 	struct control *control;
 	int fd;
+	bool marks; /* each line of it is a mark from now on */
 	char line[LINE_MOST];
 	size_t len;
 	struct control_client *next;
@@ -28,8 +29,10 @@ struct control {
 	struct fake_server *server;
 	int fd;
 	unsigned grace_ms, n_clients;
-	struct control_client *clients;
+	struct control_client *clients, *asking;
 };
+
+static void take_marks(void *arg);
 
 /* ---- commands: each writes one line without its end ---- */
 
@@ -62,9 +65,9 @@ do_counters(struct control *k, char *rest, FILE *out)
 	fprintf(out,
 	        "ok accepted=%u options=%" PRIu64 " requests=%" PRIu64 " sent=%" PRIu64 " bytes-received=%" PRIu64
 	        " bytes-sent=%" PRIu64 " writes=%" PRIu64 " zeroes=%" PRIu64 " trims=%" PRIu64 " flushes=%" PRIu64
-	        " fua=%" PRIu64,
+	        " fua=%" PRIu64 " marks=%" PRIu64,
 	        n.accepted, n.options, n.requests, n.messages_sent, n.bytes_received, n.bytes_sent, n.writes, n.zeroes,
-	        n.trims, n.flushes, n.fua);
+	        n.trims, n.flushes, n.fua, n.marks);
 }
 
 static struct fake_export *
@@ -147,7 +150,34 @@ static void
 do_mark(struct control *k, char *rest, FILE *out)
 {
 	fake_mark(k->server, rest);
+	fake_flush_trace(k->server);
 	fputs("ok", out);
+}
+
+/* So that a program needs no request for each mark, and need not wait for its answer. */
+static void
+do_marks(struct control *k, char *rest, FILE *out)
+{
+	(void)rest;
+	k->asking->marks = true;
+	fake_before_requests(k->server, take_marks, k);
+	fputs("ok", out);
+}
+
+static void
+do_trace(struct control *k, char *rest, FILE *out)
+{
+	int failed;
+
+	if (strcmp(rest, "end") != 0) {
+		fputs("error want trace end", out);
+		return;
+	}
+	failed = fake_end_trace(k->server);
+	if (failed != 0)
+		fprintf(out, "error %s", failed == ENOENT ? "there is no trace" : strerror(failed));
+	else
+		fputs("ok", out);
 }
 
 /* The next word of the line, or NULL; the line goes on behind it. */
@@ -228,6 +258,8 @@ static const struct control_command {
 	{ "disconnect", "disconnect N|all", do_disconnect },
 	{ "shutdown", "shutdown", do_shutdown },
 	{ "mark", "mark TEXT", do_mark },
+	{ "marks", "marks", do_marks },
+	{ "trace", "trace end", do_trace },
 	{ "power", "power cut [drop|keep|random [SEED]]", do_power },
 	{ "fail", "fail COMMAND N [ERROR] [forget]", do_fail },
 	{ "help", "help", do_help },
@@ -250,6 +282,8 @@ carry_out(struct control *k, char *line, FILE *out)
 	size_t len = strcspn(line, " ");
 	char *rest = line[len] == '\0' ? line + len : line + len + 1;
 
+	/* Marks that were sent before come first. */
+	take_marks(k);
 	for (size_t i = 0; i < N_COMMANDS; i++)
 		if (strlen(commands[i].name) == len && memcmp(commands[i].name, line, len) == 0) {
 			commands[i].run(k, rest, out);
@@ -275,17 +309,31 @@ client_free(struct control_client *client)
 	k->n_clients--;
 }
 
+/* Who does not wait for the answers may leave them unread, and may be gone: what it has sent counts. */
+static void
+answer_mark(struct control_client *client, const char *line)
+{
+	fake_mark(client->control->server, line);
+	(void)!send(client->fd, "ok\n", 3, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 /* False: the client does not take its reply. */
 static bool
 answer(struct control_client *client, char *line)
 {
 	char *text = NULL;
 	size_t len = 0;
-	FILE *out = open_memstream(&text, &len);
+	FILE *out;
 	bool sent;
 
+	if (client->marks) {
+		answer_mark(client, line);
+		return true;
+	}
+	out = open_memstream(&text, &len);
 	if (out == NULL)
 		abort();
+	client->control->asking = client;
 	carry_out(client->control, line, out);
 	fputc('\n', out);
 	fclose(out);
@@ -294,15 +342,15 @@ answer(struct control_client *client, char *line)
 	return sent;
 }
 
-static void
-client_ready(void *arg)
+/* False: it is gone, or there is nothing more of it for the moment. */
+static bool
+client_take(struct control_client *client)
 {
-	struct control_client *client = arg;
 	ssize_t n = recv(client->fd, client->line + client->len, sizeof(client->line) - 1 - client->len, MSG_DONTWAIT);
 	char *end;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
+		return false;
 	client->len += n > 0 ? (size_t)n : 0;
 	while (n > 0 && (end = memchr(client->line, '\n', client->len)) != NULL) {
 		*end = '\0';
@@ -311,8 +359,29 @@ client_ready(void *arg)
 		client->len -= (size_t)(end + 1 - client->line);
 		memmove(client->line, end + 1, client->len);
 	}
-	if (n <= 0 || client->len == sizeof(client->line) - 1)
-		client_free(client);
+	if (n > 0 && client->len < sizeof(client->line) - 1)
+		return true;
+	client_free(client);
+	return false;
+}
+
+static void
+client_ready(void *arg)
+{
+	client_take(arg);
+}
+
+/* All that is there by now: no more than a socket holds. */
+static void
+take_marks(void *arg)
+{
+	struct control *k = arg;
+
+	for (struct control_client *next, *client = k->clients; client != NULL; client = next) {
+		next = client->next;
+		for (int i = 0; client->marks && i < TAKES_MOST && client_take(client); i++)
+			;
+	}
 }
 
 static void
@@ -360,6 +429,7 @@ control_free(struct control *k)
 		return;
 	while (k->clients != NULL)
 		client_free(k->clients);
+	fake_before_requests(k->server, NULL, NULL);
 	fake_unwatch(k->server, k->fd);
 	close(k->fd);
 	free(k);

@@ -129,6 +129,8 @@ struct fake_server {
 	struct source wake_source, stop_source;
 	struct listener *listeners, *dead_listeners;	/* events may still lead to the dead */
 	struct watched *watched;
+	void (*before_requests)(void *arg);
+	void *before_requests_arg;
 	bool shutting_down;
 	bool serves_on;			/* a lie: and nobody is told */
 	uint64_t shutdown_ns;		/* when it has taken long enough */

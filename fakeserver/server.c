@@ -24,6 +24,7 @@ enum {
 	ACCEPTS_AT_ONCE = 64,
 	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
 	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
+	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written */
 };
 
 /* splitmix64: any seed will do, 0 as well. */
@@ -51,6 +52,14 @@ record(struct fake_server *s, struct trace_record r)
 		describe_record(s->config->log, &r, s->started_ns, 32);
 }
 
+/* Who has seen something end may look into the trace for it. */
+void
+fake_flush_trace(struct fake_server *s)
+{
+	if (s->config->trace != NULL)
+		trace_flush(s->config->trace);
+}
+
 void
 conn_record(struct conn *c, struct trace_record r)
 {
@@ -63,6 +72,7 @@ fake_mark(struct fake_server *s, const char *text)
 {
 	struct bytes data = bytes_of(text);
 
+	s->counters.marks++;
 	record(s, (struct trace_record){
 			  .kind = TRACE_MARK, .direction = NO_DIRECTION, .data = data, .length = (uint32_t)data.len });
 }
@@ -205,6 +215,7 @@ conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 	if (why == TRACE_DISCONNECT && !p->input_ended)
 		drain(c);
 	record_event(c, why, who, "");
+	fake_flush_trace(s);
 	conn_process_event(c, &e);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
@@ -289,8 +300,10 @@ conn_process_event(struct conn *c, struct process_event *e)
 	if (!lies(c, ON_PROCESS))
 		return;
 	lie_process(s, c, e);
-	if (e->die)
+	if (e->die) {
+		fake_flush_trace(s);
 		abort();
+	}
 	if (e->stop_listening)
 		stop_listening(s);
 	while (e->close_all && s->conns != NULL)
@@ -467,6 +480,17 @@ read_input(struct conn *c)
 	}
 }
 
+/* What was told to the hook before a request was sent is seen before the request is. */
+static void
+read_input_after_marks(struct conn *c)
+{
+	struct fake_server *s = c->server;
+
+	read_input(c);
+	if (s->before_requests != NULL)
+		s->before_requests(s->before_requests_arg);
+}
+
 /* ---- a connection's turn ---- */
 
 static bool
@@ -591,7 +615,7 @@ conn_ready(struct conn *c, struct source *source, uint32_t events)
 	if ((events & EPOLLOUT) != 0)
 		p->blocked = false;
 	if (source->kind == SOURCE_IN && wants_input(c) && (events & ~(uint32_t)EPOLLOUT) != 0)
-		read_input(c);
+		read_input_after_marks(c);
 	else if (broken) {
 		/* Nobody is there any more to send to, and epoll would say so again and again. */
 		conn_close(c, TRACE_CLOSED);
@@ -798,8 +822,14 @@ static int
 wait_for_events(struct fake_server *s, struct epoll_event *events)
 {
 	struct quiet *q = s->config->quiet;
-	int n;
+	int n, ms = next_timer(s);
 
+	if (s->config->trace != NULL && s->config->trace->n_waiting > 0) {
+		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
+		if (n != 0)
+			return n;
+		trace_flush(s->config->trace);
+	}
 	if (q == NULL || !is_idle(s))
 		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
 	n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, 0);
@@ -860,6 +890,25 @@ fake_unwatch(struct fake_server *s, int fd)
 			unwatch(s, &w->source);
 			return;
 		}
+}
+
+void
+fake_before_requests(struct fake_server *s, void (*call)(void *arg), void *arg)
+{
+	s->before_requests = call;
+	s->before_requests_arg = arg;
+}
+
+int
+fake_end_trace(struct fake_server *s)
+{
+	struct trace *t = s->config->trace;
+
+	if (t == NULL)
+		return ENOENT;
+	trace_flush(t);
+	t->fd = -1;
+	return t->failed;
 }
 
 static void

@@ -122,6 +122,10 @@ void fake_mark(struct fake_server *s, const char *text);		/* into the trace and 
 /* Calls `ready` in the loop whenever the descriptor, which stays the caller's, can be read. 0, or -1 and errno. */
 int fake_watch(struct fake_server *s, int fd, void (*ready)(void *arg), void *arg);
 void fake_unwatch(struct fake_server *s, int fd);
+/* Called (unless NULL) whenever bytes of a client have been read, before the first of their requests is recorded. */
+void fake_before_requests(struct fake_server *s, void (*call)(void *arg), void *arg);
+void fake_flush_trace(struct fake_server *s);	/* what was recorded is in the file, if there is one */
+int fake_end_trace(struct fake_server *s);	/* nothing more comes into it; 0, or what has ended it before, an errno */
 
 struct fake_counters {
 	bool shutting_down;
@@ -132,6 +136,7 @@ struct fake_counters {
 	uint64_t fua;				/* those of them with NBD_CMD_FLAG_FUA */
 	uint64_t failed;			/* by fake_fail */
 	uint64_t bytes_received, bytes_sent;
+	uint64_t marks;
 };
 struct fake_counters fake_count(const struct fake_server *s);
 struct fake_config *fake_config_of(struct fake_server *s);

@@ -37,7 +37,7 @@ struct cli {
 };
 
 struct command {
-	const char *name;
+	const char *name;		/* of one word, or two: "crash explore" */
 	const char *usage;		/* "[OPTION]... URI | -- COMMAND" */
 	const char *summary;		/* one line */
 	const char *help;		/* more lines for --help, or NULL */

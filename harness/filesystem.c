@@ -111,9 +111,9 @@ filesystem_lacks(const struct filesystem *f)
 	if (fd >= 0)
 		close(fd);
 	else if (errno == EPERM)
-		return "only root may mount the filesystem that {dir} is on";
+		return "only root may mount a filesystem";
 	else {
-		snprintf(text, sizeof(text), "this kernel has no %s: name another --filesystem", f->name);
+		snprintf(text, sizeof(text), "this kernel has no %s: name another filesystem", f->name);
 		return text;
 	}
 	if (!in_path(f->program)) {

@@ -268,10 +268,13 @@ prune(struct history *h, struct segment *s, const struct command *g)
 	for (unsigned i = 0; i < n; i++) {
 		struct command *v = s->candidates[i];
 
-		if (v != g && precedes(v, g))
-			drop_reference(h, v);
-		else
+		if (v == g || !precedes(v, g)) {
 			s->candidates[kept++] = v;
+			continue;
+		}
+		if (h->owner.pruned != NULL)
+			h->owner.pruned(h->owner.arg, s->start, s->end - s->start, &v->told);
+		drop_reference(h, v);
 	}
 	s->n = kept;
 	settle(h, s);
@@ -288,6 +291,8 @@ guarantee(struct history *h, struct command *g, uint64_t promise)
 	g->told.guaranteed = true;
 	g->told.promise = promise;
 	count_pending(h, g, was);
+	if (h->owner.guaranteed != NULL)
+		h->owner.guaranteed(h->owner.arg, &g->told);
 	g->references++; /* stays while we look at it */
 	for (; s != NULL && s->start < end; s = next) {
 		next = RB_NEXT(segments, &h->segments, s);

@@ -39,6 +39,10 @@ struct history_owner {
 	void (*release)(void *arg, enum history_kind kind, void *content);
 	/* The range holds this for good: told before the candidate is forgotten. */
 	void (*settled)(void *arg, uint64_t offset, uint64_t length, const struct history_candidate *c);
+	/* The command became guaranteed; then what that prunes is told. */
+	void (*guaranteed)(void *arg, const struct history_candidate *c);
+	/* The range, one cell or a part of it, can no longer hold this: something guaranteed came after it. */
+	void (*pruned)(void *arg, uint64_t offset, uint64_t length, const struct history_candidate *c);
 };
 
 /*

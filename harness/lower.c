@@ -155,8 +155,8 @@ lower_listen(void)
 	return -1;
 }
 
-static int
-connect_control(const struct lower *l)
+int
+lower_connect(const struct lower *l)
 {
 	struct sockaddr_un un = address_of(l->control);
 	struct timeval limit = { ASK_MS / 1000, 0 };
@@ -173,7 +173,7 @@ connect_control(const struct lower *l)
 bool
 lower_ask(const struct lower *l, const char *request, char reply[512], char error[512])
 {
-	int fd = connect_control(l);
+	int fd = lower_connect(l);
 	size_t len = 0;
 	ssize_t n = 1;
 
@@ -209,7 +209,7 @@ export_of(bool file, const char *flags)
 }
 
 static bool
-start_disk(struct lower *l, int ms, char error[512])
+start_disk(struct lower *l, const char *trace, int ms, char error[512])
 {
 	char size[32];
 	char *argv[] = { (char *)"nbdspec",
@@ -218,11 +218,11 @@ start_disk(struct lower *l, int ms, char error[512])
 		         l->socket,
 		         (char *)"--control",
 		         l->control,
-		         (char *)"--cache",
 		         (char *)"--size",
 		         size,
 		         (char *)"--export",
 		         l->export,
+		         (char *)"--cache",
 		         (char *)"--export",
 		         (char *)"name=witness,size=4096",
 		         NULL };
@@ -230,6 +230,11 @@ start_disk(struct lower *l, int ms, char error[512])
 	char reply[512];
 
 	snprintf(size, sizeof(size), "%llu", (unsigned long long)l->size);
+	if (trace != NULL) {
+		argv[10] = (char *)"--trace";
+		argv[11] = (char *)trace;
+		argv[12] = NULL;
+	}
 	l->disk = spawn(l, "/proc/self/exe", argv, &l->disk_fd, error);
 	if (l->disk == 0)
 		return false;
@@ -302,7 +307,7 @@ lower_sync(const struct lower *l, int ms, char error[512])
 	int failed = l->file != NULL ? run_apart(act_sync, l, l->fuse, ms) : 0;
 
 	if (failed != 0)
-		snprintf(error, 512, "what --prepare made cannot be made durable: %s", strerror(failed));
+		snprintf(error, 512, "what was prepared cannot be made durable: %s", strerror(failed));
 	return failed == 0;
 }
 
@@ -340,8 +345,8 @@ lower_unmount(const char *dir)
 }
 
 struct lower *
-lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags, int ms,
-            char error[512])
+lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags,
+            const char *trace, int ms, char error[512])
 {
 	struct lower *l = calloc(1, sizeof(*l));
 
@@ -364,7 +369,7 @@ lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t si
 	}
 	if (fs != NULL)
 		l->root = join_path(dir, ROOT);
-	if (start_disk(l, ms, error) && (!file || start_fuse(l, ms, error)) && make_filesystem(l, ms, error))
+	if (start_disk(l, trace, ms, error) && (!file || start_fuse(l, ms, error)) && make_filesystem(l, ms, error))
 		return l;
 	lower_stop(l);
 	return NULL;
@@ -439,6 +444,13 @@ lower_has(const struct lower *l, pid_t pid)
 	return l != NULL && (pid == l->disk || pid == l->fuse);
 }
 
+bool
+lower_runs(const struct lower *l)
+{
+	return process_wait(l->disk_fd, 0) != PROCESS_ENDED &&
+	       (l->file == NULL || process_wait(l->fuse_fd, 0) != PROCESS_ENDED);
+}
+
 const char *
 lower_file(const struct lower *l)
 {
@@ -461,4 +473,10 @@ const char *
 lower_socket(const struct lower *l)
 {
 	return l->socket;
+}
+
+const char *
+lower_control(const struct lower *l)
+{
+	return l->control;
 }

@@ -18,10 +18,11 @@ const char *lower_lacks(const struct filesystem *fs);
 /*
  * Starts it in `dir`, the server's private directory; everything that it starts carries a mark of its own
  * (lower_mark). `file`: with a file, dir/mnt/disk, and with a filesystem on it where `fs` is not NULL. `flags` are what
- * it offers, or NULL. NULL, and one line in error.
+ * it offers, or NULL. With `trace` all is recorded there from the first byte on; such a disk has no cache and loses
+ * nothing. NULL, and one line in error.
  */
 struct lower *lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags,
-                          int ms, char error[512]);
+                          const char *trace, int ms, char error[512]);
 /* What was written so far is durable. */
 bool lower_sync(const struct lower *l, int ms, char error[512]);
 /* A fake server that is itself under test, in a process of ours: it listens for requests at an abstract address. */
@@ -29,6 +30,7 @@ struct lower *lower_attach(pid_t pid);
 /* That listener, for the process itself to make; -1 and errno. */
 int lower_listen(void);
 bool lower_has(const struct lower *l, pid_t pid);	/* it is a process of it; l may be NULL */
+bool lower_runs(const struct lower *l);		/* all that it started is there still */
 void lower_stop(struct lower *l);		/* unmounts and ends all; may be NULL */
 
 const char *lower_file(const struct lower *l);	/* NULL without one */
@@ -38,6 +40,10 @@ const char *lower_socket(const struct lower *l);
 
 /* One request to the fake server's control socket; its reply without the line end in reply, or one line in error. */
 bool lower_ask(const struct lower *l, const char *request, char reply[512], char error[512]);
+
+/* A connection to that socket, for requests of one's own; -1 and errno. lower_control is its path. */
+int lower_connect(const struct lower *l);
+const char *lower_control(const struct lower *l);
 
 /* After a power cut: the file is mounted anew, so that nothing of it is cached anywhere. */
 bool lower_remount(struct lower *l, int ms, char error[512]);

@@ -20,28 +20,72 @@ command_at(size_t i)
 	return section_sorted(command_section(), i);
 }
 
+/* Of a command's name, such as "crash explore", the first word is `word`; its second one, "" without one, or NULL. */
+static const char *
+behind_word(const struct command *c, const char *word)
+{
+	size_t len = strlen(word);
+
+	if (len == 0 || strncmp(c->name, word, len) != 0)
+		return NULL;
+	return c->name[len] == ' ' ? c->name + len + 1 : c->name[len] == '\0' ? c->name + len : NULL;
+}
+
+/* The command that the words begin with, and how many of them are its name. */
 static const struct command *
-command_named(const char *name)
+command_named(char **words, size_t *n)
+{
+	const struct command *c;
+	const char *second;
+
+	for (size_t i = 0; words[0] != NULL && (c = command_at(i)) != NULL; i++) {
+		second = behind_word(c, words[0]);
+		*n = second != NULL && *second != '\0' ? 2 : 1;
+		if (second != NULL && (*n == 1 || (words[1] != NULL && strcmp(second, words[1]) == 0)))
+			return c;
+	}
+	return NULL;
+}
+
+/* It is the first word of commands of two. */
+static bool
+is_group(const char *word)
+{
+	const struct command *c;
+	const char *second;
+
+	for (size_t i = 0; (c = command_at(i)) != NULL; i++)
+		if ((second = behind_word(c, word)) != NULL && *second != '\0')
+			return true;
+	return false;
+}
+
+/* All commands, or those of a group. */
+static void
+print_commands(FILE *f, const char *group)
 {
 	const struct command *c;
 
 	for (size_t i = 0; (c = command_at(i)) != NULL; i++)
-		if (strcmp(c->name, name) == 0)
-			return c;
-	return NULL;
+		if (!c->hidden && (group == NULL || behind_word(c, group) != NULL))
+			fprintf(f, "  %-14s %s\n", c->name, c->summary);
+}
+
+static void
+print_group(FILE *f, const char *group)
+{
+	fprintf(f, "usage: nbdspec %s COMMAND [OPTION]...\n\ncommands:\n", group);
+	print_commands(f, group);
+	fprintf(f, "\n'nbdspec %s COMMAND --help' tells a command's options.\n", group);
 }
 
 static void
 print_usage(FILE *f)
 {
-	const struct command *c;
-
 	fputs("usage: nbdspec COMMAND [OPTION]...\n\n"
 	      "Tests implementations of the NBD protocol.\n\ncommands:\n",
 	      f);
-	for (size_t i = 0; (c = command_at(i)) != NULL; i++)
-		if (!c->hidden)
-			fprintf(f, "  %-14s %s\n", c->name, c->summary);
+	print_commands(f, NULL);
 	fputs("\n'nbdspec COMMAND --help' tells a command's options.\n"
 	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n",
 	      f);
@@ -211,26 +255,48 @@ run_command(const struct command *c, int argc, char **argv, char *line)
 	return status;
 }
 
+static bool
+asks_help(const char *word)
+{
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+}
+
+/* The words name no command. */
+static int
+complain_of_command(char **words, bool help)
+{
+	bool group = is_group(words[0]);
+
+	if (group && (words[1] == NULL || asks_help(words[1]))) {
+		help |= words[1] != NULL;
+		print_group(help ? stdout : stderr, words[0]);
+		return help ? STATUS_OK : STATUS_USAGE;
+	}
+	fprintf(stderr, "nbdspec: unknown command '%s%s%s'; 'nbdspec %s%s--help' lists them\n", words[0],
+	        group ? " " : "", group ? words[1] : "", group ? words[0] : "", group ? " " : "");
+	return STATUS_USAGE;
+}
+
 static int
 run_main(int argc, char **argv, char *line)
 {
-	const char *name = argc > 1 ? argv[1] : "";
-	bool help = strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0;
-	const struct command *c = command_named(help && argc > 2 ? argv[2] : name);
+	bool help = argc > 1 && asks_help(argv[1]);
+	char **words = argv + (help ? 2 : 1);
+	const struct command *c;
+	size_t n;
 
-	if (argc < 2 || (help && argc < 3)) {
-		print_usage(argc < 2 ? stderr : stdout);
-		return argc < 2 ? STATUS_USAGE : STATUS_OK;
+	if (argc < (help ? 3 : 2)) {
+		print_usage(help ? stdout : stderr);
+		return help ? STATUS_OK : STATUS_USAGE;
 	}
-	if (strcmp(name, "--version") == 0) {
+	if (strcmp(words[0], "--version") == 0) {
 		printf("nbdspec " NBDSPEC_VERSION " (protocol text 89ba7b5379548d6ebbfa36db15f2b8e3787a09ea)\n");
 		return STATUS_OK;
 	}
-	if (c == NULL) {
-		fprintf(stderr, "nbdspec: unknown command '%s'; 'nbdspec --help' lists them\n", argv[help ? 2 : 1]);
-		return STATUS_USAGE;
-	}
-	return help ? print_command_help(c) : run_command(c, argc - 1, argv + 1, line);
+	c = command_named(words, &n);
+	if (c == NULL)
+		return complain_of_command(words, help);
+	return help ? print_command_help(c) : run_command(c, argc - (int)n, argv + n, line);
 }
 
 /* A closed descriptor 0, 1 or 2 would be given to the next file that is opened, and what we print would land in it. */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,6 +13,8 @@
 #define TRACE_MAGIC   UINT64_C(0x4e42445452414345) /* "NBDTRACE" */
 #define TRACE_VERSION 1u
 enum { RECORD_FIXED = 4 + 1 + 1 + 1 + 1 + 2 + 2 + 8 + 8 + 4 };
+#define HELD_NS UINT64_C(1000000000)
+enum { HELD_MOST = 64 << 20 };
 
 int
 trace_start(struct trace *t, int fd, uint32_t snap)
@@ -29,31 +32,100 @@ trace_start(struct trace *t, int fd, uint32_t snap)
 	return n == 16 ? 0 : -1;
 }
 
-void
-trace_add(struct trace *t, const struct trace_record *r)
+/* One write, so that a kill leaves whole records, but for a disk that is full. */
+static void
+write_out(struct trace *t, struct bytes head, struct bytes data)
 {
-	struct buf b = { 0 };
-	uint32_t kept;
+	struct iovec iov[2] = { { (void *)head.at, head.len }, { (void *)data.at, data.len } };
+	ssize_t n = writev(t->fd, iov, data.len > 0 ? 2 : 1);
+
+	if (n == (ssize_t)(head.len + data.len))
+		return;
+	t->failed = n < 0 ? errno : ENOSPC;
+	if (n > 0 && t->waiting != NULL && ftruncate(t->fd, lseek(t->fd, 0, SEEK_END) - n) != 0)
+		t->failed = errno;
+	t->fd = -1;
+}
+
+void
+trace_hold(struct trace *t)
+{
+	void *at = mmap(NULL, HELD_MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	/* Without it each record is written at once. */
+	if (at == MAP_FAILED)
+		return;
+	madvise(at, HELD_MOST, MADV_HUGEPAGE);
+	t->waiting = at;
+}
+
+void
+trace_flush(struct trace *t)
+{
+	if (t->fd >= 0 && t->n_waiting > 0)
+		write_out(t, (struct bytes){ t->waiting, t->n_waiting }, (struct bytes){ 0 });
+	t->n_waiting = 0;
+}
+
+void
+trace_close(struct trace *t)
+{
+	trace_flush(t);
+	if (t->waiting != NULL)
+		munmap(t->waiting, HELD_MOST);
+	t->waiting = NULL;
+	t->fd = -1;
+}
+
+static void
+hold(struct trace *t, struct bytes data)
+{
+	if (data.len > 0)
+		memcpy(t->waiting + t->n_waiting, data.at, data.len);
+	t->n_waiting += data.len;
+}
+
+static void
+put_record(struct buf *b, const struct trace_record *r, uint32_t kept, uint64_t now)
+{
 	uint8_t *at;
 
-	if (t == NULL || t->fd < 0)
-		return;
-	kept = r->data.len < t->snap ? (uint32_t)r->data.len : t->snap;
-	put_be32(&b, RECORD_FIXED + kept);
-	at = buf_grow(&b, 4);
+	put_be32(b, RECORD_FIXED + kept);
+	at = buf_grow(b, 4);
 	at[0] = (uint8_t)r->kind;
 	at[1] = (uint8_t)r->message;
 	at[2] = (uint8_t)r->direction;
 	at[3] = 0;
-	put_be16(&b, r->connection);
-	put_be16(&b, 0);
-	put_be64(&b, now_ns());
-	put_be64(&b, r->cookie);
-	put_be32(&b, r->length);
-	/* One write, so that a kill leaves whole records. */
-	struct iovec iov[2] = { { b.at, b.len }, { (void *)r->data.at, kept } };
-	if (writev(t->fd, iov, kept > 0 ? 2 : 1) != (ssize_t)(b.len + kept))
-		t->fd = -1;
+	put_be16(b, r->connection);
+	put_be16(b, 0);
+	put_be64(b, now);
+	put_be64(b, r->cookie);
+	put_be32(b, r->length);
+}
+
+void
+trace_add(struct trace *t, const struct trace_record *r)
+{
+	struct bytes data = r->data, head;
+	struct buf b = { 0 };
+	uint64_t now;
+
+	if (t == NULL || t->fd < 0)
+		return;
+	now = now_ns();
+	if (data.len > t->snap)
+		data.len = t->snap;
+	put_record(&b, r, (uint32_t)data.len, now);
+	head = (struct bytes){ b.at, b.len };
+	if (t->n_waiting > 0 && (t->n_waiting + head.len + data.len > HELD_MOST || now - t->waits_since > HELD_NS))
+		trace_flush(t);
+	if (t->waiting == NULL || head.len + data.len > HELD_MOST) {
+		write_out(t, head, data);
+	} else {
+		t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
+		hold(t, head);
+		hold(t, data);
+	}
 	buf_free(&b);
 }
 

@@ -41,12 +41,21 @@ struct trace_record {
 struct trace {
 	int fd;				/* opened for appending; -1: records go nowhere */
 	uint32_t snap;			/* bytes of data kept per record */
+	uint8_t *waiting;		/* of trace_hold: records wait here; nobody else writes to the descriptor */
+	size_t n_waiting;		/* bytes of it */
+	uint64_t waits_since;		/* the moment of the first of them */
+	int failed;			/* the errno of the write that ended it, else 0 */
 };
 
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/* Appends one record by a single write; .ns is filled in here. A failed write is remembered nowhere: the trace ends. */
+/* From now on records are kept in memory, up to 64 MiB and a second, lest who is traced waits for the file. */
+void trace_hold(struct trace *t);
+void trace_flush(struct trace *t);		/* writes what waits */
+void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */
+
+/* Appends one record by a single write; .ns is filled in here. With a failed write the trace ends, before a whole record if they are held. */
 void trace_add(struct trace *t, const struct trace_record *r);
 void trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const char *text);
 off_t trace_end(const struct trace *t);		/* the offset behind the last record */

@@ -1,0 +1,53 @@
+/*
+ * What judges a state: a command that is shown the image, and says by its exit status 0 that it is good. A signal, and a
+ * time-out, are failures like any other status.
+ */
+#ifndef NBDSPEC_CRASH_CHECKER_H
+#define NBDSPEC_CRASH_CHECKER_H
+
+#include "harness/crash/served.h"
+
+enum state_verdict {
+	VERDICT_GOOD,
+	VERDICT_BAD,
+	VERDICT_CRASH,
+	VERDICT_HANG,
+	VERDICT_BROKEN,		/* the checker could not be run: no verdict */
+	VERDICTS
+};
+const char *state_verdict_name(enum state_verdict v);	/* "good" */
+
+struct checked {
+	enum state_verdict verdict;
+	int number;		/* the exit status, or the signal */
+	bool wrote;		/* to the image; undone */
+	char output[256];	/* the last line of what it printed, printable; or why it is broken */
+};
+
+struct filesystem;
+
+struct checker_setup {
+	const char *command;		/* with {file}, {mount} or {uri} */
+	const struct filesystem *fs;	/* for {mount} */
+	const char *dir;		/* private; its name is the mark of what runs (harness/process.h) */
+	const char *marks;		/* the path of a file with all marks */
+	int ms;				/* a check may take */
+	uint64_t nested;		/* with {uri}: states after a second cut that each check is followed by */
+	struct tear tear;		/* of what it writes */
+};
+
+struct checker;
+/* In the process that checks; the image is its own. NULL, and one line. */
+struct checker *checker_new(const struct checker_setup *setup, struct image *i, char error[512]);
+void checker_free(struct checker *c);
+
+/* Judges what the image shows, and restores it. `must` marks must be visible, and `may`, or NULL, may be. */
+void checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result);
+
+/* With {uri}: what the last check read. */
+const struct served *checker_served(const struct checker *c);
+
+/* A usage error of the command, one line, or NULL. */
+const char *checker_complaint(const char *command, bool has_fs);
+
+#endif

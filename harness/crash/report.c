@@ -1,0 +1,177 @@
+#include "harness/crash/report.h"
+
+#include "harness/printable.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- writing ---- */
+
+static json_t *
+text(const char *s)
+{
+	char *clean = printable_text(s, PRINTABLE_AGAIN);
+	json_t *j = json_string(clean);
+
+	free(clean);
+	return j;
+}
+
+static json_t *
+taken(char *s)
+{
+	json_t *j = text(s);
+
+	free(s);
+	return j;
+}
+
+/* clang-format off */
+
+static json_t *
+about(const struct exploration *e, const char *trace)
+{
+	const struct explore_options *o = e->options;
+	const struct recording *r = e->space->recording;
+	char identity[20];
+
+	snprintf(identity, sizeof(identity), "%016" PRIx64, recording_identity(r));
+	return json_pack("{ss so ss so ss si sI sI sb sI si si si}",
+			 "version", NBDSPEC_VERSION,
+			 "trace", text(trace),
+			 "identity", identity,
+			 "check", text(o->setup.command),
+			 "tear", o->tear.whole ? "write" : "unit",
+			 "unit", (int)o->tear.unit,
+			 "budget", (json_int_t)o->budget,
+			 "seed", (json_int_t)o->seed,
+			 "marks", (int)o->marks,
+			 "size", (json_int_t)r->size,
+			 "commands", (int)r->n_commands,
+			 "marks_set", (int)r->n_marks,
+			 "crash_points", (int)e->space->n_points);
+}
+
+static json_t *
+counts(const struct exploration *e)
+{
+	return json_pack("{sI sI sI sI sI sI sI sI sI sI sI sI}",
+			 "met", (json_int_t)e->states,
+			 "elsewhere", (json_int_t)e->elsewhere,
+			 "resumed", (json_int_t)e->known,
+			 "decided", (json_int_t)e->decided,
+			 "verified", (json_int_t)e->verified,
+			 "contradicted", (json_int_t)e->contradicted,
+			 "good", (json_int_t)e->verdicts[VERDICT_GOOD],
+			 "bad", (json_int_t)e->verdicts[VERDICT_BAD],
+			 "crash", (json_int_t)e->verdicts[VERDICT_CRASH],
+			 "hang", (json_int_t)e->verdicts[VERDICT_HANG],
+			 "wrote", (json_int_t)e->wrote,
+			 "minimising", (json_int_t)e->minimising);
+}
+
+static json_t *
+points(const struct exploration *e)
+{
+	json_t *all = json_array();
+
+	for (uint32_t i = 0; i < e->space->n_points; i++)
+		json_array_append_new(all, json_pack("{sI sI sI sI sI sb}",
+			"at", (json_int_t)e->space->points[i].at,
+			"marks_must", (json_int_t)e->space->points[i].must,
+			"pending", (json_int_t)e->points[i].pending,
+			"states", (json_int_t)e->points[i].states,
+			"failing", (json_int_t)e->points[i].failing,
+			"complete", (int)e->points[i].complete));
+	return all;
+}
+
+static json_t *
+failing(const struct exploration *e)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < e->n_failing; i++)
+		json_array_append_new(all, json_pack("{so ss si so sI}",
+			"state", taken(difference_text(&e->failing[i].difference)),
+			"verdict", state_verdict_name(e->failing[i].result.verdict),
+			"number", e->failing[i].result.number,
+			"output", text(e->failing[i].result.output),
+			"marks_must", (json_int_t)e->failing[i].must));
+	return all;
+}
+
+static json_t *
+finding(const struct exploration *e, size_t i, struct view *v, const char *trace)
+{
+	const struct finding *n = &e->findings[i];
+	json_t *lines = json_array();
+	char *told = NULL, *line, *save = NULL;
+	size_t size;
+	FILE *f = open_memstream(&told, &size);
+
+	if (f == NULL)
+		abort();
+	print_finding(f, e, i, v, trace);
+	fclose(f);
+	for (line = strtok_r(told, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
+		json_array_append_new(lines, text(line));
+	free(told);
+	return json_pack("{so ss si so sI sI so}",
+			 "state", taken(difference_text(&n->difference)),
+			 "verdict", state_verdict_name(n->result.verdict),
+			 "number", n->result.number,
+			 "output", text(n->result.output),
+			 "marks_must", (json_int_t)n->must,
+			 "states", (json_int_t)n->states,
+			 "told", lines);
+}
+
+json_t *
+exploration_object(const struct exploration *e, const char *trace)
+{
+	json_t *findings = json_array();
+	struct view *v = view_new(e->space);
+
+	for (size_t i = 0; i < e->n_findings; i++)
+		json_array_append_new(findings, finding(e, i, v, trace));
+	view_free(v);
+	return json_pack("{ss so s[ii] so so so so sI sf sf sb}",
+			 "format", REPORT_FORMAT,
+			 "exploration", about(e, trace),
+			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
+			 "states", counts(e),
+			 "points", points(e),
+			 "failing", failing(e),
+			 "findings", findings,
+			 "unexplained", (json_int_t)e->unexplained,
+			 "seconds", e->seconds,
+			 "first_failure", e->first_failure,
+			 "interrupted", (int)e->interrupted);
+}
+
+/* clang-format on */
+
+bool
+report_write(const char *path, const struct exploration *e, const char *trace, char error[512])
+{
+	json_t *report = exploration_object(e, trace);
+	FILE *f = fopen(path, "we");
+	struct stat st;
+	bool ok = f != NULL && report != NULL && json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
+
+	if (f != NULL && fclose(f) != 0)
+		ok = false;
+	if (!ok)
+		snprintf(error, 512, "%.300s: %s", path, strerror(errno));
+	/* Half a report is none; what is no file stays. */
+	if (!ok && f != NULL && stat(path, &st) == 0 && S_ISREG(st.st_mode))
+		unlink(path);
+	json_decref(report);
+	return ok;
+}

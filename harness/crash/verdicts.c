@@ -1,0 +1,126 @@
+#include "harness/crash/verdicts.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int
+compare_known(const void *a, const void *b)
+{
+	const struct known_verdict *x = a, *y = b;
+
+	if (x->key.low != y->key.low)
+		return x->key.low < y->key.low ? -1 : 1;
+	return x->key.high < y->key.high ? -1 : x->key.high > y->key.high;
+}
+
+static bool
+read_line(struct verdicts *v, const char *line)
+{
+	struct known_verdict k = { .result = { .verdict = VERDICT_BROKEN } };
+	int wrote, end = 0;
+	char name[16];
+
+	if (sscanf(line, "%16" SCNx64 "%16" SCNx64 " %15s %d %d %n", &k.key.low, &k.key.high, name, &k.result.number,
+	           &wrote, &end) != 5 ||
+	    end == 0)
+		return false;
+	for (int i = 0; i < VERDICT_BROKEN; i++)
+		if (strcmp(name, state_verdict_name(i)) == 0)
+			k.result.verdict = i;
+	k.result.wrote = wrote != 0;
+	snprintf(k.result.output, sizeof(k.result.output), "%s", line + end);
+	k.result.output[strcspn(k.result.output, "\n")] = '\0';
+	if ((v->n & (v->n - 1)) == 0)
+		v->known = reallocarray(v->known, v->n == 0 ? 1 : 2 * v->n, sizeof(*v->known));
+	if (v->known == NULL)
+		abort();
+	v->known[v->n++] = k;
+	return k.result.verdict != VERDICT_BROKEN;
+}
+
+/* Whole lines; where they end. */
+static bool
+read_lines(struct verdicts *v, const char *path, const char *what, long *end, char error[512])
+{
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t n;
+	bool ok = true, first = true;
+
+	*end = 0;
+	while (ok && (n = getline(&line, &room, v->f)) > 0 && line[n - 1] == '\n') {
+		line[n - 1] = first ? '\0' : '\n';
+		ok = first ? strcmp(line, what) == 0 : read_line(v, line);
+		if (!ok && first)
+			snprintf(error, 512,
+			         "%.200s has verdicts of another exploration, or is no such file; name another", path);
+		else if (!ok)
+			snprintf(error, 512, "%.200s: a line of it is not understood; remove the file to begin anew",
+			         path);
+		*end += n;
+		first = false;
+	}
+	free(line);
+	return ok;
+}
+
+bool
+verdicts_open(struct verdicts *v, const char *path, const char *what, char error[512])
+{
+	long end;
+
+	*v = (struct verdicts){ .f = fopen(path, "a+e") };
+	if (v->f == NULL) {
+		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
+		return false;
+	}
+	rewind(v->f);
+	if (!read_lines(v, path, what, &end, error)) {
+		verdicts_close(v);
+		return false;
+	}
+	if (v->n > 0)
+		qsort(v->known, v->n, sizeof(*v->known), compare_known);
+	if (ftruncate(fileno(v->f), end) != 0 || fseek(v->f, 0, SEEK_END) != 0 ||
+	    (end == 0 && fprintf(v->f, "%s\n", what) < 0) || fflush(v->f) != 0) {
+		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
+		verdicts_close(v);
+		return false;
+	}
+	setvbuf(v->f, NULL, _IOLBF, 0);
+	return true;
+}
+
+bool
+verdicts_close(struct verdicts *v)
+{
+	bool ok = v->f == NULL || !ferror(v->f);
+
+	if (v->f != NULL && fclose(v->f) != 0)
+		ok = false;
+	free(v->known);
+	*v = (struct verdicts){ 0 };
+	return ok;
+}
+
+const struct checked *
+verdicts_find(const struct verdicts *v, struct hash key)
+{
+	struct known_verdict wanted = { .key = key }, *found;
+
+	if (v->n == 0)
+		return NULL;
+	found = bsearch(&wanted, v->known, v->n, sizeof(*v->known), compare_known);
+	return found != NULL ? &found->result : NULL;
+}
+
+void
+verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
+{
+	if (v->f != NULL)
+		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s\n", key.low, key.high,
+		        state_verdict_name(r->verdict), r->number, r->wrote, r->output);
+}
