@@ -85,29 +85,34 @@ hold(struct trace *t, struct bytes data)
 	t->n_waiting += data.len;
 }
 
-static void
-put_record(struct buf *b, const struct trace_record *r, uint32_t kept, uint64_t now)
+static uint8_t *
+put_number(uint8_t *at, unsigned size, uint64_t v)
 {
-	uint8_t *at;
+	for (unsigned i = 0; i < size; i++)
+		at[i] = (uint8_t)(v >> 8 * (size - 1 - i));
+	return at + size;
+}
 
-	put_be32(b, RECORD_FIXED + kept);
-	at = buf_grow(b, 4);
-	at[0] = (uint8_t)r->kind;
-	at[1] = (uint8_t)r->message;
-	at[2] = (uint8_t)r->direction;
-	at[3] = 0;
-	put_be16(b, r->connection);
-	put_be16(b, 0);
-	put_be64(b, now);
-	put_be64(b, r->cookie);
-	put_be32(b, r->length);
+static void
+fill_head(uint8_t at[RECORD_FIXED], const struct trace_record *r, uint32_t kept, uint64_t now)
+{
+	at = put_number(at, 4, RECORD_FIXED + kept);
+	*at++ = (uint8_t)r->kind;
+	*at++ = (uint8_t)r->message;
+	*at++ = (uint8_t)r->direction;
+	*at++ = 0;
+	at = put_number(at, 2, r->connection);
+	at = put_number(at, 2, 0);
+	at = put_number(at, 8, now);
+	at = put_number(at, 8, r->cookie);
+	put_number(at, 4, r->length);
 }
 
 void
 trace_add(struct trace *t, const struct trace_record *r)
 {
-	struct bytes data = r->data, head;
-	struct buf b = { 0 };
+	uint8_t fixed[RECORD_FIXED];
+	struct bytes data = r->data, head = { fixed, sizeof(fixed) };
 	uint64_t now;
 
 	if (t == NULL || t->fd < 0)
@@ -115,18 +120,16 @@ trace_add(struct trace *t, const struct trace_record *r)
 	now = now_ns();
 	if (data.len > t->snap)
 		data.len = t->snap;
-	put_record(&b, r, (uint32_t)data.len, now);
-	head = (struct bytes){ b.at, b.len };
+	fill_head(fixed, r, (uint32_t)data.len, now);
 	if (t->n_waiting > 0 && (t->n_waiting + head.len + data.len > HELD_MOST || now - t->waits_since > HELD_NS))
 		trace_flush(t);
 	if (t->waiting == NULL || head.len + data.len > HELD_MOST) {
 		write_out(t, head, data);
-	} else {
-		t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
-		hold(t, head);
-		hold(t, data);
+		return;
 	}
-	buf_free(&b);
+	t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
+	hold(t, head);
+	hold(t, data);
 }
 
 void
