@@ -363,6 +363,8 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 const char *
 matrix_honest_name(const struct case_def *c)
 {
+	if (c->suite == SUITE_CLIENT || c->suite == SUITE_DRIVER)
+		return "client honest";
 	return c->suite == SUITE_DURABILITY ? "profile power-cuts" : "honest";
 }
 

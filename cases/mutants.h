@@ -15,6 +15,7 @@ struct mutant {
 	const enum requirement_id *breaks;	/* what the lie declares; NULL: honest */
 	const char *file;		/* of the lie */
 	const struct lie *lie;		/* of the server, or NULL */
+	const struct client_lie *client_lie;	/* of the client, or its habit; or NULL */
 	int knob;			/* or -1 */
 	const struct profile *profile;	/* NULL: the plain one */
 	struct target target;
@@ -28,7 +29,7 @@ struct cell {
 	size_t n_red;
 	char *message;			/* of an honest server's first red result, or the first erroneous one; NULL */
 	bool of_lie;
-	bool left_out;			/* not run: a bulk case, and the lie declares nothing that it cites */
+	bool left_out;			/* not run: a bulk case or one of clients, and the lie declares nothing that it cites */
 	bool decided;			/* not run: the lie or knob has no occasion in this case, so it is the honest server's */
 };
 

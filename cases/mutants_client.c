@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 /*
  * A client must start anew for each pair, and most lies have their occasion in every case; so a lie is told only to cases
@@ -17,6 +19,33 @@ is_left_out(const struct mutant *x, const struct case_def *c)
 	return x->breaks != NULL && !any_listed(x->breaks, c->cites);
 }
 
+/*
+ * As for servers (mutants.c): each case is run once with every lie looking on, and one that never got its turn there is the
+ * honest client. The driver is forked, so that this is its memory as well.
+ */
+static struct {
+	const struct matrix *m;
+	bool *occasions; /* shared memory: [case * n_mutants + mutant] */
+} watch;
+
+static int
+run_onlookers(size_t c)
+{
+	struct fc_lies lies = { calloc(watch.m->n_mutants + 1, sizeof(*lies.uses)), 0 };
+
+	if (lies.uses == NULL)
+		abort();
+	for (size_t i = 0; i < watch.m->n_mutants; i++)
+		if (watch.m->mutants[i].breaks != NULL)
+			lies.uses[lies.n++] = (struct client_lie_use){
+				.lie = watch.m->mutants[i].client_lie,
+				.nth = 1,
+				.occasion = &watch.occasions[c * watch.m->n_mutants + i],
+			};
+	fc_client.lies = &lies;
+	return fc_driver_run();
+}
+
 /* The driver without the time that a program takes to be loaded, a thousand times for each client. */
 static int
 run_fake_client(char *const *argv)
@@ -25,6 +54,8 @@ run_fake_client(char *const *argv)
 	struct fc_lies lies = { &use, 1 };
 	char error[256];
 
+	if (argv[2] != NULL && strcmp(argv[2], "--watch") == 0)
+		return run_onlookers(strtoul(argv[3], NULL, 10));
 	if (argv[2] != NULL && argv[3] != NULL && !client_lie_parse(argv[3], &use, error))
 		return 2;
 	fc_client.lies = argv[2] != NULL ? &lies : NULL;
@@ -71,7 +102,7 @@ command_of(const struct client_lie *lie, bool driver)
 static void
 add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 {
-	struct mutant *x, mutant = { .knob = -1 };
+	struct mutant *x, mutant = { .knob = -1, .client_lie = l };
 
 	if (asprintf((char **)&mutant.name, "client %s%s", l != NULL && l->uses != NULL ? "habit " : "",
 	             l != NULL ? l->name : "honest") < 0)
@@ -91,6 +122,46 @@ add_client(struct matrix *m, const char *glob, const struct client_lie *l)
 	}
 }
 
+static struct run_end
+find_occasions(struct matrix *m, const struct runner *r)
+{
+	struct target *targets = calloc(m->n_cases + 1, sizeof(*targets));
+	struct job *jobs = calloc(m->n_cases + 1, sizeof(*jobs));
+	char *(*words)[5] = calloc(m->n_cases + 1, sizeof(*words));
+	struct run_end end;
+	size_t n = 0;
+
+	m->watched = calloc(m->n_cases + 1, sizeof(*m->watched));
+	if (targets == NULL || jobs == NULL || words == NULL || m->watched == NULL)
+		abort();
+	for (size_t c = 0; c < m->n_cases; c++) {
+		words[c][0] = (char *)"/proc/self/exe";
+		words[c][1] = (char *)"driver";
+		words[c][2] = (char *)"--watch";
+		if (asprintf(&words[c][3], "%zu", c) < 0)
+			abort();
+		targets[c] = client_target(words[c], true);
+		if (m->cases[c]->suite == SUITE_DRIVER)
+			jobs[n++] = (struct job){ m->cases[c], &targets[c], &m->watched[c] };
+	}
+	watch.m = m;
+	end = run_jobs(r, jobs, n);
+	for (size_t c = 0; c < m->n_cases; c++)
+		free(words[c][3]);
+	free(words);
+	free(jobs);
+	free(targets);
+	return end;
+}
+
+/* Nobody looks on in a plain command, which is executed. */
+static bool
+has_occasion(const struct matrix *m, size_t mutant, size_t c)
+{
+	return m->mutants[mutant].breaks == NULL || m->cases[c]->suite == SUITE_CLIENT ||
+	       watch.occasions[c * m->n_mutants + mutant];
+}
+
 static size_t
 list_jobs(const struct matrix *m, struct job *jobs)
 {
@@ -103,12 +174,23 @@ list_jobs(const struct matrix *m, struct job *jobs)
 
 			cell->of_lie = x->breaks != NULL;
 			cell->left_out = is_left_out(x, m->cases[c]);
-			if (!cell->left_out)
+			cell->decided = !cell->left_out && !has_occasion(m, i, c);
+			if (!cell->left_out && !cell->decided)
 				jobs[n++] = (struct job){ m->cases[c],
 					                  m->cases[c]->suite == SUITE_DRIVER ? &x->target : &x->plain,
 					                  cell };
 		}
 	return n;
+}
+
+/* What nobody looked on at is as it is. */
+static void
+fill_watched(struct matrix *m)
+{
+	for (size_t i = 0; i < m->n_mutants; i++)
+		for (size_t c = 0; c < m->n_cases; c++)
+			if (m->mutants[i].client_lie == NULL && m->cases[c]->suite == SUITE_CLIENT)
+				m->watched[c].verdict = matrix_cell(m, i, c)->verdict;
 }
 
 bool
@@ -128,7 +210,13 @@ matrix_run_clients(struct matrix *m, const char *case_glob, const char *mutant_g
 	size = m->n_mutants * m->n_cases + 1;
 	m->cells = shared_memory(size * sizeof(*m->cells));
 	jobs = shared_memory(size * sizeof(*jobs));
-	end = run_jobs(&runner, jobs, list_jobs(m, jobs));
+	watch.occasions = shared_memory(size);
+	end = find_occasions(m, &runner);
+	if (!end.interrupted && end.broken == NULL)
+		end = run_jobs(&runner, jobs, list_jobs(m, jobs));
+	fill_watched(m);
+	munmap(watch.occasions, size);
+	munmap(jobs, size * sizeof(*jobs));
 	*why = end.broken;
 	return !end.interrupted && end.broken == NULL;
 }

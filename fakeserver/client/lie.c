@@ -28,6 +28,10 @@ lie_named(const char *name, size_t len)
 bool
 client_lie_now(struct client_lie_use *l)
 {
+	if (l->occasion != NULL) {
+		*l->occasion = true;
+		return false;
+	}
 	l->turns++;
 	return l->turns >= l->nth && (l->times == 0 || l->turns - l->nth < l->times);
 }

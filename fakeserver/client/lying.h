@@ -68,6 +68,7 @@ struct client_lie_use {
 	unsigned nth, times;		/* from which turn on, from 1; how often, 0 for ever */
 	unsigned turns;
 	uint64_t memory;		/* of the lie's own */
+	bool *occasion;			/* not NULL: it only looks on, and notes here that it would have had its turn */
 };
 
 struct fc_lies {

@@ -62,7 +62,7 @@ CLIENT_LIE(reconnects_with_old_flags, STATE, STALE, "connects again by itself, a
 {
 	const struct fc_facts *old = before(s);
 
-	if (moment == FC_STATE_NEW)
+	if (moment == FC_STATE_NEW && CLIENT_LIE_NOW)
 		s->settings.reconnects = true;
 	if (moment == FC_STATE_TRANSMISSION && old != NULL && CLIENT_LIE_NOW)
 		s->facts.export.flags |= old->export.flags;
