@@ -4,6 +4,7 @@
 #include "fakeserver/event_log.h"
 #include "harness/clock.h"
 #include "harness/nbd.h"
+#include "harness/random.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,15 +28,10 @@ enum {
 	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written */
 };
 
-/* splitmix64: any seed will do, 0 as well. */
 uint64_t
 random_bits(struct fake_server *s)
 {
-	uint64_t z = s->random += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return z ^ z >> 31;
+	return random_next(&s->random);
 }
 
 /* ---- what is told of it ---- */

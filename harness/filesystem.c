@@ -165,14 +165,15 @@ act_mount(const void *arg)
 	return failed;
 }
 
-bool
+int
 filesystem_mount(const struct filesystem *f, const char *disk, const char *at, pid_t carrier, int ms, char error[512])
 {
 	int failed;
 
 	if (mkdir(at, 0700) != 0 && errno != EEXIST) {
-		snprintf(error, 512, "%.300s: %s", at, strerror(errno));
-		return false;
+		failed = errno;
+		snprintf(error, 512, "%.300s: %s", at, strerror(failed));
+		return failed;
 	}
 	failed = run_apart(act_mount, &(struct place){ f, disk, at }, carrier, ms);
 	if (failed == ETIMEDOUT)
@@ -181,7 +182,7 @@ filesystem_mount(const struct filesystem *f, const char *disk, const char *at, p
 	else if (failed != 0)
 		snprintf(error, 512, "the %s on the disk below cannot be mounted, through a loop device: %s", f->name,
 		         strerror(failed));
-	return failed == 0;
+	return failed;
 }
 
 /* Detached at once it might still be mounted when the next one is, and btrfs takes one for the other. */

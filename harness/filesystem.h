@@ -27,10 +27,10 @@ bool filesystem_make(const struct filesystem *f, const char *disk, const char *o
                      char error[512]);
 /*
  * `carrier` is the process behind the file `disk`: it is killed when the mount does not end within `ms` or a stop signal
- * is pending, since nothing else ends a mount. False and one line in error.
+ * is pending, since nothing else ends a mount. 0, or an errno (ETIMEDOUT: of `ms`) and one line in error.
  */
-bool filesystem_mount(const struct filesystem *f, const char *disk, const char *at, pid_t carrier, int ms,
-                      char error[512]);
+int filesystem_mount(const struct filesystem *f, const char *disk, const char *at, pid_t carrier, int ms,
+                     char error[512]);
 /* The processes in it have been ended. What its disk no longer takes is lost. */
 void filesystem_unmount(const char *at);
 

@@ -275,7 +275,7 @@ start_fuse(struct lower *l, int ms, char error[512])
 static bool
 mount_filesystem(struct lower *l, int ms, char error[512])
 {
-	return l->fs == NULL || filesystem_mount(l->fs, l->file, l->root, l->fuse, ms, error);
+	return l->fs == NULL || filesystem_mount(l->fs, l->file, l->root, l->fuse, ms, error) == 0;
 }
 
 static bool

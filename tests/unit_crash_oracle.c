@@ -4,6 +4,7 @@
  * sets of images are equal at each crash point, and over all moments.
  */
 #include "harness/crash/ladder.h"
+#include "harness/random.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -61,11 +62,7 @@ static uint64_t seed_state;
 static unsigned
 below(unsigned n)
 {
-	uint64_t z = seed_state += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return (unsigned)((z ^ z >> 31) % n);
+	return (unsigned)(random_next(&seed_state) % n);
 }
 
 struct small {

@@ -4,6 +4,7 @@
  * contents that every byte may hold must be the same, with what is guaranteed and by which promise.
  */
 #include "harness/history.h"
+#include "harness/random.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -366,11 +367,7 @@ static uint64_t seed_state;
 static unsigned
 below(unsigned n)
 {
-	uint64_t z = seed_state += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return (unsigned)((z ^ z >> 31) % n);
+	return (unsigned)(random_next(&seed_state) % n);
 }
 
 /* What the definition calls the oldest: answered first. */

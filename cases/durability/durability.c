@@ -2,6 +2,7 @@
 
 #include "cases/server/transmission.h"
 #include "harness/history.h"
+#include "harness/random.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -134,11 +135,7 @@ work_beside(struct work *w)
 unsigned
 some(struct work *w, unsigned n)
 {
-	uint64_t z = w->random += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return (unsigned)((z ^ z >> 31) % n);
+	return (unsigned)(random_next(&w->random) % n);
 }
 
 /* ---- commands ---- */

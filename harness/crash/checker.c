@@ -1,5 +1,6 @@
 #include "harness/crash/checker.h"
 
+#include "harness/cli.h"
 #include "harness/clock.h"
 #include "harness/crash/difference.h"
 #include "harness/crash/ladder.h"
@@ -41,7 +42,7 @@ state_verdict_name(enum state_verdict v)
 	return names[v];
 }
 
-const char *
+static const char *
 checker_complaint(const char *command, bool has_fs)
 {
 	bool file = strstr(command, "{file}") != NULL, mount = strstr(command, "{mount}") != NULL;
@@ -54,6 +55,34 @@ checker_complaint(const char *command, bool has_fs)
 	if (!mount && has_fs)
 		return "--fs is of use only with {mount} in --check";
 	return NULL;
+}
+
+int
+checker_take_option(const struct cli *cli, const struct cli_given *g, struct checker_setup *setup)
+{
+	unsigned long n;
+
+	switch (g->id) {
+	case OPT_CHECK:
+		setup->command = g->value;
+		return 0;
+	case OPT_FS:
+		setup->fs = filesystem_named(g->value);
+		return setup->fs != NULL ? 0 : cli_usage_error(cli, "--fs '%s': want " FILESYSTEM_NAMES, g->value);
+	default:
+		if (!cli_number(cli, "--timeout", g->value, 1, 86400, &n))
+			return STATUS_USAGE;
+		setup->ms = (int)n * 1000;
+		return 0;
+	}
+}
+
+int
+checker_take_all(const struct cli *cli, const struct checker_setup *setup)
+{
+	const char *complaint = setup->command != NULL ? checker_complaint(setup->command, setup->fs != NULL) : NULL;
+
+	return complaint == NULL ? 0 : cli_usage_error(cli, "--check '%s': %s", setup->command, complaint);
 }
 
 /* ---- the command ---- */
@@ -280,13 +309,12 @@ await_detach(const struct checker *c)
 
 /* The filesystem is what is wrong, and not that there is no loop device, or no right to mount. */
 static bool
-is_refusal(const char *error)
+is_refusal(int failed)
 {
 	static const int refusals[] = { EINVAL, EIO, EUCLEAN, EBADMSG, ENODATA, ENOENT, EROFS, ENOTTY, EOVERFLOW };
-	const char *colon = strrchr(error, ':');
 
-	for (size_t i = 0; colon != NULL && i < sizeof(refusals) / sizeof(refusals[0]); i++)
-		if (strcmp(colon + 2, strerror(refusals[i])) == 0)
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		if (failed == refusals[i])
 			return true;
 	return false;
 }
@@ -295,14 +323,15 @@ static void
 run_on_mount(struct checker *c, struct checked *result)
 {
 	char error[512];
+	int failed = filesystem_mount(c->setup.fs, c->image->path, c->mount, 0, c->setup.ms, error);
 
-	if (filesystem_mount(c->setup.fs, c->image->path, c->mount, 0, c->setup.ms, error)) {
+	if (failed == 0) {
 		run_command(c, result);
 		filesystem_unmount(c->mount);
 	} else {
-		result->verdict = is_refusal(error)                             ? VERDICT_BAD
-		                  : strstr(error, "not mounted within") != NULL ? VERDICT_HANG
-		                                                                : VERDICT_BROKEN;
+		result->verdict = is_refusal(failed)    ? VERDICT_BAD
+		                  : failed == ETIMEDOUT ? VERDICT_HANG
+		                                        : VERDICT_BROKEN;
 		result->number = 32; /* as mount(8) has it */
 		snprintf(result->output, sizeof(result->output), "%.250s", error);
 	}

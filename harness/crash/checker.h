@@ -47,7 +47,16 @@ void checker_run(struct checker *c, uint32_t must, const struct bytes *may, stru
 /* With {uri}: what the last check read. */
 const struct served *checker_served(const struct checker *c);
 
-/* A usage error of the command, one line, or NULL. */
-const char *checker_complaint(const char *command, bool has_fs);
+/* The options that say so, for a command's table; their ids are not for others. */
+enum { OPT_CHECK = 100, OPT_FS, OPT_TIMEOUT };
+#define CHECKER_OPTIONS(check)                                                                                         \
+	{ "check", 'c', "COMMAND", check, OPT_CHECK, false },                                                          \
+	{ "fs", 0, "NAME", "the filesystem that {mount} is: " FILESYSTEM_NAMES, OPT_FS, false },                       \
+	{ "timeout", 0, "SECONDS", "a check that takes longer has hung (default: 30)", OPT_TIMEOUT, false }
+struct cli;
+struct cli_given;
+/* 0, or STATUS_USAGE and a line that is printed: one of these options, and all of them, where a command was given. */
+int checker_take_option(const struct cli *cli, const struct cli_given *g, struct checker_setup *setup);
+int checker_take_all(const struct cli *cli, const struct checker_setup *setup);
 
 #endif

@@ -11,15 +11,12 @@
 #include <unistd.h>
 
 enum {
-	OPT_CHECK = 1,
-	OPT_FS,
-	OPT_BUDGET,
+	OPT_BUDGET = 1,
 	OPT_SEED,
 	OPT_TEAR,
 	OPT_JOBS,
 	OPT_SHARD,
 	OPT_MARKS,
-	OPT_TIMEOUT,
 	OPT_FIRST,
 	OPT_RESUME,
 	OPT_JSON,
@@ -29,9 +26,7 @@ enum {
 };
 
 static const struct cli_option explore_options[] = {
-	{ "check", 'c', "COMMAND", "what judges a state: exit status 0 is good; has {file}, {uri} or {mount} in it",
-	  OPT_CHECK, false },
-	{ "fs", 0, "NAME", "the filesystem that {mount} is: " FILESYSTEM_NAMES, OPT_FS, false },
+	CHECKER_OPTIONS("what judges a state: exit status 0 is good; has {file}, {uri} or {mount} in it"),
 	{ "budget", 'n', "N", "check at most N states (default: 20000)", OPT_BUDGET, false },
 	{ "seed", 0, "N", "of the choice among more states than that (default: 1)", OPT_SEED, false },
 	{ "tear", 0, "HOW", "writes tear at 'sector' (512 bytes; the default), '4096', or not: 'write'", OPT_TEAR,
@@ -39,7 +34,6 @@ static const struct cli_option explore_options[] = {
 	{ "jobs", 'j', "N", "checks side by side (default: 1)", OPT_JOBS, false },
 	{ "shard", 0, "I/N", "only the I-th of N parts of the states", OPT_SHARD, false },
 	{ "marks", 0, NULL, "check a state once for each number of marks that must be visible", OPT_MARKS, false },
-	{ "timeout", 0, "SECONDS", "a check that takes longer has hung (default: 30)", OPT_TIMEOUT, false },
 	{ "stop-at-first", 0, NULL, "stop at the first failing state", OPT_FIRST, false },
 	{ "no-trie", 0, NULL, "with {uri}: check also what follows from what the checker reads", OPT_NO_TRIE, false },
 	{ "verify-trie", 0, "N", "check N of the states that were decided so after all", OPT_VERIFY, false },
@@ -95,10 +89,6 @@ take_number(const struct cli *cli, const struct cli_given *g, struct explore_opt
 		ok = cli_number(cli, "--nested", g->value, 1, 1000000, &n);
 		o->setup.nested = n;
 		break;
-	case OPT_TIMEOUT:
-		ok = cli_number(cli, "--timeout", g->value, 1, 86400, &n);
-		o->setup.ms = (int)n * 1000;
-		break;
 	}
 	return ok ? 0 : STATUS_USAGE;
 }
@@ -108,11 +98,9 @@ take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 {
 	switch (g->id) {
 	case OPT_CHECK:
-		a->o.setup.command = g->value;
-		return 0;
 	case OPT_FS:
-		a->o.setup.fs = filesystem_named(g->value);
-		return a->o.setup.fs != NULL ? 0 : cli_usage_error(cli, "--fs '%s': want " FILESYSTEM_NAMES, g->value);
+	case OPT_TIMEOUT:
+		return checker_take_option(cli, g, &a->o.setup);
 	case OPT_TEAR:
 		a->tear = g->value;
 		return tear_parse(g->value, 1, &a->o.tear)
@@ -143,7 +131,6 @@ take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 static int
 read_command_line(const struct cli *cli, struct asked *a)
 {
-	const char *complaint;
 	int status = 0;
 
 	for (size_t i = 0; i < cli->n_given && status == 0; i++)
@@ -155,14 +142,12 @@ read_command_line(const struct cli *cli, struct asked *a)
 	a->trace = cli->args[0];
 	if (a->o.setup.command == NULL)
 		return cli_usage_error(cli, "want --check with the command that judges a state");
-	complaint = checker_complaint(a->o.setup.command, a->o.setup.fs != NULL);
-	if (complaint != NULL)
-		return cli_usage_error(cli, "--check '%s': %s", a->o.setup.command, complaint);
-	if (strstr(a->o.setup.command, "{uri}") == NULL && (a->o.verify > 0 || a->o.setup.nested > 0))
+	status = checker_take_all(cli, &a->o.setup);
+	if (status == 0 && strstr(a->o.setup.command, "{uri}") == NULL && (a->o.verify > 0 || a->o.setup.nested > 0))
 		return cli_usage_error(
 			cli, "--verify-trie and --nested want {uri} in --check: there it is known what is read"
 			     " and written");
-	return 0;
+	return status;
 }
 
 /* ---- running ---- */

@@ -13,13 +13,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OPT_OUTPUT = 1, OPT_CHECK, OPT_FS, OPT_TIMEOUT };
+enum { OPT_OUTPUT = 1 };
 
 static const struct cli_option replay_options[] = {
 	{ "output", 'o', "IMAGE", "write the image there; the file must not exist", OPT_OUTPUT, false },
-	{ "check", 'c', "COMMAND", "check it, as 'nbdspec crash explore' does", OPT_CHECK, false },
-	{ "fs", 0, "NAME", "the filesystem that {mount} is: " FILESYSTEM_NAMES, OPT_FS, false },
-	{ "timeout", 0, "SECONDS", "a check that takes longer has hung (default: 30)", OPT_TIMEOUT, false },
+	CHECKER_OPTIONS("check it, as 'nbdspec crash explore' does"),
 	{ 0 },
 };
 
@@ -32,33 +30,15 @@ struct asked {
 static int
 take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 {
-	unsigned long n;
-
-	switch (g->id) {
-	case OPT_OUTPUT:
-		a->output = g->value;
-		break;
-	case OPT_CHECK:
-		a->setup.command = g->value;
-		break;
-	case OPT_FS:
-		a->setup.fs = filesystem_named(g->value);
-		if (a->setup.fs == NULL)
-			return cli_usage_error(cli, "--fs '%s': want " FILESYSTEM_NAMES, g->value);
-		break;
-	case OPT_TIMEOUT:
-		if (!cli_number(cli, "--timeout", g->value, 1, 86400, &n))
-			return STATUS_USAGE;
-		a->setup.ms = (int)n * 1000;
-		break;
-	}
+	if (g->id != OPT_OUTPUT)
+		return checker_take_option(cli, g, &a->setup);
+	a->output = g->value;
 	return 0;
 }
 
 static int
 read_command_line(const struct cli *cli, struct asked *a)
 {
-	const char *complaint;
 	int status = 0;
 
 	for (size_t i = 0; i < cli->n_given && status == 0; i++)
@@ -71,12 +51,10 @@ read_command_line(const struct cli *cli, struct asked *a)
 	a->state = cli->args[1];
 	if (a->output == NULL && a->setup.command == NULL)
 		return cli_usage_error(cli, "want -o IMAGE, or --check COMMAND, or both");
-	complaint = a->setup.command != NULL ? checker_complaint(a->setup.command, a->setup.fs != NULL) : NULL;
-	if (complaint != NULL)
-		return cli_usage_error(cli, "--check '%s': %s", a->setup.command, complaint);
-	if (!difference_parse(a->state, &a->difference))
+	status = checker_take_all(cli, &a->setup);
+	if (status == 0 && !difference_parse(a->state, &a->difference))
 		return cli_usage_error(cli, "'%s': want a state such as '1234:-5..7,4096+512=3'", a->state);
-	return 0;
+	return status;
 }
 
 /* ---- the image as a file ---- */

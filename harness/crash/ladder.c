@@ -1,5 +1,7 @@
 #include "harness/crash/ladder.h"
 
+#include "harness/random.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,19 +26,9 @@ offer(struct ladder *l)
 }
 
 static uint64_t
-random_bits(struct ladder *l)
-{
-	uint64_t z = l->random += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-	return z ^ z >> 31;
-}
-
-static uint64_t
 below(struct ladder *l, uint64_t n)
 {
-	return (uint64_t)((__uint128_t)random_bits(l) * n >> 64);
+	return (uint64_t)((__uint128_t)random_next(&l->random) * n >> 64);
 }
 
 /* ---- whole commands ---- */
@@ -326,7 +318,7 @@ choose_by_seed(struct ladder *l, unsigned parts)
 
 	for (uint32_t i = 0; i < v->n_pending; i++, bits >>= 4) {
 		if (i % 16 == 0)
-			bits = random_bits(l);
+			bits = random_next(&l->random);
 		view_set(v, i, (bits & 15) < parts);
 	}
 }
