@@ -149,7 +149,8 @@ pair_start(struct pair *p, unsigned size, bool flush_covers_all)
 	memset(p->is_released, 0, p->given + 1);
 	p->given = p->released = 0;
 	p->history = history_new(flush_covers_all, false,
-	                         &(struct history_owner){ p, give_initial, take_content, note_settled });
+	                         &(struct history_owner){ .arg = p, .initial = give_initial,
+	                                                          .release = take_content, .settled = note_settled });
 }
 
 static void
