@@ -338,6 +338,15 @@ shared_memory(size_t size)
 	return p;
 }
 
+/* Does the case look at what the lie breaks, or at the freedom that the knob uses? Any other honest server concerns it. */
+static bool
+concerns(const struct mutant *x, const enum requirement_id *cites)
+{
+	if (x->lie != NULL)
+		return any_listed(x->lie->breaks, cites);
+	return x->knob < 0 || lists(cites, knob_requirement((enum knob)x->knob));
+}
+
 static size_t
 list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 {
@@ -351,8 +360,8 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 
 			cell->of_lie = lie != NULL;
 			cell->decided = !has_occasion(m, m->cases[c], occasions + c * row_size(m), i);
-			cell->left_out = lie != NULL && !cell->decided && m->cases[c]->bulk &&
-			                 !any_listed(lie->breaks, m->cases[c]->cites);
+			cell->left_out =
+				!cell->decided && m->cases[c]->bulk && !concerns(&m->mutants[i], m->cases[c]->cites);
 			if (!cell->decided && !cell->left_out)
 				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };
 		}

@@ -232,10 +232,10 @@ driver_stop(struct driver *d)
 	close_fd(&d->out);
 	close_fd(&d->pidfd);
 	close_fd(&d->epoll);
-	if (d->dir != NULL) {
-		for (int round = 0; round < 200 && signal_marked(d->dir, SIGKILL) > 0; round++)
+	/* What is forked and not executed starts nothing. */
+	if (d->dir != NULL && d->options.run == NULL)
+		for (int round = 0; round < 200 && signal_marked(d->dir, NULL, SIGKILL) > 0; round++)
 			poll(NULL, 0, 5);
-	}
 	if (d->guard > 0) {
 		remove_dir(d->dir);
 		dismiss_guard(d->guard, d->dir);

@@ -410,7 +410,7 @@ lower_kill(const struct lower *l)
 {
 	/* By its mark: after a cut they are processes of the case. */
 	if (l != NULL && l->fs != NULL)
-		signal_marked(l->mark, SIGKILL);
+		signal_marked(l->mark, NULL, SIGKILL);
 }
 
 void

@@ -169,8 +169,9 @@ list_children(pid_t *pids, size_t most)
 	return n;
 }
 
+/* Either of two; `other` may be NULL. */
 static bool
-has_mark(pid_t pid, const char *mark)
+has_mark(pid_t pid, const char *mark, const char *other)
 {
 	char path[64], *text = NULL;
 	size_t size = 0;
@@ -180,7 +181,9 @@ has_mark(pid_t pid, const char *mark)
 	snprintf(path, sizeof(path), "/proc/%ld/environ", (long)pid);
 	f = fopen(path, "re");
 	while (f != NULL && !found && getdelim(&text, &size, '\0', f) > 0)
-		found = strncmp(text, MARK "=", sizeof(MARK)) == 0 && strcmp(text + sizeof(MARK), mark) == 0;
+		found = strncmp(text, MARK "=", sizeof(MARK)) == 0 &&
+		        (strcmp(text + sizeof(MARK), mark) == 0 ||
+		         (other != NULL && strcmp(text + sizeof(MARK), other) == 0));
 	free(text);
 	if (f != NULL)
 		fclose(f);
@@ -194,13 +197,13 @@ marked_child(const char *mark)
 	size_t n = list_children(pids, MOST_CHILDREN);
 
 	for (size_t i = 0; i < n; i++)
-		if (has_mark(pids[i], mark))
+		if (has_mark(pids[i], mark, NULL))
 			return pids[i];
 	return 0;
 }
 
 unsigned
-signal_marked(const char *mark, int signal)
+signal_marked(const char *mark, const char *other, int signal)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
@@ -209,7 +212,7 @@ signal_marked(const char *mark, int signal)
 	while (proc != NULL && (entry = readdir(proc)) != NULL) {
 		pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atol(entry->d_name) : 0;
 
-		if (pid > 0 && pid != getpid() && has_mark(pid, mark) && kill(pid, signal) == 0)
+		if (pid > 0 && pid != getpid() && has_mark(pid, mark, other) && kill(pid, signal) == 0)
 			n++;
 	}
 	if (proc != NULL)
@@ -256,7 +259,7 @@ stand_guard(const char *dir, pid_t ward)
 		sigwait(&death, &came);
 	until = now_ms() + GUARD_MS;
 	while (now_ms() < until) {
-		bool some = signal_marked(dir, SIGKILL) + signal_marked(lower, SIGKILL) > 0;
+		bool some = signal_marked(dir, lower, SIGKILL) > 0;
 
 		lower_unmount(dir);
 		if (!some)

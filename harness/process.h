@@ -24,7 +24,8 @@ int process_open(pid_t pid); /* a pidfd, readable once it has ended */
 
 size_t list_children(pid_t *pids, size_t most);       /* of this process; how many */
 pid_t marked_child(const char *mark);                 /* a child of ours that carries the mark, or 0 */
-unsigned signal_marked(const char *mark, int signal); /* all that carry it, wherever; signal 0 only counts */
+/* All that carry the mark, or the other where it is not NULL, wherever they are; signal 0 only counts. */
+unsigned signal_marked(const char *mark, const char *other, int signal);
 void end_marked_children(const char *mark);           /* and their children, which become ours */
 
 /*

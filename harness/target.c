@@ -715,7 +715,7 @@ end_abruptly(struct server *s)
 		close(s->pidfd);
 	s->pid = 0;
 	s->pidfd = -1;
-	for (int round = 0; round < 200 && signal_marked(s->dir, SIGKILL) > 0; round++) {
+	for (int round = 0; round < 200 && signal_marked(s->dir, NULL, SIGKILL) > 0; round++) {
 		end_marked_children(s->dir);
 		process_wait(-1, 2);
 	}
@@ -809,7 +809,7 @@ has_ended(const struct server *s, int ms)
 		return false;
 	/* A process that is just being executed has no environment to be found by, so ask more than once. */
 	for (int pause = 1; s->dir != NULL && pause < 32; pause *= 2)
-		if (signal_marked(s->dir, 0) > 0 || poll(NULL, 0, pause) != 0)
+		if (signal_marked(s->dir, NULL, 0) > 0 || poll(NULL, 0, pause) != 0)
 			return false;
 	return true;
 }

@@ -23,7 +23,7 @@
 #include "harness/test.h"
 #include "harness/trace.h"
 
-enum { DRIVE_EXPORTS = 8, DRIVE_PATTERN = 1, DRIVE_FILLED = 4 << 20 };
+enum { DRIVE_EXPORTS = 8, DRIVE_PATTERN = 1, DRIVE_FILLED = 1 << 20 };
 
 struct client;
 

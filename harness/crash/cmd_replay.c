@@ -145,7 +145,7 @@ check_guarded(const struct cli *cli, struct asked *a, struct image *i, uint32_t 
 		return cli_broken(cli, "%s", error);
 	a->setup.dir = dir;
 	status = check_image(cli, a, i, must);
-	signal_marked(dir, SIGKILL);
+	signal_marked(dir, NULL, SIGKILL);
 	remove_dir(dir);
 	dismiss_guard(guard, dir);
 	free(dir);

@@ -196,7 +196,7 @@ pool_free(struct pool *p)
 	}
 	if (p->signals >= 0)
 		close(p->signals);
-	signal_marked(p->setup.dir, SIGKILL);
+	signal_marked(p->setup.dir, NULL, SIGKILL);
 	free(p);
 }
 
