@@ -110,7 +110,8 @@ static const struct cli_option durability_options[] = {
 
 static const struct cli_option client_options[] = {
 	OPTIONS_OF_ALL_1{ "driver", 0, "PROGRAM", "a driver of the client, in place of a command", OPT_DRIVER, false },
-	{ "pairwise", 0, NULL, "flags pair by pair, not in every combination: for a slow client", OPT_PAIRWISE, false },
+	{ "pairwise", 0, NULL, "combinations pair by pair, and a sample of the lies: for a slow client", OPT_PAIRWISE,
+	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
 	OPTIONS_OF_ALL_2{ 0 },
