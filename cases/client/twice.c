@@ -263,8 +263,8 @@ fresh(struct twice *w, twice_way *way, const struct terms *one, const struct ter
 }
 
 /*
- * It may be that the client is not the same each time, for reasons of its own. That it keeps what was is to be said before
- * the referee says which rule it breaks by it.
+ * It may be that the client is not the same each time, for reasons of its own, such as what was under way when it was cut
+ * off: no verdict may hang on that. That it keeps what was is to be said before the referee says which rule it breaks by it.
  */
 static void
 confirm(struct twice *w, const struct terms *one, const struct terms *two, const char *told)
@@ -278,7 +278,7 @@ confirm(struct twice *w, const struct terms *one, const struct terms *two, const
 	again = fresh(w, w->way, one, two);
 	if (strcmp(alone, w->measure) == 0 && strcmp(again, told) == 0)
 		differ(w, one, two, alone, told);
-	observe(w->d->t, w->r, "after a session with %s, one with %s is not the same each time", one->name, two->name);
+	note(w->d->t, "after a session with %s, one with %s is not the same each time", one->name, two->name);
 	free(alone);
 	free(again);
 }
