@@ -43,6 +43,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(flags) -MMD -MP -c -o $@ $<
 
+# What is put into it as it is.
+$(BUILD)/obj/reports/crash_page.o: reports/crash.html
+
 $(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(flags) -MMD -MP -MF $@.d -o $@ $< $(library) $(libs) -lcmocka

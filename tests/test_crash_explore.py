@@ -549,7 +549,11 @@ def test_shards(nbdspec, log_checker):
     states = [failing(json.loads((nbdspec.cwd / f"shard{i}").read_text())) for i in range(1, 4)]
     assert set.union(*states) == failing(json.loads((nbdspec.cwd / "whole").read_text()))
     assert sum(map(len, states)) == len(set.union(*states))
-    merged = nbdspec("crash", "merge", "shard2", "shard1", "shard3", status=1)
+    merged = nbdspec("crash", "merge", "shard2", "shard1", "shard3", "--json", "merged", status=1)
+    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged"))
+    assert failing(one) == failing(two)
+    assert all(one[key] == two[key] for key in ("exploration", "shard", "points", "findings", "timeline", "unexplained"))
+    assert {**one["states"], "minimising": 0} == {**two["states"], "minimising": 0}
     assert merged.stdout.splitlines()[2:] == without_time(whole.stdout)[2:]
     assert "shard 3 of 3 is missing" in nbdspec.usage("crash", "merge", "shard1", "shard2")
     assert "given twice" in nbdspec.usage("crash", "merge", "shard1", "shard1")

@@ -77,6 +77,7 @@ bool check_again(struct asker *a, const struct difference *d, uint32_t must, str
 void minimise(struct exploration *e, struct asker *a);
 
 /* For people; `trace` as it was given, for the commands that replay states. */
+char *replay_line(const struct exploration *e, size_t i, const char *trace);	/* a finding's; malloc'd */
 void print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, const char *trace);
 void print_exploration(FILE *f, const struct exploration *e, const char *trace);
 

@@ -50,12 +50,9 @@ print_torn(FILE *f, const struct recording *r, const struct lack *l)
 		print_command(f, r, l->command);
 }
 
-/* The first of what is lost or torn. */
-static uint32_t
+static void
 print_lost(FILE *f, const struct recording *r, const struct difference *d)
 {
-	uint32_t first = NEVER;
-
 	for (size_t i = 0; i < d->n; i++) {
 		const struct lack *l = &d->lacks[i];
 
@@ -65,9 +62,7 @@ print_lost(FILE *f, const struct recording *r, const struct difference *d)
 		} else {
 			print_torn(f, r, l);
 		}
-		first = l->low != 0 && l->low < first ? l->low : l->low == 0 && l->command < first ? l->command : first;
 	}
-	return first;
 }
 
 /* What arrived after the first that was lost, and is there all the same. */
@@ -100,10 +95,10 @@ print_verdict(FILE *f, const struct checked *c)
 	fprintf(f, "%s%s\n", c->output[0] != '\0' ? ": " : "", c->output);
 }
 
-static void
-print_replay(FILE *f, const struct exploration *e, const struct difference *d, const char *trace)
+char *
+replay_line(const struct exploration *e, size_t i, const char *trace)
 {
-	char *state = difference_text(d);
+	char *state = difference_text(&e->findings[i].difference);
 	const struct filesystem *fs = e->options->setup.fs;
 	char *words[] = { (char *)"nbdspec",
 		          (char *)"crash",
@@ -117,9 +112,8 @@ print_replay(FILE *f, const struct exploration *e, const struct difference *d, c
 		          NULL };
 	char *line = shell_quote(words);
 
-	fprintf(f, "  replay:  %s\n", line);
-	free(line);
 	free(state);
+	return line;
 }
 
 void
@@ -127,7 +121,7 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 {
 	const struct finding *n = &e->findings[i];
 	const struct recording *r = e->space->recording;
-	uint32_t first;
+	char *replay = replay_line(e, i, trace);
 
 	fprintf(f, "\nfinding %zu, %" PRIu64 " state%s: ", i + 1, n->states, n->states == 1 ? "" : "s");
 	print_verdict(f, &n->result);
@@ -135,12 +129,13 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 	        r->n_events);
 	print_mark(f, r, n->difference.at);
 	fprintf(f, "\n");
-	first = print_lost(f, r, &n->difference);
+	print_lost(f, r, &n->difference);
 	if (n->difference.n == 0)
 		fprintf(f, "  lost:    nothing: all that was written by then is there\n");
 	else if (difference_show(&n->difference, v, NULL))
-		print_durable(f, v, first);
-	print_replay(f, e, &n->difference, trace);
+		print_durable(f, v, difference_first(&n->difference));
+	fprintf(f, "  replay:  %s\n", replay);
+	free(replay);
 }
 
 static void

@@ -1,5 +1,6 @@
 #include "harness/crash/report.h"
 
+#include "harness/crash/timeline.h"
 #include "harness/printable.h"
 
 #include <errno.h>
@@ -106,6 +107,17 @@ failing(const struct exploration *e)
 	return all;
 }
 
+/* To be run, and so as it is, where it is text. */
+static json_t *
+replay(const struct exploration *e, size_t i, const char *trace)
+{
+	char *line = replay_line(e, i, trace);
+	json_t *j = is_utf8(line, strlen(line)) ? json_string(line) : text(line);
+
+	free(line);
+	return j;
+}
+
 static json_t *
 finding(const struct exploration *e, size_t i, struct view *v, const char *trace)
 {
@@ -114,6 +126,7 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	char *told = NULL, *line, *save = NULL;
 	size_t size;
 	FILE *f = open_memstream(&told, &size);
+	json_t *object;
 
 	if (f == NULL)
 		abort();
@@ -122,26 +135,30 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	for (line = strtok_r(told, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
 		json_array_append_new(lines, text(line));
 	free(told);
-	return json_pack("{so ss si so sI sI so}",
+	object = json_pack("{so ss si so sI sI so so}",
 			 "state", taken(difference_text(&n->difference)),
 			 "verdict", state_verdict_name(n->result.verdict),
 			 "number", n->result.number,
 			 "output", text(n->result.output),
 			 "marks_must", (json_int_t)n->must,
 			 "states", (json_int_t)n->states,
-			 "told", lines);
+			 "told", lines,
+			 "replay", replay(e, i, trace));
+	timeline_add_finding(object, e, i, v);
+	return object;
 }
 
 json_t *
 exploration_object(const struct exploration *e, const char *trace)
 {
-	json_t *findings = json_array();
+	json_t *findings = json_array(), *timeline;
 	struct view *v = view_new(e->space);
 
 	for (size_t i = 0; i < e->n_findings; i++)
 		json_array_append_new(findings, finding(e, i, v, trace));
+	timeline = timeline_object(e, v);
 	view_free(v);
-	return json_pack("{ss so s[ii] so so so so sI sf sf sb}",
+	return json_pack("{ss so s[ii] so so so so so sI sf sf sb}",
 			 "format", REPORT_FORMAT,
 			 "exploration", about(e, trace),
 			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
@@ -149,6 +166,7 @@ exploration_object(const struct exploration *e, const char *trace)
 			 "points", points(e),
 			 "failing", failing(e),
 			 "findings", findings,
+			 "timeline", timeline,
 			 "unexplained", (json_int_t)e->unexplained,
 			 "seconds", e->seconds,
 			 "first_failure", e->first_failure,
@@ -158,12 +176,11 @@ exploration_object(const struct exploration *e, const char *trace)
 /* clang-format on */
 
 bool
-report_write(const char *path, const struct exploration *e, const char *trace, char error[512])
+report_write(const char *path, const json_t *report, bool (*write)(FILE *f, const json_t *report), char error[512])
 {
-	json_t *report = exploration_object(e, trace);
 	FILE *f = fopen(path, "we");
 	struct stat st;
-	bool ok = f != NULL && report != NULL && json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
+	bool ok = f != NULL && write(f, report) && !ferror(f);
 
 	if (f != NULL && fclose(f) != 0)
 		ok = false;
@@ -172,6 +189,18 @@ report_write(const char *path, const struct exploration *e, const char *trace, c
 	/* Half a report is none; what is no file stays. */
 	if (!ok && f != NULL && stat(path, &st) == 0 && S_ISREG(st.st_mode))
 		unlink(path);
-	json_decref(report);
 	return ok;
+}
+
+bool
+report_json(FILE *f, const json_t *report)
+{
+	return json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
+}
+
+bool
+report_write_all(const struct report_files *files, const json_t *report, char error[512])
+{
+	return (files->json == NULL || report_write(files->json, report, report_json, error)) &&
+	       (files->html == NULL || report_write(files->html, report, report_page, error));
 }
