@@ -23,7 +23,8 @@ enum {
 	OPT_HTML,
 	OPT_NO_TRIE,
 	OPT_VERIFY,
-	OPT_NESTED
+	OPT_NESTED,
+	OPT_VERBOSE
 };
 
 static const struct cli_option explore_options[] = {
@@ -43,6 +44,7 @@ static const struct cli_option explore_options[] = {
 	{ "json", 0, "FILE", "write the results there; 'nbdspec crash merge' joins those of all shards", OPT_JSON,
 	  false },
 	{ "html", 0, "FILE", "write them there as a page, with a timeline", OPT_HTML, false },
+	{ "verbose", 'v', NULL, "say why it is not told what lies where a finding is", OPT_VERBOSE, false },
 	{ 0 },
 };
 
@@ -122,6 +124,9 @@ take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 		return 0;
 	case OPT_NO_TRIE:
 		a->o.trie = false;
+		return 0;
+	case OPT_VERBOSE:
+		a->o.verbose = true;
 		return 0;
 	case OPT_MARKS:
 		a->o.marks = true;

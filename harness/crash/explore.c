@@ -1,6 +1,7 @@
 #include "harness/crash/explore.h"
 
 #include "harness/clock.h"
+#include "harness/crash/places.h"
 #include "harness/crash/seen.h"
 #include "harness/crash/trie.h"
 #include "harness/crash/verdicts.h"
@@ -375,6 +376,8 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 	x.decisions = need(calloc(o->verify + 1u, sizeof(*x.decisions)));
 	ok = open_verdicts(&x, error) && run(&x, error);
 	pool_free(x.pool);
+	if (ok)
+		name_places(e, x.view);
 	if (!verdicts_close(&x.verdicts) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
@@ -395,8 +398,12 @@ exploration_free(struct exploration *e)
 		free(e->failing[i].words);
 		difference_free(&e->failing[i].difference);
 	}
-	for (size_t i = 0; i < e->n_findings; i++)
+	for (size_t i = 0; i < e->n_findings; i++) {
+		for (size_t k = 0; e->findings[i].which != NULL && k < e->findings[i].difference.n; k++)
+			free(e->findings[i].which[k]);
+		free(e->findings[i].which);
 		difference_free(&e->findings[i].difference);
+	}
 	free(e->failing);
 	free(e->findings);
 	free(e->points);

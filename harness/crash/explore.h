@@ -19,7 +19,7 @@ struct explore_options {
 	unsigned jobs;
 	uint32_t shard, shards;		/* shard from 0 */
 	bool marks;			/* each image once for each number of marks that must be visible */
-	bool stop_at_first, progress;
+	bool stop_at_first, progress, verbose;
 	bool trie;			/* with {uri}: what is known of the checker's reads decides */
 	uint32_t verify;		/* of these decisions, how many are checked after all */
 	const char *resume;		/* a file of verdicts, or NULL */
@@ -45,6 +45,7 @@ struct finding {
 	uint32_t must;
 	struct checked result;
 	uint64_t states;		/* failing ones that lack all this, and no earlier finding */
+	char **which;			/* of each lack: what lies there, printable, or NULL; NULL: nobody knows */
 };
 
 struct exploration {

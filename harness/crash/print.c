@@ -51,8 +51,10 @@ print_torn(FILE *f, const struct recording *r, const struct lack *l)
 }
 
 static void
-print_lost(FILE *f, const struct recording *r, const struct difference *d)
+print_lost(FILE *f, const struct recording *r, const struct finding *n)
 {
+	const struct difference *d = &n->difference;
+
 	for (size_t i = 0; i < d->n; i++) {
 		const struct lack *l = &d->lacks[i];
 
@@ -62,6 +64,8 @@ print_lost(FILE *f, const struct recording *r, const struct difference *d)
 		} else {
 			print_torn(f, r, l);
 		}
+		if (n->which != NULL && n->which[i] != NULL)
+			fprintf(f, "           which is: %s\n", n->which[i]);
 	}
 }
 
@@ -129,7 +133,7 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 	        r->n_events);
 	print_mark(f, r, n->difference.at);
 	fprintf(f, "\n");
-	print_lost(f, r, &n->difference);
+	print_lost(f, r, n);
 	if (n->difference.n == 0)
 		fprintf(f, "  lost:    nothing: all that was written by then is there\n");
 	else if (difference_show(&n->difference, v, NULL))

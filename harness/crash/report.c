@@ -107,6 +107,17 @@ failing(const struct exploration *e)
 	return all;
 }
 
+/* Of each that it lacks what lies there, or null. */
+static json_t *
+which(const struct finding *n)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < n->difference.n; i++)
+		json_array_append_new(all, n->which != NULL && n->which[i] != NULL ? text(n->which[i]) : json_null());
+	return all;
+}
+
 /* To be run, and so as it is, where it is text. */
 static json_t *
 replay(const struct exploration *e, size_t i, const char *trace)
@@ -135,7 +146,7 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	for (line = strtok_r(told, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
 		json_array_append_new(lines, text(line));
 	free(told);
-	object = json_pack("{so ss si so sI sI so so}",
+	object = json_pack("{so ss si so sI sI so so so}",
 			 "state", taken(difference_text(&n->difference)),
 			 "verdict", state_verdict_name(n->result.verdict),
 			 "number", n->result.number,
@@ -143,6 +154,7 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 			 "marks_must", (json_int_t)n->must,
 			 "states", (json_int_t)n->states,
 			 "told", lines,
+			 "which", which(n),
 			 "replay", replay(e, i, trace));
 	timeline_add_finding(object, e, i, v);
 	return object;
