@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -392,20 +393,65 @@ RECOVERY = """
 """
 
 
-@pytest.mark.parametrize("flush, status", [("-c flush", 0), ("", 1)])
-def test_second_cut(explore, script, flush, status):
-    """A recovery that replays a journal, and forgets it before what it replayed is durable."""
-    if not shutil.which("qemu-io"):
-        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+def committed():
     r = Recording()
     r.do(WRITE, 0, b"J" * 512)
     r.do(FLUSH)
     r.mark("committed")
     r.do(WRITE, 65536, b"x" * 512)
+    return r
+
+
+@pytest.mark.parametrize("flush, status", [("-c flush", 0), ("", 1)])
+def test_second_cut(explore, script, flush, status):
+    """A recovery that replays a journal, and forgets it before what it replayed is durable."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
     check = script(RECOVERY % flush)
-    explore(r, check, "--budget", "8", status=0)
-    text, report = explore(r, check, "--budget", "8", "--nested", "20", status=status)
-    assert status == 0 or "after a second cut, " in text
+    explore(committed(), check, "--budget", "8", status=0)
+    text, report = explore(committed(), check, "--budget", "8", "--nested", "20", status=status)
+    assert status == 0 or "after a second cut: " in text
+    assert [bool(f["second"]) for f in report["failing"]] == [True] * len(report["failing"])
+
+
+def test_second_cut_is_replayed(nbdspec, explore, script):
+    """Its name builds exactly that image, and nothing else: not of a checker that writes otherwise."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    check = script(RECOVERY % "")
+    args = ("--budget", "8", "--nested", "20", "--resume", "verdicts")
+    text, report = explore(committed(), check, *args, status=1)
+    finding = report["findings"][0]
+    assert f"  then:    a second cut while the checker wrote: {finding['second'].split('@')[0]}" in text
+    # The journal is gone, and what it held has not come: the rest is as the first cut left it.
+    state = f"{finding['state']} then {finding['second']}"
+    assert shlex.split(finding["replay"]) == ["nbdspec", "crash", "replay", f"{nbdspec.cwd}/trace", state, "--check", check]
+    nbdspec("crash", "replay", "trace", finding["state"], "-o", "first", status=0)
+    told = nbdspec("crash", "replay", "trace", state, "--check", check, "-o", "second", status=1).stdout
+    assert told.startswith("bad: the checker exited 1")
+    first, second = ((nbdspec.cwd / name).read_bytes() for name in ("first", "second"))
+    assert first[:512] == b"J" * 512 and second == bytes(512) + first[512:]
+    nbdspec("crash", "replay", "trace", finding["state"], "--check", check, status=0)
+    # A verdict that was known has its name, too.
+    again, resumed = explore(committed(), check, *args, status=1)
+    assert resumed["states"]["resumed"] > 0 and [f["second"] for f in resumed["failing"]] == [f["second"] for f in report["failing"]]
+    assert "another exploration" in nbdspec.broken("crash", "explore", "trace", "--check", check, "--resume", "verdicts")
+    script((RECOVERY % "").replace("-P 98 8192 512'", "-P 98 8192 1024'", 1))
+    assert "has written something else" in nbdspec.broken("crash", "replay", "trace", state, "--check", check, "-o", "third")
+    assert not (nbdspec.cwd / "third").exists()
+
+
+@pytest.mark.parametrize("second", ["", "7", "7:-2", "7@", "7@123", "7@0123456789ABCDEF", "x@0123456789abcdef", "7@0123456789abcdef then 7"])
+def test_wrong_second_state(nbdspec, second):
+    log(1).save(nbdspec.cwd / "trace")
+    assert f"'3 then {second}'" in nbdspec.usage("crash", "replay", "trace", f"3 then {second}", "--check", "true {uri}")
+
+
+def test_second_state_takes_a_checker(nbdspec):
+    log(1).save(nbdspec.cwd / "trace")
+    for options in (["-o", "image"], ["--check", "true {file}"]):
+        assert "{uri}" in nbdspec.usage("crash", "replay", "trace", "3 then 7@0123456789abcdef", *options)
+    assert "has written something else" in nbdspec.broken("crash", "replay", "trace", "3 then 7@0123456789abcdef", "--check", "true {uri}")
 
 
 # ---- replay ----

@@ -1,6 +1,7 @@
 /* The results of an exploration, for people. */
 #include "harness/cli.h"
 #include "harness/crash/explore.h"
+#include "harness/crash/nested.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
 
@@ -99,10 +100,22 @@ print_verdict(FILE *f, const struct checked *c)
 	fprintf(f, "%s%s\n", c->output[0] != '\0' ? ": " : "", c->output);
 }
 
+/* Its whole name, with the second cut. */
+static char *
+state_text(const struct difference *d, const struct checked *result)
+{
+	char *first = difference_text(d), *state;
+
+	if (asprintf(&state, "%s%s%s", first, result->second[0] != '\0' ? SECOND_WORD : "", result->second) < 0)
+		abort();
+	free(first);
+	return state;
+}
+
 char *
 replay_line(const struct exploration *e, size_t i, const char *trace)
 {
-	char *state = difference_text(&e->findings[i].difference);
+	char *state = state_text(&e->findings[i].difference, &e->findings[i].result);
 	const struct filesystem *fs = e->options->setup.fs;
 	char *words[] = { (char *)"nbdspec",
 		          (char *)"crash",
@@ -138,6 +151,9 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 		fprintf(f, "  lost:    nothing: all that was written by then is there\n");
 	else if (difference_show(&n->difference, v, NULL))
 		print_durable(f, v, difference_first(&n->difference));
+	if (n->result.second[0] != '\0')
+		fprintf(f, "  then:    a second cut while the checker wrote: %.*s\n",
+		        (int)strcspn(n->result.second, "@"), n->result.second);
 	fprintf(f, "  replay:  %s\n", replay);
 	free(replay);
 }

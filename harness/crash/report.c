@@ -1,6 +1,7 @@
 #include "harness/crash/report.h"
 
 #include "harness/crash/timeline.h"
+#include "harness/filesystem.h"
 #include "harness/printable.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ about(const struct exploration *e, const char *trace)
 	char identity[20];
 
 	snprintf(identity, sizeof(identity), "%016" PRIx64, recording_identity(r));
-	return json_pack("{ss so ss so ss si sI sI sb sI si si si}",
+	return json_pack("{ss so ss so ss si sI sI sb sI ss sI si si si}",
 			 "version", NBDSPEC_VERSION,
 			 "trace", text(trace),
 			 "identity", identity,
@@ -52,6 +53,8 @@ about(const struct exploration *e, const char *trace)
 			 "budget", (json_int_t)o->budget,
 			 "seed", (json_int_t)o->seed,
 			 "marks", (int)o->marks,
+			 "nested", (json_int_t)o->setup.nested,
+			 "fs", o->setup.fs != NULL ? o->setup.fs->name : "",
 			 "size", (json_int_t)r->size,
 			 "commands", (int)r->n_commands,
 			 "marks_set", (int)r->n_marks,
@@ -98,10 +101,11 @@ failing(const struct exploration *e)
 	json_t *all = json_array();
 
 	for (size_t i = 0; i < e->n_failing; i++)
-		json_array_append_new(all, json_pack("{so ss si so sI}",
+		json_array_append_new(all, json_pack("{so ss si ss so sI}",
 			"state", taken(difference_text(&e->failing[i].difference)),
 			"verdict", state_verdict_name(e->failing[i].result.verdict),
 			"number", e->failing[i].result.number,
+			"second", e->failing[i].result.second,
 			"output", text(e->failing[i].result.output),
 			"marks_must", (json_int_t)e->failing[i].must));
 	return all;
@@ -146,10 +150,11 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	for (line = strtok_r(told, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
 		json_array_append_new(lines, text(line));
 	free(told);
-	object = json_pack("{so ss si so sI sI so so so}",
+	object = json_pack("{so ss si ss so sI sI so so so}",
 			 "state", taken(difference_text(&n->difference)),
 			 "verdict", state_verdict_name(n->result.verdict),
 			 "number", n->result.number,
+			 "second", n->result.second,
 			 "output", text(n->result.output),
 			 "marks_must", (json_int_t)n->must,
 			 "states", (json_int_t)n->states,

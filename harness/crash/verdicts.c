@@ -23,10 +23,12 @@ read_line(struct verdicts *v, const char *line)
 	int wrote, end = 0;
 	char name[16];
 
-	if (sscanf(line, "%16" SCNx64 "%16" SCNx64 " %15s %d %d %n", &k.key.low, &k.key.high, name, &k.result.number,
-	           &wrote, &end) != 5 ||
+	if (sscanf(line, "%16" SCNx64 "%16" SCNx64 " %15s %d %d %199s %n", &k.key.low, &k.key.high, name,
+	           &k.result.number, &wrote, k.result.second, &end) != 6 ||
 	    end == 0)
 		return false;
+	if (strcmp(k.result.second, "-") == 0)
+		k.result.second[0] = '\0';
 	for (int i = 0; i < VERDICT_BROKEN; i++)
 		if (strcmp(name, state_verdict_name(i)) == 0)
 			k.result.verdict = i;
@@ -121,6 +123,7 @@ void
 verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 {
 	if (v->f != NULL)
-		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s\n", key.low, key.high,
-		        state_verdict_name(r->verdict), r->number, r->wrote, r->output);
+		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s %s\n", key.low, key.high,
+		        state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
+		        r->output);
 }
