@@ -115,6 +115,14 @@ conformance:
 	@ci/conformance
 	@ci/crash --small
 
+# With every crash state that the budget has, and the recipe for a cluster on a cluster.
+conformance-full:
+	@ci/install build targets full
+	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/conformance
+	@ci/crash
+	@ci/slurm
+
 check:
 	@ci/install build targets check
 	@$(MAKE) --no-print-directory check-installed
@@ -170,5 +178,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)
