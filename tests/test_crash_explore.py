@@ -631,6 +631,37 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+def test_what_is_read_is_kept(nbdspec, explore, header_checker):
+    """A larger budget decides by what a smaller one has seen; without it more is checked, to the same end."""
+    r, verdicts = log(4, flush_records=False), nbdspec.cwd / "verdicts"
+    args = ("--resume", "verdicts")
+    explore(r, header_checker, "--budget", "60", *args, status=1)
+    kept = verdicts.read_text()
+    assert re.search(r"(?m)^t \d+ \d+( \d+ \d+)*$", kept)
+    _, with_reads = explore(r, header_checker, "--budget", "300", *args, status=1)
+    again = verdicts.read_text()
+    verdicts.write_text(re.sub(r"(?m)^t .*\n", "", kept))
+    _, without = explore(r, header_checker, "--budget", "300", *args, status=1)
+    checked = [sum(o["states"][v] for v in ("good", "bad")) - o["states"]["decided"] - o["states"]["resumed"] for o in (with_reads, without)]
+    assert 0 <= checked[0] < checked[1] and failing(with_reads) == failing(without)
+    # And what the first run has added goes on to grow.
+    verdicts.write_text(again)
+    _, third = explore(r, header_checker, "--budget", "600", "--no-trie", *args, status=1)
+    verdicts.write_text(again[:-1].rpartition("\n")[0] + "\nt 5")
+    _, torn = explore(r, header_checker, "--budget", "300", *args, status=1)
+    assert failing(torn) == failing(with_reads)
+
+
+@pytest.mark.parametrize("line", ["t", "t 0", "t 0 ", "t 0 1 2", "t x 1", "t 0 1 99999 0", "t 0 1 0 99999", "t 99999 1", "t -1 1", "t 0 0 0 0\nt 0 0 0 0"])
+def test_wrong_reads(nbdspec, header_checker, line):
+    log(2).save(nbdspec.cwd / "trace")
+    args = ("crash", "explore", "trace", "--check", header_checker, "--budget", "3", "--resume", "verdicts")
+    nbdspec(*args, status=0)
+    head, first = (nbdspec.cwd / "verdicts").read_text().splitlines()[:2]
+    (nbdspec.cwd / "verdicts").write_text(f"{head}\n{first}\n{line}\n")
+    assert "is not understood" in nbdspec.broken(*args)
+
+
 def test_interrupted_in_a_check(nbdspec):
     log(1).save(nbdspec.cwd / "trace")
     p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'sleep 1000; : {file}'", "-j", "2")

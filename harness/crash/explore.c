@@ -83,12 +83,15 @@ static void
 take_result(void *arg, struct pool_job *job, const struct checked *result)
 {
 	struct explorer *x = arg;
+	struct trie_path added;
 
 	if (result->verdict != VERDICT_BROKEN)
 		verdicts_add(&x->verdicts, job->key, result);
 	/* How long it takes is nothing that is read. */
-	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG)
-		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result);
+	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG) {
+		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added);
+		verdicts_add_path(&x->verdicts, &added);
+	}
 	count_result(x, job, result);
 }
 
@@ -355,7 +358,7 @@ open_verdicts(struct explorer *x, char error[512])
 		abort();
 	for (char *at = what; *at != '\0'; at++)
 		*at = *at == '\n' ? ' ' : *at;
-	ok = verdicts_open(&x->verdicts, o->resume, what, error);
+	ok = verdicts_open(&x->verdicts, x->trie, o->resume, what, error);
 	free(what);
 	return ok;
 }
