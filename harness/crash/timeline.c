@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-enum { MARK_BYTES = 400, DURABLE_MOST = 50 };
+enum { MARK_BYTES = 400, DURABLE_MOST = 50, BEFORE_CUT = 40, AFTER_CUT = 5 };
 
 /* ---- findings ---- */
 
@@ -104,6 +104,23 @@ show_about_points(bool *shown, const struct exploration *e)
 	}
 }
 
+/* What it names, and what came about its cut. */
+static void
+show_about_finding(bool *shown, const struct exploration *e, size_t i, struct view *v)
+{
+	const struct recording *r = e->space->recording;
+	uint32_t last = commands_before(r, e->findings[i].difference.at);
+	json_t *finding = json_object();
+
+	for (uint32_t k = last > BEFORE_CUT ? last - BEFORE_CUT : 1; k <= last + AFTER_CUT && k <= r->n_commands; k++)
+		shown[k] = true;
+	timeline_add_finding(finding, e, i, v);
+	show_commands(shown, json_object_get(finding, "lost"));
+	show_commands(shown, json_object_get(finding, "torn"));
+	show_commands(shown, json_object_get(finding, "durable"));
+	json_decref(finding);
+}
+
 static bool *
 choose_commands(const struct exploration *e, struct view *v)
 {
@@ -117,15 +134,8 @@ choose_commands(const struct exploration *e, struct view *v)
 	if (r->n_commands <= TIMELINE_COMMANDS)
 		return shown;
 	show_about_points(shown, e);
-	for (size_t i = 0; i < e->n_findings; i++) {
-		json_t *finding = json_object();
-
-		timeline_add_finding(finding, e, i, v);
-		show_commands(shown, json_object_get(finding, "lost"));
-		show_commands(shown, json_object_get(finding, "torn"));
-		show_commands(shown, json_object_get(finding, "durable"));
-		json_decref(finding);
-	}
+	for (size_t i = 0; i < e->n_findings; i++)
+		show_about_finding(shown, e, i, v);
 	return shown;
 }
 
