@@ -43,6 +43,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(flags) -MMD -MP -c -o $@ $<
 
+# What is put into it as it is.
+$(BUILD)/obj/reports/crash_page.o: reports/crash.html
+
 $(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(flags) -MMD -MP -MF $@.d -o $@ $< $(library) $(libs) -lcmocka
@@ -112,6 +115,14 @@ conformance:
 	@ci/conformance
 	@ci/crash --small
 
+# With every crash state that the budget has, and the recipe for a cluster on a cluster.
+conformance-full:
+	@ci/install build targets full
+	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/conformance
+	@ci/crash
+	@ci/slurm
+
 check:
 	@ci/install build targets check
 	@$(MAKE) --no-print-directory check-installed
@@ -167,5 +178,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -392,20 +393,65 @@ RECOVERY = """
 """
 
 
-@pytest.mark.parametrize("flush, status", [("-c flush", 0), ("", 1)])
-def test_second_cut(explore, script, flush, status):
-    """A recovery that replays a journal, and forgets it before what it replayed is durable."""
-    if not shutil.which("qemu-io"):
-        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+def committed():
     r = Recording()
     r.do(WRITE, 0, b"J" * 512)
     r.do(FLUSH)
     r.mark("committed")
     r.do(WRITE, 65536, b"x" * 512)
+    return r
+
+
+@pytest.mark.parametrize("flush, status", [("-c flush", 0), ("", 1)])
+def test_second_cut(explore, script, flush, status):
+    """A recovery that replays a journal, and forgets it before what it replayed is durable."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
     check = script(RECOVERY % flush)
-    explore(r, check, "--budget", "8", status=0)
-    text, report = explore(r, check, "--budget", "8", "--nested", "20", status=status)
-    assert status == 0 or "after a second cut, " in text
+    explore(committed(), check, "--budget", "8", status=0)
+    text, report = explore(committed(), check, "--budget", "8", "--nested", "20", status=status)
+    assert status == 0 or "after a second cut: " in text
+    assert [bool(f["second"]) for f in report["failing"]] == [True] * len(report["failing"])
+
+
+def test_second_cut_is_replayed(nbdspec, explore, script):
+    """Its name builds exactly that image, and nothing else: not of a checker that writes otherwise."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    check = script(RECOVERY % "")
+    args = ("--budget", "8", "--nested", "20", "--resume", "verdicts")
+    text, report = explore(committed(), check, *args, status=1)
+    finding = report["findings"][0]
+    assert f"  then:    a second cut while the checker wrote: {finding['second'].split('@')[0]}" in text
+    # The journal is gone, and what it held has not come: the rest is as the first cut left it.
+    state = f"{finding['state']} then {finding['second']}"
+    assert shlex.split(finding["replay"]) == ["nbdspec", "crash", "replay", f"{nbdspec.cwd}/trace", state, "--check", check]
+    nbdspec("crash", "replay", "trace", finding["state"], "-o", "first", status=0)
+    told = nbdspec("crash", "replay", "trace", state, "--check", check, "-o", "second", status=1).stdout
+    assert told.startswith("bad: the checker exited 1")
+    first, second = ((nbdspec.cwd / name).read_bytes() for name in ("first", "second"))
+    assert first[:512] == b"J" * 512 and second == bytes(512) + first[512:]
+    nbdspec("crash", "replay", "trace", finding["state"], "--check", check, status=0)
+    # A verdict that was known has its name, too.
+    again, resumed = explore(committed(), check, *args, status=1)
+    assert resumed["states"]["resumed"] > 0 and [f["second"] for f in resumed["failing"]] == [f["second"] for f in report["failing"]]
+    assert "another exploration" in nbdspec.broken("crash", "explore", "trace", "--check", check, "--resume", "verdicts")
+    script((RECOVERY % "").replace("-P 98 8192 512'", "-P 98 8192 1024'", 1))
+    assert "has written something else" in nbdspec.broken("crash", "replay", "trace", state, "--check", check, "-o", "third")
+    assert not (nbdspec.cwd / "third").exists()
+
+
+@pytest.mark.parametrize("second", ["", "7", "7:-2", "7@", "7@123", "7@0123456789ABCDEF", "x@0123456789abcdef", "7@0123456789abcdef then 7"])
+def test_wrong_second_state(nbdspec, second):
+    log(1).save(nbdspec.cwd / "trace")
+    assert f"'3 then {second}'" in nbdspec.usage("crash", "replay", "trace", f"3 then {second}", "--check", "true {uri}")
+
+
+def test_second_state_takes_a_checker(nbdspec):
+    log(1).save(nbdspec.cwd / "trace")
+    for options in (["-o", "image"], ["--check", "true {file}"]):
+        assert "{uri}" in nbdspec.usage("crash", "replay", "trace", "3 then 7@0123456789abcdef", *options)
+    assert "has written something else" in nbdspec.broken("crash", "replay", "trace", "3 then 7@0123456789abcdef", "--check", "true {uri}")
 
 
 # ---- replay ----
@@ -549,7 +595,11 @@ def test_shards(nbdspec, log_checker):
     states = [failing(json.loads((nbdspec.cwd / f"shard{i}").read_text())) for i in range(1, 4)]
     assert set.union(*states) == failing(json.loads((nbdspec.cwd / "whole").read_text()))
     assert sum(map(len, states)) == len(set.union(*states))
-    merged = nbdspec("crash", "merge", "shard2", "shard1", "shard3", status=1)
+    merged = nbdspec("crash", "merge", "shard2", "shard1", "shard3", "--json", "merged", status=1)
+    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged"))
+    assert failing(one) == failing(two)
+    assert all(one[key] == two[key] for key in ("exploration", "shard", "points", "findings", "timeline", "unexplained"))
+    assert {**one["states"], "minimising": 0} == {**two["states"], "minimising": 0}
     assert merged.stdout.splitlines()[2:] == without_time(whole.stdout)[2:]
     assert "shard 3 of 3 is missing" in nbdspec.usage("crash", "merge", "shard1", "shard2")
     assert "given twice" in nbdspec.usage("crash", "merge", "shard1", "shard1")
@@ -579,6 +629,37 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "again"))
     assert two["states"]["resumed"] >= 20 and two["failing"] == one["failing"] and two["points"] == one["points"]
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
+
+
+def test_what_is_read_is_kept(nbdspec, explore, header_checker):
+    """A larger budget decides by what a smaller one has seen; without it more is checked, to the same end."""
+    r, verdicts = log(4, flush_records=False), nbdspec.cwd / "verdicts"
+    args = ("--resume", "verdicts")
+    explore(r, header_checker, "--budget", "60", *args, status=1)
+    kept = verdicts.read_text()
+    assert re.search(r"(?m)^t \d+ \d+( \d+ \d+)*$", kept)
+    _, with_reads = explore(r, header_checker, "--budget", "300", *args, status=1)
+    again = verdicts.read_text()
+    verdicts.write_text(re.sub(r"(?m)^t .*\n", "", kept))
+    _, without = explore(r, header_checker, "--budget", "300", *args, status=1)
+    checked = [sum(o["states"][v] for v in ("good", "bad")) - o["states"]["decided"] - o["states"]["resumed"] for o in (with_reads, without)]
+    assert 0 <= checked[0] < checked[1] and failing(with_reads) == failing(without)
+    # And what the first run has added goes on to grow.
+    verdicts.write_text(again)
+    _, third = explore(r, header_checker, "--budget", "600", "--no-trie", *args, status=1)
+    verdicts.write_text(again[:-1].rpartition("\n")[0] + "\nt 5")
+    _, torn = explore(r, header_checker, "--budget", "300", *args, status=1)
+    assert failing(torn) == failing(with_reads)
+
+
+@pytest.mark.parametrize("line", ["t", "t 0", "t 0 ", "t 0 1 2", "t x 1", "t 0 1 99999 0", "t 0 1 0 99999", "t 99999 1", "t -1 1", "t 0 0 0 0\nt 0 0 0 0"])
+def test_wrong_reads(nbdspec, header_checker, line):
+    log(2).save(nbdspec.cwd / "trace")
+    args = ("crash", "explore", "trace", "--check", header_checker, "--budget", "3", "--resume", "verdicts")
+    nbdspec(*args, status=0)
+    head, first = (nbdspec.cwd / "verdicts").read_text().splitlines()[:2]
+    (nbdspec.cwd / "verdicts").write_text(f"{head}\n{first}\n{line}\n")
+    assert "is not understood" in nbdspec.broken(*args)
 
 
 def test_interrupted_in_a_check(nbdspec):

@@ -2,8 +2,7 @@
 
 #include "harness/cli.h"
 #include "harness/clock.h"
-#include "harness/crash/difference.h"
-#include "harness/crash/ladder.h"
+#include "harness/crash/nested.h"
 #include "harness/file.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
@@ -177,7 +176,7 @@ checker_new(const struct checker_setup *setup, struct image *i, char error[512])
 	}
 	if ((setup->fs != NULL && !prepare_mount(c, error)) ||
 	    (strstr(setup->command, "{uri}") != NULL &&
-	     (c->served = served_new(i, setup->dir, setup->nested > 0, error)) == NULL)) {
+	     (c->served = served_new(i, setup->dir, setup->keep || setup->nested > 0, error)) == NULL)) {
 		checker_free(c);
 		return NULL;
 	}
@@ -338,77 +337,6 @@ run_on_mount(struct checker *c, struct checked *result)
 	await_detach(c);
 }
 
-/* ---- a second cut ---- */
-
-struct nested {
-	struct checker *checker;
-	struct image *image;
-	uint32_t must;
-	const struct bytes *may;
-	struct checked *result;
-};
-
-static enum offered
-check_second(void *arg, const struct view *v)
-{
-	struct nested *n = arg;
-	struct checked again;
-	struct difference d;
-	char *state;
-
-	image_show(n->image, v);
-	checker_run(n->checker, n->must, n->may, &again);
-	if (again.verdict == VERDICT_GOOD)
-		return STATE_NEW;
-	d = difference_of(v);
-	state = difference_text(&d);
-	*n->result = again;
-	snprintf(n->result->output, sizeof(n->result->output), "after a second cut, %.80s of what it wrote: %.120s",
-	         state, again.output);
-	free(state);
-	difference_free(&d);
-	return STATE_STOP;
-}
-
-static void
-check_states(struct nested *n, const struct space *s, uint64_t most)
-{
-	struct view *v = view_new(s);
-	bool stopped = false;
-
-	for (uint32_t point = s->n_points; point-- > 0 && !stopped;) {
-		view_go(v, point);
-		stopped = ladder_climb(v, most / s->n_points + 1, 1, check_second, n).stopped;
-	}
-	view_free(v);
-}
-
-/* The cut comes while the checker repairs the image: then it must be able to begin anew. The first that fails is told. */
-static void
-check_nested(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result)
-{
-	struct nested n = { .must = must, .may = may, .result = result };
-	struct checker_setup setup = c->setup;
-	struct recording r = c->served->writes;
-	struct space *s;
-	char error[512];
-
-	setup.nested = 0;
-	r.base = c->image->at;
-	s = space_new(&r, c->setup.tear, false, NEVER);
-	n.image = image_new(s, error);
-	n.checker = n.image != NULL ? checker_new(&setup, n.image, error) : NULL;
-	if (n.checker != NULL) {
-		check_states(&n, s, c->setup.nested);
-	} else {
-		result->verdict = VERDICT_BROKEN;
-		snprintf(result->output, sizeof(result->output), "%.250s", error);
-	}
-	checker_free(n.checker);
-	image_free(n.image);
-	space_free(s);
-}
-
 void
 checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result)
 {
@@ -431,7 +359,7 @@ checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct ch
 		run_command(c, result);
 	result->wrote = image_restore(c->image);
 	if (result->verdict == VERDICT_GOOD && c->setup.nested > 0 && c->served->writes.n_commands > 0)
-		check_nested(c, must, may, result);
+		nested_check(&c->setup, c->image, &c->served->writes, must, may, result);
 }
 
 const struct served *

@@ -21,6 +21,7 @@ struct checked {
 	enum state_verdict verdict;
 	int number;		/* the exit status, or the signal */
 	bool wrote;		/* to the image; undone */
+	char second[200];	/* the state after a second cut that failed (nested.h); "": there was none */
 	char output[256];	/* the last line of what it printed, printable; or why it is broken */
 };
 
@@ -33,6 +34,7 @@ struct checker_setup {
 	const char *marks;		/* the path of a file with all marks */
 	int ms;				/* a check may take */
 	uint64_t nested;		/* with {uri}: states after a second cut that each check is followed by */
+	bool keep;			/* with {uri}: what it wrote is kept without that, too */
 	struct tear tear;		/* of what it writes */
 };
 
@@ -44,7 +46,7 @@ void checker_free(struct checker *c);
 /* Judges what the image shows, and restores it. `must` marks must be visible, and `may`, or NULL, may be. */
 void checker_run(struct checker *c, uint32_t must, const struct bytes *may, struct checked *result);
 
-/* With {uri}: what the last check read. */
+/* With {uri}: what the last check read; and wrote, where that is kept. */
 const struct served *checker_served(const struct checker *c);
 
 /* The options that say so, for a command's table; their ids are not for others. */

@@ -20,9 +20,11 @@ enum {
 	OPT_FIRST,
 	OPT_RESUME,
 	OPT_JSON,
+	OPT_HTML,
 	OPT_NO_TRIE,
 	OPT_VERIFY,
-	OPT_NESTED
+	OPT_NESTED,
+	OPT_VERBOSE
 };
 
 static const struct cli_option explore_options[] = {
@@ -41,12 +43,15 @@ static const struct cli_option explore_options[] = {
 	{ "resume", 0, "FILE", "keep the verdicts there, and go on from those that it has", OPT_RESUME, false },
 	{ "json", 0, "FILE", "write the results there; 'nbdspec crash merge' joins those of all shards", OPT_JSON,
 	  false },
+	{ "html", 0, "FILE", "write them there as a page, with a timeline", OPT_HTML, false },
+	{ "verbose", 'v', NULL, "say why it is not told what lies where a finding is", OPT_VERBOSE, false },
 	{ 0 },
 };
 
 struct asked {
 	struct explore_options o;
-	const char *tear, *trace, *json;
+	const char *tear, *trace;
+	struct report_files files;
 };
 
 static int
@@ -112,10 +117,16 @@ take_option(const struct cli *cli, const struct cli_given *g, struct asked *a)
 		a->o.resume = g->value;
 		return 0;
 	case OPT_JSON:
-		a->json = g->value;
+		a->files.json = g->value;
+		return 0;
+	case OPT_HTML:
+		a->files.html = g->value;
 		return 0;
 	case OPT_NO_TRIE:
 		a->o.trie = false;
+		return 0;
+	case OPT_VERBOSE:
+		a->o.verbose = true;
 		return 0;
 	case OPT_MARKS:
 		a->o.marks = true;
@@ -153,6 +164,21 @@ read_command_line(const struct cli *cli, struct asked *a)
 /* ---- running ---- */
 
 static int
+write_reports(const struct cli *cli, const struct asked *a, const struct exploration *e)
+{
+	json_t *report;
+	char error[512];
+	int status;
+
+	if (a->files.json == NULL && a->files.html == NULL)
+		return STATUS_OK;
+	report = exploration_object(e, a->trace);
+	status = report_write_all(&a->files, report, error) ? STATUS_OK : cli_broken(cli, "%s", error);
+	json_decref(report);
+	return status;
+}
+
+static int
 explore_space(const struct cli *cli, struct asked *a, const struct space *s)
 {
 	struct exploration e;
@@ -164,8 +190,8 @@ explore_space(const struct cli *cli, struct asked *a, const struct space *s)
 	} else {
 		print_exploration(stdout, &e, a->trace);
 		status = e.interrupted ? STATUS_INTERRUPTED : e.n_failing > 0 ? STATUS_FAILED : STATUS_OK;
-		if (a->json != NULL && !report_write(a->json, &e, a->trace, error))
-			status = cli_broken(cli, "%s", error);
+		if (write_reports(cli, a, &e) != STATUS_OK)
+			status = STATUS_BROKEN;
 		if (e.contradicted > 0)
 			status = cli_broken(cli,
 			                    "the checker is not deterministic: it did otherwise %" PRIu64

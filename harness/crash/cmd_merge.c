@@ -1,17 +1,16 @@
 /* nbdspec crash merge: the reports of all shards of one exploration, as if it had been in one piece. */
 #include "harness/cli.h"
-#include "harness/crash/report.h"
+#include "harness/crash/merge.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const struct cli_option no_options[] = { { 0 } };
+enum { OPT_JSON = 1, OPT_HTML };
 
-struct merged_finding {
-	struct difference difference;
-	const json_t *object;
-	uint64_t states;
+static const struct cli_option merge_options[] = {
+	{ "json", 0, "FILE", "write the results there, as 'nbdspec crash explore' does", OPT_JSON, false },
+	{ "html", 0, "FILE", "write them there as a page, with a timeline", OPT_HTML, false },
+	{ 0 },
 };
 
 struct merge {
@@ -19,8 +18,7 @@ struct merge {
 	json_t **reports; /* by shard; NULL: it is not there */
 	size_t n;         /* shards */
 	const json_t *exploration;
-	struct merged_finding *findings;
-	size_t n_findings;
+	struct report_files files;
 };
 
 static json_int_t
@@ -100,128 +98,55 @@ read_reports(struct merge *m)
 	return status;
 }
 
-/* ---- findings ---- */
-
-static int
-compare_findings(const void *a, const void *b)
-{
-	const struct merged_finding *x = a, *y = b;
-
-	return difference_compare(&x->difference, &y->difference);
-}
-
-static struct merged_finding *
-finding_for(struct merge *m, const struct difference *d)
-{
-	for (size_t i = 0; i < m->n_findings; i++)
-		if (difference_has(d, &m->findings[i].difference))
-			return &m->findings[i];
-	return NULL;
-}
-
-static void
-gather_findings(struct merge *m)
-{
-	size_t n = 0, kept = 0, i, k;
-	const json_t *object;
-
-	for (i = 0; i < m->n; i++)
-		n += json_array_size(json_object_get(m->reports[i], "findings"));
-	m->findings = calloc(n + 1, sizeof(*m->findings));
-	if (m->findings == NULL)
-		abort();
-	for (n = i = 0; i < m->n; i++)
-		json_array_foreach(json_object_get(m->reports[i], "findings"), k, object)
-		{
-			m->findings[n].object = object;
-			n += difference_parse(string(object, "state"), &m->findings[n].difference);
-		}
-	qsort(m->findings, n, sizeof(*m->findings), compare_findings);
-	/* Another shard may have found less that fails; and that nothing is lost is told once. */
-	for (i = 0; i < n; i++) {
-		m->n_findings = kept;
-		if ((i > 0 && m->findings[i].difference.n == 0) || finding_for(m, &m->findings[i].difference) != NULL)
-			difference_free(&m->findings[i].difference);
-		else
-			m->findings[kept++] = m->findings[i];
-	}
-	m->n_findings = kept;
-}
-
-static uint64_t
-count_failing(struct merge *m, uint64_t *unexplained)
-{
-	uint64_t failing = 0;
-	const json_t *object;
-	size_t k;
-
-	for (size_t i = 0; i < m->n; i++)
-		json_array_foreach(json_object_get(m->reports[i], "failing"), k, object)
-		{
-			struct difference d;
-			struct merged_finding *f;
-
-			failing++;
-			if (!difference_parse(string(object, "state"), &d))
-				continue;
-			f = finding_for(m, &d);
-			if (f == NULL && m->n_findings > 0 && m->findings[0].difference.n == 0)
-				f = m->findings;
-			*(f != NULL ? &f->states : unexplained) += 1;
-			difference_free(&d);
-		}
-	return failing;
-}
-
 /* ---- telling ---- */
 
-static json_int_t
-sum(const struct merge *m, const char *name)
-{
-	json_int_t all = 0;
-
-	for (size_t i = 0; i < m->n; i++)
-		all += number(json_object_get(m->reports[i], "states"), name);
-	return all;
-}
-
 static void
-print_finding_again(const struct merged_finding *f, size_t i)
+print_finding_again(const json_t *finding)
 {
-	const json_t *told = json_object_get(f->object, "told"), *line;
+	const json_t *line;
 	size_t k;
 
-	json_array_foreach(told, k, line)
+	printf("\n");
+	json_array_foreach(json_object_get(finding, "told"), k, line)
 	{
-		const char *s = json_string_value(line), *colon = strchr(s, ':');
-
-		/* The number and the count are the merger's own. */
-		if (k == 0)
-			printf("\nfinding %zu, %" PRIu64 " state%s%s\n", i + 1, f->states, f->states == 1 ? "" : "s",
-			       colon != NULL ? colon : "");
-		else
-			printf("%s\n", s);
+		printf("%s\n", json_is_string(line) ? json_string_value(line) : "");
 	}
 }
 
-static int
-print_merged(struct merge *m)
+static void
+print_merged(const struct merge *m, const json_t *merged)
 {
-	uint64_t unexplained = 0, failing;
+	const json_t *states = json_object_get(merged, "states"), *finding;
+	json_int_t hang = number(states, "hang"), crash = number(states, "crash");
+	size_t k;
 
-	gather_findings(m);
-	failing = count_failing(m, &unexplained);
 	printf("shards: %zu, of %lld crash points\n", m->n, (long long)number(m->exploration, "crash_points"));
-	printf("states: %lld checked, %" PRIu64 " failing",
-	       (long long)(sum(m, "good") + sum(m, "bad") + sum(m, "crash") + sum(m, "hang")), failing);
-	if (sum(m, "hang") + sum(m, "crash") > 0)
-		printf(" (%lld hung, %lld crashed)", (long long)sum(m, "hang"), (long long)sum(m, "crash"));
+	printf("states: %lld checked, %zu failing",
+	       (long long)(number(states, "good") + number(states, "bad") + crash + hang),
+	       json_array_size(json_object_get(merged, "failing")));
+	if (hang + crash > 0)
+		printf(" (%lld hung, %lld crashed)", (long long)hang, (long long)crash);
 	printf("\n");
-	for (size_t i = 0; i < m->n_findings; i++)
-		print_finding_again(&m->findings[i], i);
-	if (unexplained > 0)
-		printf("\n%" PRIu64 " more failing states were not minimised\n", unexplained);
-	return failing > 0 ? STATUS_FAILED : STATUS_OK;
+	json_array_foreach(json_object_get(merged, "findings"), k, finding)
+	{
+		print_finding_again(finding);
+	}
+	if (number(merged, "unexplained") > 0)
+		printf("\n%lld more failing states were not minimised\n", (long long)number(merged, "unexplained"));
+}
+
+static int
+tell(const struct merge *m)
+{
+	json_t *merged = merged_report(m->reports, m->n);
+	int status = json_array_size(json_object_get(merged, "failing")) > 0 ? STATUS_FAILED : STATUS_OK;
+	char error[512];
+
+	print_merged(m, merged);
+	if (!report_write_all(&m->files, merged, error))
+		status = cli_broken(m->cli, "%s", error);
+	json_decref(merged);
+	return status;
 }
 
 static int
@@ -233,23 +158,22 @@ run_merge(struct cli *cli)
 	if (cli->n_args == 0)
 		return cli_usage_error(cli,
 		                       "want the reports of all shards, as 'nbdspec crash explore --json' writes them");
+	for (size_t i = 0; i < cli->n_given; i++)
+		*(cli->given[i].id == OPT_JSON ? &m.files.json : &m.files.html) = cli->given[i].value;
 	status = read_reports(&m);
 	if (status == 0)
-		status = print_merged(&m);
-	for (size_t i = 0; i < m.n_findings; i++)
-		difference_free(&m.findings[i].difference);
+		status = tell(&m);
 	for (size_t i = 0; i < m.n; i++)
 		json_decref(m.reports[i]);
-	free(m.findings);
 	free(m.reports);
 	return status;
 }
 
 COMMAND(crash_merge) = {
 	.name = "crash merge",
-	.usage = "REPORT...",
+	.usage = "[OPTION]... REPORT...",
 	.summary = "join the reports of an exploration's shards",
 	.help = "Exit status: 0 no state fails; 1 some do; 2 usage, and when a shard is missing.\n",
-	.options = no_options,
+	.options = merge_options,
 	.run = run_merge,
 };

@@ -66,6 +66,19 @@ difference_has(const struct difference *d, const struct difference *less)
 	return less->n > 0 || d->at == less->at;
 }
 
+uint32_t
+difference_first(const struct difference *d)
+{
+	uint32_t first = NEVER;
+
+	for (size_t i = 0; i < d->n; i++) {
+		uint32_t command = d->lacks[i].low != 0 ? d->lacks[i].low : d->lacks[i].command;
+
+		first = command < first ? command : first;
+	}
+	return first;
+}
+
 int
 difference_compare(const struct difference *a, const struct difference *b)
 {

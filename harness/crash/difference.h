@@ -28,6 +28,7 @@ struct difference difference_copy(const struct difference *d);
 
 /* All that `less` lacks, `d` lacks too, or has torn; where that is nothing, the moment is the same. */
 bool difference_has(const struct difference *d, const struct difference *less);
+uint32_t difference_first(const struct difference *d);	/* the first command that is lost or torn; NEVER: none */
 int difference_compare(const struct difference *a, const struct difference *b);	/* the smaller first, then the later */
 
 /* The view shows it, at its point. False where the recording has no such state, and one line in error, or NULL. */

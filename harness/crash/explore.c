@@ -1,6 +1,7 @@
 #include "harness/crash/explore.h"
 
 #include "harness/clock.h"
+#include "harness/crash/places.h"
 #include "harness/crash/seen.h"
 #include "harness/crash/trie.h"
 #include "harness/crash/verdicts.h"
@@ -82,12 +83,15 @@ static void
 take_result(void *arg, struct pool_job *job, const struct checked *result)
 {
 	struct explorer *x = arg;
+	struct trie_path added;
 
 	if (result->verdict != VERDICT_BROKEN)
 		verdicts_add(&x->verdicts, job->key, result);
 	/* How long it takes is nothing that is read. */
-	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG)
-		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result);
+	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG) {
+		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added);
+		verdicts_add_path(&x->verdicts, &added);
+	}
 	count_result(x, job, result);
 }
 
@@ -347,13 +351,14 @@ open_verdicts(struct explorer *x, char error[512])
 
 	if (o->resume == NULL)
 		return true;
-	if (asprintf(&what, "nbdspec crash verdicts 1 of %016" PRIx64 " tear %s%" PRIu32 " fs %s check %s",
+	if (asprintf(&what,
+	             "nbdspec crash verdicts 2 of %016" PRIx64 " tear %s%" PRIu32 " fs %s nested %" PRIu64 " check %s",
 	             recording_identity(x->e->space->recording), o->tear.whole ? "write" : "", o->tear.unit,
-	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.command) < 0)
+	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.nested, o->setup.command) < 0)
 		abort();
 	for (char *at = what; *at != '\0'; at++)
 		*at = *at == '\n' ? ' ' : *at;
-	ok = verdicts_open(&x->verdicts, o->resume, what, error);
+	ok = verdicts_open(&x->verdicts, x->trie, o->resume, what, error);
 	free(what);
 	return ok;
 }
@@ -375,6 +380,8 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 	x.decisions = need(calloc(o->verify + 1u, sizeof(*x.decisions)));
 	ok = open_verdicts(&x, error) && run(&x, error);
 	pool_free(x.pool);
+	if (ok)
+		name_places(e, x.view);
 	if (!verdicts_close(&x.verdicts) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
@@ -395,8 +402,12 @@ exploration_free(struct exploration *e)
 		free(e->failing[i].words);
 		difference_free(&e->failing[i].difference);
 	}
-	for (size_t i = 0; i < e->n_findings; i++)
+	for (size_t i = 0; i < e->n_findings; i++) {
+		for (size_t k = 0; e->findings[i].which != NULL && k < e->findings[i].difference.n; k++)
+			free(e->findings[i].which[k]);
+		free(e->findings[i].which);
 		difference_free(&e->findings[i].difference);
+	}
 	free(e->failing);
 	free(e->findings);
 	free(e->points);

@@ -19,7 +19,7 @@ struct explore_options {
 	unsigned jobs;
 	uint32_t shard, shards;		/* shard from 0 */
 	bool marks;			/* each image once for each number of marks that must be visible */
-	bool stop_at_first, progress;
+	bool stop_at_first, progress, verbose;
 	bool trie;			/* with {uri}: what is known of the checker's reads decides */
 	uint32_t verify;		/* of these decisions, how many are checked after all */
 	const char *resume;		/* a file of verdicts, or NULL */
@@ -45,6 +45,7 @@ struct finding {
 	uint32_t must;
 	struct checked result;
 	uint64_t states;		/* failing ones that lack all this, and no earlier finding */
+	char **which;			/* of each lack: what lies there, printable, or NULL; NULL: nobody knows */
 };
 
 struct exploration {
@@ -77,6 +78,7 @@ bool check_again(struct asker *a, const struct difference *d, uint32_t must, str
 void minimise(struct exploration *e, struct asker *a);
 
 /* For people; `trace` as it was given, for the commands that replay states. */
+char *replay_line(const struct exploration *e, size_t i, const char *trace);	/* a finding's; malloc'd */
 void print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, const char *trace);
 void print_exploration(FILE *f, const struct exploration *e, const char *trace);
 

@@ -3,6 +3,7 @@
  * all that was written. Cells are independent, so that each step is a state that a cut may leave, too.
  */
 #include "harness/crash/explore.h"
+#include "harness/crash/reduce.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,9 @@ struct reduction {
 };
 
 static bool
-fails(struct reduction *r, const struct difference *d)
+fails(void *arg, const struct difference *d)
 {
+	struct reduction *r = arg;
 	struct checked result;
 
 	if (r->lost || r->checks >= CHECKS_MOST)
@@ -32,60 +34,6 @@ fails(struct reduction *r, const struct difference *d)
 		return false;
 	r->result = result;
 	return true;
-}
-
-/* Of n parts, only the i-th, or all but that. */
-static struct difference
-part_of(const struct difference *d, size_t i, size_t n, bool only)
-{
-	struct difference part = difference_copy(d);
-	size_t low = d->n * i / n, high = d->n * (i + 1) / n;
-
-	part.n = 0;
-	for (size_t k = 0; k < d->n; k++)
-		if ((k >= low && k < high) == only)
-			part.lacks[part.n++] = d->lacks[k];
-	return part;
-}
-
-/* The first of the parts that fails, if any, takes the place of the whole. */
-static bool
-take_part(struct reduction *r, struct difference *d, size_t n, bool only)
-{
-	for (size_t i = 0; i < n; i++) {
-		struct difference part = part_of(d, i, n, only);
-
-		if (part.n < d->n && fails(r, &part)) {
-			difference_free(d);
-			*d = part;
-			return true;
-		}
-		difference_free(&part);
-	}
-	return false;
-}
-
-static void
-reduce(struct reduction *r, struct difference *d)
-{
-	struct difference none = { .at = d->at };
-	size_t parts = 2;
-
-	if (d->n > 0 && fails(r, &none)) {
-		d->n = 0;
-		return;
-	}
-	while (d->n > 1 && !r->lost) {
-		parts = parts < d->n ? parts : d->n;
-		if (take_part(r, d, parts, true))
-			parts = 2;
-		else if (parts > 2 && take_part(r, d, parts, false))
-			parts--;
-		else if (parts == d->n)
-			break;
-		else
-			parts *= 2;
-	}
 }
 
 /* A torn write whose loss as a whole fails just so is told as lost. */
@@ -143,7 +91,7 @@ explain_one(struct exploration *e, struct asker *a, const struct failing *failin
 	struct reduction r = { .e = e, .asker = a, .must = failing->must, .result = failing->result };
 	struct finding f = { .must = failing->must, .difference = difference_copy(&failing->difference) };
 
-	reduce(&r, &f.difference);
+	difference_reduce(&f.difference, fails, &r);
 	tell_as_lost(&r, &f.difference);
 	f.result = r.result;
 	if (finding_for(e, &f.difference) != NULL) {

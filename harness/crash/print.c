@@ -1,6 +1,7 @@
 /* The results of an exploration, for people. */
 #include "harness/cli.h"
 #include "harness/crash/explore.h"
+#include "harness/crash/nested.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
 
@@ -50,11 +51,10 @@ print_torn(FILE *f, const struct recording *r, const struct lack *l)
 		print_command(f, r, l->command);
 }
 
-/* The first of what is lost or torn. */
-static uint32_t
-print_lost(FILE *f, const struct recording *r, const struct difference *d)
+static void
+print_lost(FILE *f, const struct recording *r, const struct finding *n)
 {
-	uint32_t first = NEVER;
+	const struct difference *d = &n->difference;
 
 	for (size_t i = 0; i < d->n; i++) {
 		const struct lack *l = &d->lacks[i];
@@ -65,9 +65,9 @@ print_lost(FILE *f, const struct recording *r, const struct difference *d)
 		} else {
 			print_torn(f, r, l);
 		}
-		first = l->low != 0 && l->low < first ? l->low : l->low == 0 && l->command < first ? l->command : first;
+		if (n->which != NULL && n->which[i] != NULL)
+			fprintf(f, "           which is: %s\n", n->which[i]);
 	}
-	return first;
 }
 
 /* What arrived after the first that was lost, and is there all the same. */
@@ -100,10 +100,22 @@ print_verdict(FILE *f, const struct checked *c)
 	fprintf(f, "%s%s\n", c->output[0] != '\0' ? ": " : "", c->output);
 }
 
-static void
-print_replay(FILE *f, const struct exploration *e, const struct difference *d, const char *trace)
+/* Its whole name, with the second cut. */
+static char *
+state_text(const struct difference *d, const struct checked *result)
 {
-	char *state = difference_text(d);
+	char *first = difference_text(d), *state;
+
+	if (asprintf(&state, "%s%s%s", first, result->second[0] != '\0' ? SECOND_WORD : "", result->second) < 0)
+		abort();
+	free(first);
+	return state;
+}
+
+char *
+replay_line(const struct exploration *e, size_t i, const char *trace)
+{
+	char *state = state_text(&e->findings[i].difference, &e->findings[i].result);
 	const struct filesystem *fs = e->options->setup.fs;
 	char *words[] = { (char *)"nbdspec",
 		          (char *)"crash",
@@ -117,9 +129,8 @@ print_replay(FILE *f, const struct exploration *e, const struct difference *d, c
 		          NULL };
 	char *line = shell_quote(words);
 
-	fprintf(f, "  replay:  %s\n", line);
-	free(line);
 	free(state);
+	return line;
 }
 
 void
@@ -127,7 +138,7 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 {
 	const struct finding *n = &e->findings[i];
 	const struct recording *r = e->space->recording;
-	uint32_t first;
+	char *replay = replay_line(e, i, trace);
 
 	fprintf(f, "\nfinding %zu, %" PRIu64 " state%s: ", i + 1, n->states, n->states == 1 ? "" : "s");
 	print_verdict(f, &n->result);
@@ -135,12 +146,16 @@ print_finding(FILE *f, const struct exploration *e, size_t i, struct view *v, co
 	        r->n_events);
 	print_mark(f, r, n->difference.at);
 	fprintf(f, "\n");
-	first = print_lost(f, r, &n->difference);
+	print_lost(f, r, n);
 	if (n->difference.n == 0)
 		fprintf(f, "  lost:    nothing: all that was written by then is there\n");
 	else if (difference_show(&n->difference, v, NULL))
-		print_durable(f, v, first);
-	print_replay(f, e, &n->difference, trace);
+		print_durable(f, v, difference_first(&n->difference));
+	if (n->result.second[0] != '\0')
+		fprintf(f, "  then:    a second cut while the checker wrote: %.*s\n",
+		        (int)strcspn(n->result.second, "@"), n->result.second);
+	fprintf(f, "  replay:  %s\n", replay);
+	free(replay);
 }
 
 static void

@@ -1,5 +1,7 @@
 #include "harness/crash/report.h"
 
+#include "harness/crash/timeline.h"
+#include "harness/filesystem.h"
 #include "harness/printable.h"
 
 #include <errno.h>
@@ -41,7 +43,7 @@ about(const struct exploration *e, const char *trace)
 	char identity[20];
 
 	snprintf(identity, sizeof(identity), "%016" PRIx64, recording_identity(r));
-	return json_pack("{ss so ss so ss si sI sI sb sI si si si}",
+	return json_pack("{ss so ss so ss si sI sI sb sI ss sI si si si}",
 			 "version", NBDSPEC_VERSION,
 			 "trace", text(trace),
 			 "identity", identity,
@@ -51,6 +53,8 @@ about(const struct exploration *e, const char *trace)
 			 "budget", (json_int_t)o->budget,
 			 "seed", (json_int_t)o->seed,
 			 "marks", (int)o->marks,
+			 "nested", (json_int_t)o->setup.nested,
+			 "fs", o->setup.fs != NULL ? o->setup.fs->name : "",
 			 "size", (json_int_t)r->size,
 			 "commands", (int)r->n_commands,
 			 "marks_set", (int)r->n_marks,
@@ -97,13 +101,36 @@ failing(const struct exploration *e)
 	json_t *all = json_array();
 
 	for (size_t i = 0; i < e->n_failing; i++)
-		json_array_append_new(all, json_pack("{so ss si so sI}",
+		json_array_append_new(all, json_pack("{so ss si ss so sI}",
 			"state", taken(difference_text(&e->failing[i].difference)),
 			"verdict", state_verdict_name(e->failing[i].result.verdict),
 			"number", e->failing[i].result.number,
+			"second", e->failing[i].result.second,
 			"output", text(e->failing[i].result.output),
 			"marks_must", (json_int_t)e->failing[i].must));
 	return all;
+}
+
+/* Of each that it lacks what lies there, or null. */
+static json_t *
+which(const struct finding *n)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < n->difference.n; i++)
+		json_array_append_new(all, n->which != NULL && n->which[i] != NULL ? text(n->which[i]) : json_null());
+	return all;
+}
+
+/* To be run, and so as it is, where it is text. */
+static json_t *
+replay(const struct exploration *e, size_t i, const char *trace)
+{
+	char *line = replay_line(e, i, trace);
+	json_t *j = is_utf8(line, strlen(line)) ? json_string(line) : text(line);
+
+	free(line);
+	return j;
 }
 
 static json_t *
@@ -114,6 +141,7 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	char *told = NULL, *line, *save = NULL;
 	size_t size;
 	FILE *f = open_memstream(&told, &size);
+	json_t *object;
 
 	if (f == NULL)
 		abort();
@@ -122,26 +150,32 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 	for (line = strtok_r(told, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save))
 		json_array_append_new(lines, text(line));
 	free(told);
-	return json_pack("{so ss si so sI sI so}",
+	object = json_pack("{so ss si ss so sI sI so so so}",
 			 "state", taken(difference_text(&n->difference)),
 			 "verdict", state_verdict_name(n->result.verdict),
 			 "number", n->result.number,
+			 "second", n->result.second,
 			 "output", text(n->result.output),
 			 "marks_must", (json_int_t)n->must,
 			 "states", (json_int_t)n->states,
-			 "told", lines);
+			 "told", lines,
+			 "which", which(n),
+			 "replay", replay(e, i, trace));
+	timeline_add_finding(object, e, i, v);
+	return object;
 }
 
 json_t *
 exploration_object(const struct exploration *e, const char *trace)
 {
-	json_t *findings = json_array();
+	json_t *findings = json_array(), *timeline;
 	struct view *v = view_new(e->space);
 
 	for (size_t i = 0; i < e->n_findings; i++)
 		json_array_append_new(findings, finding(e, i, v, trace));
+	timeline = timeline_object(e, v);
 	view_free(v);
-	return json_pack("{ss so s[ii] so so so so sI sf sf sb}",
+	return json_pack("{ss so s[ii] so so so so so sI sf sf sb}",
 			 "format", REPORT_FORMAT,
 			 "exploration", about(e, trace),
 			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
@@ -149,6 +183,7 @@ exploration_object(const struct exploration *e, const char *trace)
 			 "points", points(e),
 			 "failing", failing(e),
 			 "findings", findings,
+			 "timeline", timeline,
 			 "unexplained", (json_int_t)e->unexplained,
 			 "seconds", e->seconds,
 			 "first_failure", e->first_failure,
@@ -158,12 +193,11 @@ exploration_object(const struct exploration *e, const char *trace)
 /* clang-format on */
 
 bool
-report_write(const char *path, const struct exploration *e, const char *trace, char error[512])
+report_write(const char *path, const json_t *report, bool (*write)(FILE *f, const json_t *report), char error[512])
 {
-	json_t *report = exploration_object(e, trace);
 	FILE *f = fopen(path, "we");
 	struct stat st;
-	bool ok = f != NULL && report != NULL && json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
+	bool ok = f != NULL && write(f, report) && !ferror(f);
 
 	if (f != NULL && fclose(f) != 0)
 		ok = false;
@@ -172,6 +206,18 @@ report_write(const char *path, const struct exploration *e, const char *trace, c
 	/* Half a report is none; what is no file stays. */
 	if (!ok && f != NULL && stat(path, &st) == 0 && S_ISREG(st.st_mode))
 		unlink(path);
-	json_decref(report);
 	return ok;
+}
+
+bool
+report_json(FILE *f, const json_t *report)
+{
+	return json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
+}
+
+bool
+report_write_all(const struct report_files *files, const json_t *report, char error[512])
+{
+	return (files->json == NULL || report_write(files->json, report, report_json, error)) &&
+	       (files->html == NULL || report_write(files->html, report, report_page, error));
 }

@@ -103,26 +103,72 @@ follow(struct trie *t, uint32_t from, uint32_t content, bool *is_new)
 	return b->to;
 }
 
+static void
+end_at(struct trie *t, uint32_t node, const struct checked *result)
+{
+	t->nodes[node].verdict = need(malloc(sizeof(*result)));
+	*t->nodes[node].verdict = *result;
+}
+
 bool
-trie_add(struct trie *t, uint32_t must, const struct touched *touched, uint32_t n, const struct checked *result)
+trie_add(struct trie *t, uint32_t must, const struct touched *touched, uint32_t n, const struct checked *result,
+         struct trie_path *added)
 {
 	bool is_new;
-	uint32_t node = follow(t, 0, must, &is_new);
+	uint32_t from = 0, content = must, node = follow(t, from, content, &is_new);
 
-	for (uint32_t i = 0; i < n; i++) {
+	*added = (struct trie_path){ .from = NEVER };
+	for (uint32_t i = 0;; i++) {
+		if (is_new && added->from == NEVER)
+			*added = (struct trie_path){ from, content, touched + i, n - i };
+		if (i == n)
+			break;
 		if (is_new)
 			t->nodes[node].cell = touched[i].cell;
 		else if (t->nodes[node].cell != touched[i].cell)
 			return false;
-		node = follow(t, node, touched[i].content, &is_new);
+		from = node;
+		content = touched[i].content;
+		node = follow(t, from, content, &is_new);
 	}
 	if (is_new) {
-		t->nodes[node].verdict = need(malloc(sizeof(*result)));
-		*t->nodes[node].verdict = *result;
+		end_at(t, node, result);
 		return true;
 	}
 	return t->nodes[node].cell == NEVER && t->nodes[node].verdict->verdict == result->verdict &&
 	       t->nodes[node].verdict->number == result->number;
+}
+
+/* An end has no branches; the root has them for numbers of marks. */
+static bool
+fits(const struct trie *t, const struct trie_path *path)
+{
+	const struct space *s = t->space;
+
+	if (path->from >= t->n_nodes || (path->from > 0 && t->nodes[path->from].cell == NEVER) ||
+	    branch_of(t, path->from, path->content)->to != 0)
+		return false;
+	for (uint32_t i = 0; i < path->n; i++)
+		if (path->touched[i].cell >= s->n_cells || path->touched[i].content >= s->versions_of[s->n_cells])
+			return false;
+	return true;
+}
+
+bool
+trie_restore(struct trie *t, const struct trie_path *path, const struct checked *result)
+{
+	bool is_new;
+	uint32_t node;
+
+	if (!fits(t, path))
+		return false;
+	node = follow(t, path->from, path->content, &is_new);
+	for (uint32_t i = 0; i < path->n; i++) {
+		t->nodes[node].cell = path->touched[i].cell;
+		node = follow(t, node, path->touched[i].content, &is_new);
+	}
+	end_at(t, node, result);
+	return true;
 }
 
 static uint32_t

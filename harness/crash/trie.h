@@ -13,8 +13,21 @@ struct trie;
 struct trie *trie_new(const struct space *s);
 void trie_free(struct trie *t);
 
-/* A check under `must` marks read these, in this order. False: another one that was given the same read otherwise. */
-bool trie_add(struct trie *t, uint32_t must, const struct touched *touched, uint32_t n, const struct checked *result);
+/* What a check has added: a branch, and what was read behind it. */
+struct trie_path {
+	uint32_t from, content;		/* .from NEVER: nothing */
+	const struct touched *touched;
+	uint32_t n;
+};
+
+/*
+ * A check under `must` marks read these, in this order. False: another one that was given the same read otherwise.
+ * `added` points into `touched`.
+ */
+bool trie_add(struct trie *t, uint32_t must, const struct touched *touched, uint32_t n, const struct checked *result,
+              struct trie_path *added);
+/* The same paths in the same order make the same trie again. False: it cannot have been added to this one. */
+bool trie_restore(struct trie *t, const struct trie_path *path, const struct checked *result);
 
 /* The verdict on the state that the view shows, or NULL. */
 const struct checked *trie_find(struct trie *t, uint32_t must, const struct view *v);

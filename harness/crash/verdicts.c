@@ -17,16 +17,18 @@ compare_known(const void *a, const void *b)
 }
 
 static bool
-read_line(struct verdicts *v, const char *line)
+read_verdict(struct verdicts *v, const char *line)
 {
 	struct known_verdict k = { .result = { .verdict = VERDICT_BROKEN } };
 	int wrote, end = 0;
 	char name[16];
 
-	if (sscanf(line, "%16" SCNx64 "%16" SCNx64 " %15s %d %d %n", &k.key.low, &k.key.high, name, &k.result.number,
-	           &wrote, &end) != 5 ||
+	if (sscanf(line, "%16" SCNx64 "%16" SCNx64 " %15s %d %d %199s %n", &k.key.low, &k.key.high, name,
+	           &k.result.number, &wrote, k.result.second, &end) != 6 ||
 	    end == 0)
 		return false;
+	if (strcmp(k.result.second, "-") == 0)
+		k.result.second[0] = '\0';
 	for (int i = 0; i < VERDICT_BROKEN; i++)
 		if (strcmp(name, state_verdict_name(i)) == 0)
 			k.result.verdict = i;
@@ -39,6 +41,44 @@ read_line(struct verdicts *v, const char *line)
 		abort();
 	v->known[v->n++] = k;
 	return k.result.verdict != VERDICT_BROKEN;
+}
+
+/* "t FROM CONTENT CELL CONTENT CELL CONTENT …": what the last verdict has added to the trie. */
+static bool
+read_path(struct verdicts *v, char *line)
+{
+	struct trie_path path = { .from = 0 };
+	size_t most = strlen(line) / 4 + 1;
+	struct touched *touched = calloc(most, sizeof(*touched));
+	char *at, *middle, *end;
+	unsigned long numbers[2];
+	bool ok = v->n > 0;
+
+	if (touched == NULL)
+		abort();
+	for (at = line + 1; ok && *at != '\n'; at = end, path.n++) {
+		numbers[0] = strtoul(at, &middle, 10);
+		numbers[1] = strtoul(middle, &end, 10);
+		ok = *at == ' ' && *middle == ' ' && end > middle && path.n <= most && numbers[0] <= NEVER &&
+		     numbers[1] <= NEVER;
+		if (ok && path.n > 0)
+			touched[path.n - 1] = (struct touched){ (uint32_t)numbers[0], (uint32_t)numbers[1] };
+		if (path.n == 0) {
+			path.from = (uint32_t)numbers[0];
+			path.content = (uint32_t)numbers[1];
+		}
+	}
+	ok = ok && path.n-- > 0;
+	path.touched = touched;
+	ok = ok && (v->trie == NULL || trie_restore(v->trie, &path, &v->known[v->n - 1].result));
+	free(touched);
+	return ok;
+}
+
+static bool
+read_line(struct verdicts *v, char *line)
+{
+	return line[0] == 't' ? read_path(v, line) : read_verdict(v, line);
 }
 
 /* Whole lines; where they end. */
@@ -68,11 +108,11 @@ read_lines(struct verdicts *v, const char *path, const char *what, long *end, ch
 }
 
 bool
-verdicts_open(struct verdicts *v, const char *path, const char *what, char error[512])
+verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *what, char error[512])
 {
 	long end;
 
-	*v = (struct verdicts){ .f = fopen(path, "a+e") };
+	*v = (struct verdicts){ .f = fopen(path, "a+e"), .trie = t };
 	if (v->f == NULL) {
 		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
 		return false;
@@ -121,6 +161,18 @@ void
 verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 {
 	if (v->f != NULL)
-		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s\n", key.low, key.high,
-		        state_verdict_name(r->verdict), r->number, r->wrote, r->output);
+		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s %s\n", key.low, key.high,
+		        state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
+		        r->output);
+}
+
+void
+verdicts_add_path(struct verdicts *v, const struct trie_path *added)
+{
+	if (v->f == NULL || added->from == NEVER)
+		return;
+	fprintf(v->f, "t %" PRIu32 " %" PRIu32, added->from, added->content);
+	for (uint32_t i = 0; i < added->n; i++)
+		fprintf(v->f, " %" PRIu32 " %" PRIu32, added->touched[i].cell, added->touched[i].content);
+	fputc('\n', v->f);
 }

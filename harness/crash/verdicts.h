@@ -1,11 +1,11 @@
 /*
- * Verdicts in a file, a line each, so that an exploration that was interrupted goes on where it was. A line that was cut
- * short by a kill is taken off again.
+ * Verdicts in a file, a line each, so that an exploration that was interrupted goes on where it was; behind each what it
+ * has added to the trie, where it did. A line that was cut short by a kill is taken off again.
  */
 #ifndef NBDSPEC_CRASH_VERDICTS_H
 #define NBDSPEC_CRASH_VERDICTS_H
 
-#include "harness/crash/checker.h"
+#include "harness/crash/trie.h"
 
 #include <stdio.h>
 
@@ -18,14 +18,17 @@ struct verdicts {
 	FILE *f;			/* NULL: there is no file */
 	struct known_verdict *known;	/* by key */
 	size_t n;
+	struct trie *trie;		/* that is filled from it, or NULL */
 };
 
 /* `what` is a line that says of which exploration they are. False, and one line in error, also when it is another's. */
-bool verdicts_open(struct verdicts *v, const char *path, const char *what, char error[512]);
+bool verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *what, char error[512]);
 /* False when not all could be written. */
 bool verdicts_close(struct verdicts *v);
 
 const struct checked *verdicts_find(const struct verdicts *v, struct hash key);
 void verdicts_add(struct verdicts *v, struct hash key, const struct checked *result);
+/* Behind its verdict. */
+void verdicts_add_path(struct verdicts *v, const struct trie_path *added);
 
 #endif

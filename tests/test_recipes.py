@@ -1,0 +1,122 @@
+"""The recipes for clusters: that they can be read, and what they make of their arguments."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import NBDSPEC, ROOT
+from test_crash_explore import failing, log, log_checker  # noqa: F401 (a fixture)
+
+SLURM, KUBERNETES = (os.path.join(ROOT, "ci/recipes", name) for name in ("slurm", "kubernetes.yaml"))
+SCRIPTS = [SLURM, os.path.join(ROOT, "ci/slurm")]
+
+# It runs what it is given at once, each part of an array in its turn, and remembers its options.
+SBATCH = """#!/bin/bash
+array= output=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--array=*) array=${1#*=-} array=${1##*-} ;;
+	--output=*) output=${1#*=} ;;
+	--wrap) wrap=$2; shift ;;
+	*) echo "$1" >>sbatch.options ;;
+	esac
+	shift
+done
+for ((i = 1; i <= ${array:-1}; i++)); do
+	export SLURM_ARRAY_TASK_ID=$i
+	sh -c "$wrap" >"${output//%a/$i}" 2>&1 || echo "status $?" >>sbatch.failed
+done
+echo "4${array:-2};cluster"
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (Debian: shellcheck)")
+    subprocess.run(["shellcheck", script], check=True)
+
+
+@pytest.fixture
+def slurm(nbdspec):
+    """Submits to a scheduler that is none."""
+    (nbdspec.cwd / "bin").mkdir()
+    (nbdspec.cwd / "bin/sbatch").write_text(SBATCH)
+    (nbdspec.cwd / "bin/sbatch").chmod(0o755)
+    env = {**nbdspec.env, "NBDSPEC": NBDSPEC, "PATH": f"{nbdspec.cwd}/bin:{os.environ['PATH']}"}
+
+    def submit(*args, **others):
+        return subprocess.run([SLURM, *map(str, args)], capture_output=True, text=True, cwd=nbdspec.cwd, env={**env, **others}, check=False)
+
+    return submit
+
+
+@pytest.mark.parametrize("flush, sound", [(False, False), (True, True)])
+def test_slurm(nbdspec, slurm, log_checker, flush, sound):  # noqa: F811
+    """The parts, whose failing states are no failure of a job, and the merge behind them; blanks and quotes go through."""
+    log(flush_records=flush).save(nbdspec.cwd / "the trace")
+    check = f"sh -c 'exec {log_checker.replace('{file}', '$1')}' \"it's\" {{file}}"
+    nbdspec("crash", "explore", "the trace", "--check", check, "--budget", "200", "--json", "whole", status=0 if sound else 1)
+    done = slurm(3, "an out", "the trace", "--check", check, "--budget", "200")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "43 42\n", "")
+    assert "--dependency=afterany:43" in (nbdspec.cwd / "sbatch.options").read_text()
+    assert (nbdspec.cwd / "sbatch.failed").exists() == (not sound)  # the merge says it
+    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "an out/merged.json"))
+    assert failing(one) == failing(two) and one["points"] == two["points"] and (len(failing(one)) == 0) == sound
+    assert re.match("shards: 3, ", (nbdspec.cwd / "an out/merged.txt").read_text()) and (nbdspec.cwd / "an out/merged.html").stat().st_size > 10000
+
+
+def test_slurm_with_a_part_missing(nbdspec, slurm):
+    """A checker that cannot be run in any: the merge says what is missing."""
+    log(1).save(nbdspec.cwd / "trace")
+    slurm(2, "out", "trace", "--check", "/no/such/checker {file}")
+    assert (nbdspec.cwd / "sbatch.failed").read_text().count("status") == 3
+    assert "shard-1.json" in (nbdspec.cwd / "out/merged.txt").read_text()
+    assert "cannot be run" in (nbdspec.cwd / "out/shard-1.log").read_text()
+
+
+def test_slurm_usage(nbdspec, slurm):
+    assert slurm(3).returncode == 2
+    log(1).save(nbdspec.cwd / "trace")
+    done = slurm(2, "out", "trace", "--check", "true {file}", NBDSPEC="/no/such/program")
+    assert done.returncode == 3 and "/no/such/program" in done.stderr
+    (nbdspec.cwd / "bin/sbatch").unlink()
+    if shutil.which("sbatch") is None:
+        assert "slurm-client" in slurm(2, "out", "trace", "--check", "true {file}").stderr
+
+
+def test_kubernetes():
+    """Two jobs; as many parts as the index counts; commands that a shell understands, with options that exist."""
+    yaml = pytest.importorskip("yaml", reason="python3-yaml is not installed (Debian: python3-yaml)")
+    with open(KUBERNETES) as f:
+        explore, merge = yaml.safe_load_all(f)
+    assert explore["kind"] == merge["kind"] == "Job" and explore["spec"]["completionMode"] == "Indexed" and merge["spec"]["suspend"] is True
+    containers = [job["spec"]["template"]["spec"]["containers"][0] for job in (explore, merge)]
+    assert {e["name"]: e["value"] for e in containers[0]["env"]}["SHARDS"] == str(explore["spec"]["completions"])
+    for job, container in zip((explore, merge), containers):
+        subprocess.run(["sh", "-n", "-c", container["command"][2]], check=True)
+        words = container["command"][2].split()
+        told = subprocess.run([NBDSPEC, *words[1:3], "--help"], capture_output=True, text=True, check=True).stdout
+        assert all(word in told for word in words if word.startswith("--"))
+        assert [v["name"] for v in job["spec"]["template"]["spec"]["volumes"]] == [m["name"] for m in container["volumeMounts"]]
+
+
+def test_kubernetes_parts(nbdspec, log_checker):  # noqa: F811
+    """Each index explores its part: together they are all."""
+    yaml = pytest.importorskip("yaml", reason="python3-yaml is not installed (Debian: python3-yaml)")
+    with open(KUBERNETES) as f:
+        commands = [job["spec"]["template"]["spec"]["containers"][0]["command"] for job in yaml.safe_load_all(f)]
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    nbdspec("crash", "explore", "trace", "--check", log_checker, "--budget", "200", "--json", "whole", status=1)
+    commands = [[*c[:2], c[2].replace("/crash/", f"{nbdspec.cwd}/").replace("1000000", "200")] for c in commands]
+    env = {**nbdspec.env, "PATH": f"{os.path.dirname(NBDSPEC)}:{os.environ['PATH']}", "CHECK": log_checker, "SHARDS": "8"}
+    for i in range(8):
+        subprocess.run(commands[0], env={**env, "JOB_COMPLETION_INDEX": str(i)}, check=True, capture_output=True)
+    assert subprocess.run(commands[1], env=env, capture_output=True, check=False).returncode == 1
+    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged.json"))
+    assert failing(one) == failing(two)
