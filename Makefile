@@ -66,6 +66,17 @@ build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $< $(shell pkg-config --cflags --libs libnbd)
 
+# The programs of the virtual machine (ci/vm): its process 1, which is all that it has, and the way out of its network.
+machine: build/vm/guest build/vm/forward
+
+build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $(filter %.c,$^)
+
+build/vm/forward: ci/vm/forward.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $<
+
 # What is recorded for crash exploration, with its checkers.
 workloads: $(workloads:cases/%.c=build/%)
 
@@ -167,5 +178,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers machine workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)
