@@ -118,8 +118,8 @@ fuzzers: $(fuzzers)
 # ---- the two commands; each installs what is missing, then starts over with it ----
 
 conformance:
-	@ci/install build targets
-	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/install build targets vm
+	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance
 	@ci/crash --small
 
@@ -153,6 +153,10 @@ bench: all
 	@ci/install bench
 	@ci/bench
 
+# The Linux kernel: nbd, and virtio-blk over qemu's client, in a virtual machine. KERNEL_DEB=file.deb is another release's.
+vm: all machine
+	@ci/conformance 'linux-*'
+
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads
 	@ci/crash --small
@@ -178,5 +182,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers machine workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers machine vm workloads crash crash-full units fuzzers clean conformance check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

@@ -25,7 +25,7 @@ enum { BLOCK_LEAST = 512, BLOCK_MOST = 4096, MAX_SECTORS_KB = 1280, TRIES = 2000
 int
 load_nbd(void)
 {
-	return load_module("/modules/nbd", "nbds_max=16 max_part=0");
+	return load_module("/modules/nbd", "nbds_max=64 max_part=0");
 }
 
 int

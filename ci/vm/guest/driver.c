@@ -21,7 +21,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 1 << 20, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500 };
+enum { LINE_MOST = 1 << 20, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
 
 struct handle {
 	struct handle *next;
@@ -47,6 +47,7 @@ struct answer {
 };
 
 static struct handle *handles, *owners[DEVICES];
+static unsigned first_device, *n_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool by_ioctl, keeps_flags;
 static int port;
@@ -304,8 +305,8 @@ tell_device(const struct handle *h, struct answer *a)
 	fclose(f);
 }
 
-/* "nbd+unix:///EXPORT?socket=…", its escapes undone. */
-static void
+/* "nbd+unix:///EXPORT?socket=…", its escapes undone. False: it is longer than a name may be (proto.md:381). */
+static bool
 export_of(const char *uri, char *export, size_t size)
 {
 	const char *at = strstr(uri, "://");
@@ -322,6 +323,7 @@ export_of(const char *uri, char *export, size_t size)
 		}
 	}
 	*export = '\0';
+	return *at == '\0' || *at == '?';
 }
 
 static void
@@ -348,28 +350,32 @@ end_session(struct handle *h, bool at_once, struct answer *a)
 static bool
 take_device(struct handle *h)
 {
-	unsigned i = h->device.index;
+	unsigned i = h->device.index, end = first_device + DEVICES_EACH;
 
 	pthread_mutex_lock(&lock);
-	if (owners[i] != NULL)
-		for (i = 0; i < DEVICES && owners[i] != NULL;)
+	if (i < first_device || owners[i] != NULL)
+		for (i = first_device; i < end && owners[i] != NULL;)
 			i++;
-	if (i < DEVICES) {
+	if (i < end) {
 		owners[i] = h;
 		h->device.index = i;
+		*n_used = *n_used > i ? *n_used : i + 1;
 	}
 	pthread_mutex_unlock(&lock);
-	return i < DEVICES;
+	return i < end;
 }
 
 static void
 start_session(struct handle *h, const char *uri, struct answer *a)
 {
 	struct terms terms;
-	char export[4097];
+	char export[NAME_MOST + 1];
 	int fd, error;
 
-	export_of(uri, export, sizeof(export));
+	if (!export_of(uri, export, sizeof(export))) {
+		failed(a, EINVAL, "the export's name is too long");
+		return;
+	}
 	fd = handshake(export, &terms, &a->failure);
 	if (fd < 0)
 		return;
@@ -562,18 +568,20 @@ greet(void)
 	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached read write+fua "
 	         "flush "
 	         "trim zero+no-hole\n",
-	         u.release, DEVICES);
+	         u.release, DEVICES_EACH);
 	put_line(line, strlen(line));
 }
 
 void
-driver_run(int on)
+driver_run(int on, unsigned *used)
 {
 	char *line = NULL;
 	size_t size = 0;
 	FILE *in = fdopen(dup(on), "r");
 
 	port = on;
+	n_used = used;
+	first_device = *used;
 	greet();
 	while (getline(&line, &size, in) > 0) {
 		line[strcspn(line, "\n")] = '\0';

@@ -27,7 +27,8 @@ void say_goodbye(int socket);
 
 /* ---- device.c: /dev/nbdN ---- */
 
-enum { DEVICES = 16 };
+/* Those of the module, and how many a driver may have at once. */
+enum { DEVICES = 64, DEVICES_EACH = 16 };
 struct device {
 	unsigned index;
 	bool by_ioctl, cached;
@@ -54,8 +55,11 @@ int netlink_disconnect(unsigned index);
 
 /* ---- driver.c ---- */
 
-/* One driver's life on the port, from its greeting to the line "end". */
-_Noreturn void driver_run(int port);
+/*
+ * One driver's life on the port, from its greeting to the line "end". Nobody has had the devices from *n_used on; it counts
+ * those that it uses.
+ */
+_Noreturn void driver_run(int port, unsigned *n_used);
 
 /* ---- init.c ---- */
 

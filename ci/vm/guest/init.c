@@ -1,6 +1,6 @@
 /*
  * Process 1 of the virtual machine: loads the modules in the order in which /modules/order lists them, brings the network up,
- * and starts a driver on the virtio-serial port, and another one, with a fresh nbd module, whenever one has ended.
+ * and starts a driver on the virtio-serial port, and another one, with fresh devices, whenever one has ended.
  */
 #include "guest.h"
 
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -132,32 +133,43 @@ wait_for_network(void)
 	close(fd);
 }
 
-/* It is a process of its own, so that nothing of it is left; what it cannot end is the host's to see. */
+/* To take all devices away takes most of a second, so the module is loaded anew when they are used up. */
 static void
-one_driver(int port)
+fresh_devices(unsigned *n_used)
 {
-	pid_t pid;
-	int status = 0;
-
-	errno = load_nbd();
-	if (errno != 0)
-		give_up("nbd");
-	pid = fork();
-	if (pid == 0)
-		driver_run(port);
-	while (waitpid(pid, &status, 0) != pid)
-		continue;
-	if (status != 0)
-		dprintf(2, "guest: the driver ended with status 0x%x\n", status);
+	if (*n_used + DEVICES_EACH <= DEVICES)
+		return;
 	for (int i = 0; i < TRIES && (errno = unload_nbd()) != 0; i++)
 		usleep(TRY_US);
 	if (errno != 0)
 		give_up("nbd cannot be unloaded");
+	errno = load_nbd();
+	if (errno != 0)
+		give_up("nbd");
+	*n_used = 0;
+}
+
+/* It is a process of its own, so that nothing of it is left; what it cannot end is the host's to see. */
+static void
+one_driver(int port, unsigned *n_used)
+{
+	pid_t pid;
+	int status = 0;
+
+	fresh_devices(n_used);
+	pid = fork();
+	if (pid == 0)
+		driver_run(port, n_used);
+	while (waitpid(pid, &status, 0) != pid)
+		continue;
+	if (status != 0)
+		dprintf(2, "guest: the driver ended with status 0x%x\n", status);
 }
 
 int
 main(void)
 {
+	unsigned *n_used = mmap(NULL, sizeof(*n_used), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	int port;
 
 	mount_all();
@@ -167,6 +179,9 @@ main(void)
 	bring_up("lo", "127.0.0.1");
 	bring_up("eth0", ADDRESS);
 	port = open_port();
+	errno = load_nbd();
+	if (errno != 0)
+		give_up("nbd");
 	for (;;)
-		one_driver(port);
+		one_driver(port, n_used);
 }
