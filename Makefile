@@ -155,7 +155,7 @@ bench: all
 
 # The Linux kernel: nbd, and virtio-blk over qemu's client, in a virtual machine. KERNEL_DEB=file.deb is another release's.
 vm: all machine
-	@ci/conformance 'linux-*'
+	@ci/conformance 'linux-*' 'matrix-linux-*'
 
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads

@@ -4,6 +4,7 @@
  */
 #include "guest.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -41,7 +42,7 @@ device_attribute(const struct device *d, const char *name, char *value, size_t s
 	FILE *f;
 	bool ok;
 
-	snprintf(path, sizeof(path), "/sys/block/nbd%u/queue/%s", d->index, name);
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/%s", d->name, name);
 	f = fopen(path, "re");
 	ok = f != NULL && fgets(value, (int)size, f) != NULL;
 	if (f != NULL)
@@ -158,7 +159,9 @@ device_start(struct device *d, int socket, const struct terms *terms)
 	char path[32];
 	int failed;
 
-	snprintf(path, sizeof(path), "/dev/nbd%u", d->index);
+	snprintf(d->name, sizeof(d->name), "nbd%u", d->index);
+	snprintf(path, sizeof(path), "/dev/%s", d->name);
+	d->is_virtio = false;
 	d->socket = socket;
 	if (d->by_ioctl)
 		failed = ioctl_connect(d, path, socket, terms);
@@ -174,6 +177,40 @@ device_start(struct device *d, int socket, const struct terms *terms)
 		device_end(d, true);
 	}
 	return failed;
+}
+
+static bool
+has_serial(const char *name, const char *serial)
+{
+	char path[128], is[64] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/block/%.32s/serial", name);
+	f = fopen(path, "re");
+	if (f != NULL)
+		(void)!fgets(is, sizeof(is), f);
+	if (f != NULL)
+		fclose(f);
+	is[strcspn(is, "\n")] = '\0';
+	return strcmp(is, serial) == 0;
+}
+
+int
+device_open_virtio(struct device *d, const char *serial)
+{
+	DIR *all = opendir("/sys/block");
+	struct dirent *one;
+	char path[32];
+
+	d->is_virtio = true;
+	d->name[0] = '\0';
+	while (all != NULL && (one = readdir(all)) != NULL)
+		if (strncmp(one->d_name, "vd", 2) == 0 && has_serial(one->d_name, serial))
+			snprintf(d->name, sizeof(d->name), "%.15s", one->d_name);
+	if (all != NULL)
+		closedir(all);
+	snprintf(path, sizeof(path), "/dev/%s", d->name);
+	return d->name[0] != '\0' ? open_device(d, path) : ENODEV;
 }
 
 /* The kernel is through with it when the last bytes are on their way. */
@@ -194,12 +231,15 @@ await_end(int socket)
 int
 device_end(struct device *d, bool at_once)
 {
-	int failed = d->by_ioctl ? ioctl_disconnect(d, at_once) : netlink_disconnect(d->index);
+	int failed = 0;
 
-	await_end(d->socket);
+	if (!d->is_virtio) {
+		failed = d->by_ioctl ? ioctl_disconnect(d, at_once) : netlink_disconnect(d->index);
+		await_end(d->socket);
+		close(d->socket);
+	}
 	if (d->fd >= 0)
 		close(d->fd);
-	close(d->socket);
 	d->fd = -1;
 	return failed;
 }
@@ -209,5 +249,5 @@ device_is_lost(const struct device *d)
 {
 	char byte;
 
-	return recv(d->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	return !d->is_virtio && recv(d->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }

@@ -365,6 +365,19 @@ take_device(struct handle *h)
 	return i < end;
 }
 
+/* "virtio:SERIAL", for those who look at what is below the machine's own disks. */
+static void
+open_virtio(struct handle *h, const char *serial, struct answer *a)
+{
+	int error = take_device(h) ? device_open_virtio(&h->device, serial) : EMFILE;
+
+	h->connected = error == 0;
+	if (h->connected)
+		tell_device(h, a);
+	else
+		failed(a, error, "");
+}
+
 static void
 start_session(struct handle *h, const char *uri, struct answer *a)
 {
@@ -372,6 +385,10 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 	char export[NAME_MOST + 1];
 	int fd, error;
 
+	if (strncmp(uri, "virtio:", 7) == 0) {
+		open_virtio(h, uri + 7, a);
+		return;
+	}
 	if (!export_of(uri, export, sizeof(export))) {
 		failed(a, EINVAL, "the export's name is too long");
 		return;

@@ -31,6 +31,8 @@ void say_goodbye(int socket);
 enum { DEVICES = 64, DEVICES_EACH = 16 };
 struct device {
 	unsigned index;
+	char name[16];	/* below /dev and /sys/block */
+	bool is_virtio;	/* a disk of the machine's, of which nothing begins or ends */
 	bool by_ioctl, cached;
 	int fd;		/* of the block device, or -1: no session */
 	int socket;	/* our own duplicate, to see that the connection is lost */
@@ -40,6 +42,7 @@ struct device {
 
 /* Each returns 0 or an errno. The socket is taken over. */
 int device_start(struct device *d, int socket, const struct terms *terms);
+int device_open_virtio(struct device *d, const char *serial);
 /* at_once: whatever the server does; by netlink it always is. */
 int device_end(struct device *d, bool at_once);
 bool device_is_lost(const struct device *d);
