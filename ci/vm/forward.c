@@ -7,10 +7,10 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
-#include <stdbool.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -26,46 +26,59 @@ hurry(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
-/* False at the end. */
-static bool
-pass(int from, int to)
+/* Up to the end of either. */
+static void
+copy(int from, int to)
 {
 	static char data[PIECE];
-	ssize_t n = read(from, data, sizeof(data)), done = 0, m;
+	ssize_t n, done, m = 0;
 
-	while (n > 0 && done < n) {
-		m = write(to, data + done, (size_t)(n - done));
-		if (m < 0)
-			return false;
-		done += m;
+	while (m >= 0 && (n = read(from, data, sizeof(data))) > 0) {
+		if (from == 0)
+			hurry(0);
+		for (done = 0; done < n && m >= 0; done += m)
+			m = write(to, data + done, (size_t)(n - done));
 	}
-	return n > 0;
+	shutdown(from, SHUT_RDWR);
+	shutdown(to, SHUT_RDWR);
 }
 
+static int
+dial(const char *path)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", path);
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
+		return fd;
+	fprintf(stderr, "forward: %s: %s\n", path, strerror(errno));
+	return -1;
+}
+
+/* A process for each way: one that is held up does not hold up the other. */
 int
 main(int argc, char **argv)
 {
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	struct pollfd p[2] = { { .fd = 0, .events = POLLIN }, { .events = POLLIN } };
+	pid_t us = getpid(), pid;
+	int fd;
 
-	if (argc != 2 || strlen(argv[1]) >= sizeof(to.sun_path)) {
+	if (argc != 2) {
 		fprintf(stderr, "usage: forward SOCKET\n");
 		return 2;
 	}
-	strcpy(to.sun_path, argv[1]);
-	p[1].fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (connect(p[1].fd, (struct sockaddr *)&to, sizeof(to)) != 0) {
-		fprintf(stderr, "forward: %s: %s\n", argv[1], strerror(errno));
+	fd = dial(argv[1]);
+	if (fd < 0)
 		return 1;
-	}
+	signal(SIGPIPE, SIG_IGN);
 	hurry(0);
-	while (poll(p, 2, -1) > 0) {
-		if (p[0].revents != 0 && !pass(0, p[1].fd))
-			return 0;
-		if (p[0].revents != 0)
-			hurry(0);
-		if (p[1].revents != 0 && !pass(p[1].fd, 0))
-			return 0;
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() == us)
+			copy(0, fd);
+		_exit(0);
 	}
-	return 1;
+	copy(fd, 0);
+	return 0;
 }

@@ -1,5 +1,5 @@
 """The virtual machine: qemu with the guest of ci/vm/guest, a port to its driver, and a network that leads to one Unix socket."""
-import os, re, select, shutil, subprocess, time
+import os, re, select, shutil, subprocess, sys, time
 
 import kernel
 
@@ -15,6 +15,10 @@ def missing():
     return None
 
 
+class Lost(Exception):
+    """There was a machine, or there should have been one."""
+
+
 class Machine:
     """Of a Run (matrix.py); `more` are arguments of qemu's."""
 
@@ -25,7 +29,7 @@ class Machine:
         self.run, self.process, self.boots, self.boot_s = run, None, 0, 0.0
         self.version, self.vmlinuz, modules = kernel.find()
         self.initramfs = kernel.initramfs(self.version, modules)
-        self.log, self.server = run.folder + "/console", run.folder + "/server"
+        self.log, self.errors, self.server = run.folder + "/console", run.folder + "/qemu", run.folder + "/server"
 
     def command(self):
         to = f"{os.path.abspath(kernel.FORWARD)} {self.server}"
@@ -36,17 +40,26 @@ class Machine:
                 "-device", "virtio-serial-pci", "-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port",
                 "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=", *self.more]
 
-    def boot(self):
-        """Up to the greeting of its first driver."""
+    def start(self):
+        """Up to the greeting of its first driver; False: it does not come."""
         begun = time.monotonic()
-        self.process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-                                        stderr=subprocess.PIPE, pass_fds=[self.run.guard.stdin.fileno()])
+        with open(self.errors, "wb") as errors:
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                                            stderr=errors, pass_fds=[self.run.guard.stdin.fileno()])
+        os.set_blocking(self.process.stdin.fileno(), False)
         self.run.started.append(self.process)
         self.kept = b""
         self.greeting = self.line(BOOT_S)
-        if not self.greeting:
-            raise kernel.Untestable(f"the virtual machine does not boot: {self.why()}")
         self.boots, self.boot_s = self.boots + 1, time.monotonic() - begun
+        return self.greeting != b""
+
+    def boot(self):
+        """A boot may fail for what emulation is; twice is a reason."""
+        if not self.start():
+            print(f"ci/vm: boots once more: {self.why()}", file=sys.stderr)
+            self.end()
+            if not self.start():
+                raise Lost(f"the virtual machine does not boot: {self.why()}; its console: {kernel.BUILD}/console")
 
     def line(self, seconds):
         """The next one that it says, its end included; b"" where none comes."""
@@ -63,11 +76,13 @@ class Machine:
         return line + b"\n"
 
     def say(self, data):
-        try:
-            while data:
-                data = data[self.process.stdin.write(data):]
-        except BrokenPipeError:
-            pass
+        """What a guest does not take any more is dropped: its answer will be missed."""
+        fd = self.process.stdin.fileno()
+        while data and select.select([], [fd], [], END_S)[1]:
+            try:
+                data = data[os.write(fd, data):]
+            except BrokenPipeError:
+                return
 
     def why(self):
         """What its console, or qemu, said last that tells why."""
@@ -76,14 +91,17 @@ class Machine:
         except subprocess.TimeoutExpired:
             return "the guest hangs"
         said = open(self.log, errors="replace").read().splitlines() if os.path.exists(self.log) else []
-        told = [line for line in said if re.search("BUG|Oops|panic|guest:", line)] or self.process.stderr.read().decode().splitlines()
+        told = [line for line in said if re.search("BUG|Oops|panic|guest:", line)] or open(self.errors).read().splitlines()
         return "the guest is gone: " + re.sub(r"^\[ *[0-9.]+\] *", "", told[0] if told else f"qemu's status {self.process.returncode}")
 
     def end(self):
         self.process.kill()
         self.process.wait()
+        if os.path.exists(self.log):
+            shutil.copyfile(self.log, f"{kernel.BUILD}/console")
 
     def again(self):
+        """Another boot; what the console of the one before said is kept in build/vm/console."""
         self.end()
         self.boot()
 

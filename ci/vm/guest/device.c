@@ -66,7 +66,10 @@ limit_requests(const struct device *d, const struct terms *terms)
 	return write_text(path, text);
 }
 
-/* What of the size is behind the last block cannot be reached. */
+/*
+ * What of the size is behind the last block cannot be reached. A page is the most that a block may have, and the least that a
+ * request may be limited to.
+ */
 static uint32_t
 block_size(const struct terms *terms)
 {
@@ -163,7 +166,10 @@ device_start(struct device *d, int socket, const struct terms *terms)
 	snprintf(path, sizeof(path), "/dev/%s", d->name);
 	d->is_virtio = false;
 	d->socket = socket;
-	if (d->by_ioctl)
+	d->control = -1;
+	if (terms->minimum > BLOCK_MOST || (terms->maximum != 0 && terms->maximum < BLOCK_MOST))
+		failed = EINVAL;
+	else if (d->by_ioctl)
 		failed = ioctl_connect(d, path, socket, terms);
 	else
 		failed = netlink_connect(d->index, socket, terms, block_size(terms));

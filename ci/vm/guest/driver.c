@@ -2,8 +2,8 @@
  * The driver of the kernel's nbd (docs/driver-protocol.md), inside the virtual machine. The handshake is our own; all that
  * follows is the kernel's. A handle is a block device, and each request a thread that waits in a system call.
  *
- * The host's first line is "options", with "ioctl" (else netlink), or "keeps-flags", a bug: the first session's flags
- * are told to the kernel in every later one.
+ * The host's first line is "options", with "ioctl" (else netlink), or with bugs of the driver's: "keeps-flags" tells the kernel
+ * the first session's flags in every later one, "panics" and "hangs" do so instead of connecting.
  */
 #include "guest.h"
 
@@ -49,7 +49,7 @@ struct answer {
 static struct handle *handles, *owners[DEVICES];
 static unsigned first_device, *n_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool by_ioctl, keeps_flags;
+static bool by_ioctl, keeps_flags, panics, hangs;
 static int port;
 
 /* ---- answers ---- */
@@ -421,6 +421,10 @@ do_connect(const struct request *r, struct answer *a)
 {
 	struct answer unused = { .unsupported = false };
 
+	if (panics)
+		write_text("/proc/sysrq-trigger", "c");
+	while (hangs)
+		pause();
 	if (r->handle->connected && !device_is_lost(&r->handle->device)) {
 		failed(a, EISCONN, "");
 		return;
@@ -607,10 +611,14 @@ driver_run(int on, unsigned *used)
 		if (strncmp(line, "options", 7) == 0) {
 			by_ioctl = strstr(line, " ioctl") != NULL;
 			keeps_flags = strstr(line, " keeps-flags") != NULL;
+			panics = strstr(line, " panics") != NULL;
+			hangs = strstr(line, " hangs") != NULL;
 		} else {
 			take_request(line);
 		}
 	}
+	while (hangs)
+		pause();
 	end_all();
 	_exit(0);
 }
