@@ -69,6 +69,17 @@ build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $< $(shell pkg-config --cflags --libs libnbd)
 
+# The programs of the virtual machine (ci/vm): its process 1, which is all that it has, and the way out of its network.
+machine: build/vm/guest build/vm/forward
+
+build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $(filter %.c,$^)
+
+build/vm/forward: ci/vm/forward.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $<
+
 # What is recorded for crash exploration, with its checkers.
 workloads: $(workloads:cases/%.c=build/%)
 
@@ -110,8 +121,8 @@ fuzzers: $(fuzzers)
 # ---- the two commands; each installs what is missing, then starts over with it ----
 
 conformance:
-	@ci/install build targets
-	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/install build targets vm
+	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance
 	@ci/crash --small
 
@@ -153,6 +164,10 @@ bench: all
 	@ci/install bench
 	@ci/bench
 
+# The Linux kernel: nbd, and virtio-blk over qemu's client, in a virtual machine. KERNEL_DEB=file.deb is another release's.
+vm: all machine
+	@ci/conformance 'linux-*' 'matrix-linux-*'
+
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads
 	@ci/crash --small
@@ -178,5 +193,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers machine vm workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

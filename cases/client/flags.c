@@ -97,6 +97,7 @@ struct round {
 	unsigned number;               /* of the session */
 	uint16_t set;                  /* advertised, if structured replies are agreed */
 	bool unknown_refused, told[2]; /* said once is enough */
+	char *unstable;                /* likewise; it ends the case behind the last set, so that it hides no other */
 	/* of this session: */
 	uint16_t flags; /* that were told */
 	bool structured, contexts;
@@ -233,6 +234,7 @@ static void
 judge_stable(struct round *n, const struct operation *o, const struct seen *s)
 {
 	bool can = (n->flags & (NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA)) != 0;
+	char flags[NAME_MAX_TEXT];
 
 	if (o->kind == FLUSHES && (n->flags & NBD_FLAG_SEND_FLUSH) != 0 && s->exact == 0 && n->dirty)
 		wrong(n, R(baseline_client_write), "NBD_CMD_FLUSH before 'flush' is answered 'ok'",
@@ -242,9 +244,10 @@ judge_stable(struct round *n, const struct operation *o, const struct seen *s)
 	if (o->kind == WRITES && s->writing == 0)
 		wrong(n, R(baseline_client_write), "a request that writes, before fua is answered 'ok'",
 		      "'ok', and no request");
-	if (can && s->volatile_writes > 0)
-		wrong(n, R(baseline_client_write), "NBD_CMD_FLAG_FUA, or a FLUSH behind, before fua is answered 'ok'",
-		      "'ok', and neither");
+	if (can && s->volatile_writes > 0 && n->unstable == NULL &&
+	    asprintf(&n->unstable, "'ok', and neither, with the transmission flags %s",
+	             name_flags(NAME_TRANSMISSION_FLAG, n->flags, flags)) < 0)
+		abort();
 	if (!can && s->volatile_writes > 0 && !n->told[0]) {
 		n->told[0] = true;
 		observe(n->d->t, R(fua_may_be_set), "fua is answered 'ok' where neither FUA nor FLUSH is advertised");
@@ -493,6 +496,9 @@ all_sets(struct round *n)
 	}
 	observe(n->d->t, R(client_uses_exposed_features), "%u sessions, %s", n->number,
 	        pairwise ? "the flags pair by pair" : "every legal combination of flags");
+	if (n->unstable != NULL)
+		broken_values(n->d->t, R(baseline_client_write),
+		              "NBD_CMD_FLAG_FUA, or a FLUSH behind, before fua is answered 'ok'", n->unstable);
 }
 
 /* ---- the ways into transmission ---- */

@@ -651,6 +651,8 @@ cut_one(struct drive *d, const struct operation *o, enum style style, unsigned b
 	if (o->type == NBD_CMD_READ)
 		whole = LENGTH + (structured ? 28 : 16);
 	needs_sent(d, o);
+	if (drive_sent(d, o->type, 0) == 0)
+		skip(d->t, o->name, "the client does it by another command");
 	prepare(d, o);
 	drive_mark(d);
 	if (bytes < whole) {

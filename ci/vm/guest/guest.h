@@ -1,0 +1,72 @@
+/* What the parts of the guest's only program share. It is process 1 of the virtual machine, and its driver. */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- handshake.c: NBD's handshake, which the kernel leaves to its user ---- */
+
+struct terms {
+	uint64_t size;	/* bytes */
+	uint16_t flags;	/* of transmission */
+	uint32_t minimum, preferred, maximum;	/* block sizes, bytes; 0: untold */
+};
+
+struct failure {
+	char name[32];	/* as of the driver protocol: an errno, or REP_ERR_… */
+	char text[96];
+};
+
+/* NULL-terminated name. A socket in the transmission phase, or -1. */
+int handshake(const char *export, struct terms *terms, struct failure *why);
+
+/* NBD_CMD_DISC. */
+void say_goodbye(int socket);
+
+/* ---- device.c: /dev/nbdN ---- */
+
+/* Those of the module, and how many a driver may have at once. */
+enum { DEVICES = 64, DEVICES_EACH = 16 };
+struct device {
+	unsigned index;
+	char name[16];	/* below /dev and /sys/block */
+	bool is_virtio;	/* a disk of the machine's, of which nothing begins or ends */
+	bool by_ioctl, cached;
+	int fd;		/* of the block device, or -1: no session */
+	int socket;	/* our own duplicate, to see that the connection is lost */
+	int control;	/* by_ioctl: the descriptor of NBD_DO_IT */
+	unsigned long doing;	/* by_ioctl: its thread */
+};
+
+/* Each returns 0 or an errno. The socket is taken over. */
+int device_start(struct device *d, int socket, const struct terms *terms);
+int device_open_virtio(struct device *d, const char *serial);
+/* at_once: whatever the server does; by netlink it always is. */
+int device_end(struct device *d, bool at_once);
+bool device_is_lost(const struct device *d);
+/* Of /sys/block/nbdN/queue; false: there is none. */
+bool device_attribute(const struct device *d, const char *name, char *value, size_t size);
+int load_nbd(void);
+int unload_nbd(void);
+
+/* ---- netlink.c ---- */
+
+int netlink_connect(unsigned index, int socket, const struct terms *terms, uint32_t block_size);
+int netlink_disconnect(unsigned index);
+
+/* ---- driver.c ---- */
+
+/*
+ * One driver's life on the port, from its greeting to the line "end". Nobody has had the devices from *n_used on; it counts
+ * those that it uses.
+ */
+_Noreturn void driver_run(int port, unsigned *n_used);
+
+/* ---- init.c ---- */
+
+int load_module(const char *path, const char *options);
+bool write_text(const char *path, const char *text);
+
+#endif

@@ -1,0 +1,125 @@
+"""ci/vm: the driver of the kernel's nbd in its virtual machine, what becomes of a guest that dies, and that nothing is left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
+
+VM = os.path.join(ROOT, "ci/vm/vm")
+DRIVER = os.path.join(ROOT, "ci/drivers/linux-nbd")
+MATRIX = "ci/matrix/linux-virtio-blk"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine():
+    subprocess.run(["make", "-s", "-C", ROOT, "machine"], check=True)
+    p = subprocess.run([VM, "true"], capture_output=True, text=True, timeout=PATIENCE)
+    if p.returncode == 3 and "skipped: " in p.stderr:
+        pytest.skip(p.stderr)
+    assert p.returncode == 0, p.stderr
+
+
+def run(nbdspec, *command, **env):
+    p = subprocess.run([VM, *command], capture_output=True, text=True, timeout=PATIENCE * 3, env={**nbdspec.env, **env})
+    print(p.stdout, p.stderr)
+    assert "Traceback" not in p.stderr
+    return p
+
+
+def left(nbdspec):
+    return processes(nbdspec.mark) or os.listdir(nbdspec.tmp)
+
+
+def client(report, *arguments):
+    """A script that runs cases, for several in one machine."""
+    return f"{NBDSPEC} client -q --pairwise --time-factor 6 --json {report} {' '.join(arguments[:-1])} --driver {DRIVER} {arguments[-1]}"
+
+
+def verdicts(report):
+    return {r["case"] + (f"[{r['point']}]" if r["point"] else ""): (r["verdict"], r["requirement"])
+            for r in json.loads(report.read_text())["results"]}
+
+
+def test_driver(nbdspec):
+    p = run(nbdspec, NBDSPEC, "driver-check", "--time-factor", "6", DRIVER, "ioctl")
+    assert p.returncode == 0 and "not ok" not in p.stdout
+    until(lambda: not left(nbdspec))
+
+
+def test_stale_flags(nbdspec):
+    """The pair of sessions that Linux failed: green, and red where the driver keeps what it was told first."""
+    honest, stale = nbdspec.cwd / "honest.json", nbdspec.cwd / "stale.json"
+    p = run(nbdspec, "sh", "-c", client(honest, "-c", "write_cache/flush_then_none", "ioctl") + "; " +
+            client(stale, "-c", "write_cache/flush_then_none", "-c", "stale/flags", "ioctl keeps-flags"))
+    assert "1 boots" in p.stderr
+    assert verdicts(honest)["write_cache/flush_then_none"][0] == "pass"
+    found = verdicts(stale)
+    assert found["write_cache/flush_then_none"] == ("fail", "client_forgets_prior_session")
+    assert ("fail", "client_forgets_prior_session") in [v for name, v in found.items() if name.startswith("stale/flags[")]
+
+
+@pytest.mark.parametrize("bug, says", [("panics", "the guest is gone: "), ("hangs", "does not answer")])
+def test_lost_guest(nbdspec, bug, says):
+    """It is that case's verdict, and the next driver has a new machine."""
+    lost, after = nbdspec.cwd / "lost.json", nbdspec.cwd / "after.json"
+    p = run(nbdspec, "sh", "-c", client(lost, "-c", "write_cache/none", bug) + "; " +
+            client(after, "-c", "write_cache/none", "netlink"))
+    assert "2 boots" in p.stderr
+    assert "fail" in verdicts(lost)["write_cache/none"] and says in lost.read_text()
+    assert verdicts(after)["write_cache/none"][0] == "pass"
+    until(lambda: not left(nbdspec))
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_leaves_nothing(nbdspec, which):
+    p = subprocess.Popen([VM, "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE, text=True, env=nbdspec.env)
+    assert p.stdout.readline() == "ready\n"
+    assert left(nbdspec)
+    p.send_signal(which)
+    p.wait(PATIENCE)
+    until(lambda: not left(nbdspec))
+
+
+def test_skips(nbdspec):
+    path = nbdspec.cwd / "bin"
+    path.mkdir()
+    for program in ("sh", "setpriv", "env", "python3", "cat", "rm", "sleep"):
+        (path / program).symlink_to(shutil.which(program))
+    p = run(nbdspec, "true", PATH=str(path))
+    assert p.returncode == 3 and "skipped: qemu-system-x86_64 is not installed" in p.stderr
+    p = run(nbdspec, "true", KERNEL_DEB="/nowhere.deb")
+    assert p.returncode == 3 and "skipped: KERNEL_DEB=/nowhere.deb is not there" in p.stderr
+    until(lambda: not left(nbdspec))
+
+
+def matrix(nbdspec, lie, glob):
+    """Of a tree whose fake server lies, and whose reports are its own."""
+    tree = nbdspec.cwd / "tree"
+    (tree / "build").mkdir(parents=True)
+    (tree / "ci").symlink_to(os.path.join(ROOT, "ci"))
+    (tree / "build/vm").symlink_to(os.path.join(ROOT, "build/vm"))
+    (tree / "build/nbdspec").write_text(f'#!/bin/sh\nexec {NBDSPEC} "$@" {lie}\n')
+    (tree / "build/nbdspec").chmod(0o755)
+    p = subprocess.run([tree / MATRIX, glob], capture_output=True, text=True, timeout=PATIENCE, env=nbdspec.env)
+    print(p.stdout, p.stderr)
+    report = json.loads((tree / "build/reports/matrix-linux-virtio-blk.json").read_text())
+    until(lambda: not left(nbdspec))
+    return p.returncode, {r["row"]: r["differs"] for r in report["rows"]}
+
+
+def test_matrix(nbdspec):
+    status, rows = matrix(nbdspec, "", "server=FLUSH cache=none*")
+    assert status == 0 and len(rows) == 2
+
+
+def test_matrix_differs(nbdspec):
+    """A flush that does nothing is a flush that did not arrive."""
+    status, rows = matrix(nbdspec, "--lie power_flush_ignored", "server=FLUSH cache=writeback*")
+    assert status == 1
+    assert "write, fsync" in rows["server=FLUSH cache=writeback write-cache=on"]
+    assert "write" in rows["server=FLUSH cache=writeback write-cache=off"]
