@@ -38,7 +38,8 @@ class Machine:
                 "-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on",
                 "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
                 "-device", "virtio-serial-pci", "-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port",
-                "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=", *self.more]
+                "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=",
+                *self.more]
 
     def start(self):
         """Up to the greeting of its first driver; False: it does not come."""
@@ -92,7 +93,8 @@ class Machine:
             return "the guest hangs"
         said = open(self.log, errors="replace").read().splitlines() if os.path.exists(self.log) else []
         told = [line for line in said if re.search("BUG|Oops|panic|guest:", line)] or open(self.errors).read().splitlines()
-        return "the guest is gone: " + re.sub(r"^\[ *[0-9.]+\] *", "", told[0] if told else f"qemu's status {self.process.returncode}")
+        told = told or [f"qemu's status {self.process.returncode}"]
+        return "the guest is gone: " + re.sub(r"^\[ *[0-9.]+\] *", "", told[0])
 
     def end(self):
         self.process.kill()
