@@ -25,7 +25,8 @@ enum {
 	ACCEPTS_AT_ONCE = 64,
 	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
 	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
-	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written */
+	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written … */
+	TRACE_MUCH = 32 << 10, /* … unless it is so much: then it is written as soon as nobody waits for us */
 };
 
 uint64_t
@@ -821,6 +822,8 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 	int n, ms = next_timer(s);
 
 	if (s->config->trace != NULL && s->config->trace->n_waiting > 0) {
+		if (s->config->trace->n_waiting >= TRACE_MUCH)
+			ms = 0;
 		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
 		if (n != 0)
 			return n;

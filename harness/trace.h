@@ -50,12 +50,15 @@ struct trace {
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/* From now on records are kept in memory, up to 64 MiB and a second, lest who is traced waits for the file. */
+/*
+ * From now on short records are kept in memory, up to 512 KiB and a second, to be written together; the owner flushes when
+ * nobody waits for it.
+ */
 void trace_hold(struct trace *t);
 void trace_flush(struct trace *t);		/* writes what waits */
 void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */
 
-/* Appends one record by a single write; .ns is filled in here. With a failed write the trace ends, before a whole record if they are held. */
+/* Appends one record by a single write; where .ns is 0 it is now. With a failed write the trace ends, before a whole record if they are held. */
 void trace_add(struct trace *t, const struct trace_record *r);
 void trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const char *text);
 off_t trace_end(const struct trace *t);		/* the offset behind the last record */
