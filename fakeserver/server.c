@@ -1,6 +1,7 @@
 /* The event loop: one thread, epoll, no descriptor that ever blocks. */
 #include "fakeserver/core.h"
 
+#include "fakeserver/disk.h"
 #include "fakeserver/event_log.h"
 #include "harness/clock.h"
 #include "harness/nbd.h"
@@ -827,7 +828,7 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
 		if (n != 0)
 			return n;
-		trace_flush(s->config->trace);
+		trace_rest(s->config->trace);
 	}
 	if (q == NULL || !is_idle(s))
 		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
@@ -1082,6 +1083,8 @@ fake_new(struct fake_config *config)
 	s->traced = config->trace != NULL || config->log != NULL || config->events != NULL;
 	s->started_ns = now_ns();
 	s->random = config->seed;
+	for (size_t i = 0; i < config->n_exports && config->trace != NULL; i++)
+		disk_reads_from(config->exports[i].disk, trace_read, config->trace);
 	for (size_t i = 0; i < config->n_lies; i++)
 		s->lies[config->lies[i].lie->place] = true;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
