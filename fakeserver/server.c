@@ -821,10 +821,11 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 {
 	struct quiet *q = s->config->quiet;
 	int n, ms = next_timer(s);
+	size_t waiting = s->config->trace != NULL ? trace_waiting(s->config->trace) : 0;
 
-	if (s->config->trace != NULL && s->config->trace->n_waiting > 0) {
-		if (s->config->trace->n_waiting >= TRACE_MUCH)
-			ms = 0;
+	if (waiting >= TRACE_MUCH)
+		ms = 0;
+	if (waiting > 0) {
 		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
 		if (n != 0)
 			return n;

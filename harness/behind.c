@@ -18,6 +18,7 @@ enum {
 	SPARE_MOST = 8,
 	SPARE_BYTES = 4 << 20,
 	UNWRITTEN_MOST = 8 << 20, /* bytes; more is taken only when it is less */
+	WAKE_AT = 256 << 10,      /* bytes; to wake the thread for less costs more than it saves */
 	AT_ONCE = 16,             /* pieces in one write */
 };
 
@@ -37,6 +38,7 @@ struct behind {
 	pthread_mutex_t lock;
 	pthread_cond_t more, less; /* pieces */
 	bool sleeps, waits, stops; /* the thread sleeps; somebody waits for it; it shall end */
+	bool writes;               /* one of us is writing, without the lock */
 	uint64_t end, written;     /* of what was put, and of what is in the file */
 	uint64_t whole;            /* up to here the file is whole */
 	uint64_t first, last;      /* pieces first … last-1 are unwritten; piece i is at [i % PIECES] */
@@ -83,6 +85,7 @@ fail(const struct behind *b, ssize_t n, int why)
 	return n < 0 ? why : ENOSPC;
 }
 
+/* Under the lock, but for the writing. */
 static void
 write_some(struct behind *b)
 {
@@ -98,11 +101,13 @@ write_some(struct behind *b)
 		iov[up_to - b->first] = (struct iovec){ (void *)p->at, p->len };
 		all += p->len;
 	}
+	b->writes = true;
 	pthread_mutex_unlock(&b->lock);
 	n = writev(b->fd, iov, (int)(up_to - b->first));
 	if (n != (ssize_t)all)
 		failed = fail(b, n, errno);
 	pthread_mutex_lock(&b->lock);
+	b->writes = false;
 	b->failed = failed;
 	if (failed == 0)
 		release(b, up_to);
@@ -116,16 +121,12 @@ write_all(void *arg)
 	struct behind *b = arg;
 
 	pthread_mutex_lock(&b->lock);
-	for (;;) {
-		if (b->failed == 0 && b->first < b->last) {
-			write_some(b);
-			continue;
-		}
-		if (b->stops)
-			break;
+	while (!b->stops) {
 		b->sleeps = true;
 		pthread_cond_wait(&b->more, &b->lock);
 		b->sleeps = false;
+		while (b->failed == 0 && b->first < b->last && !b->writes)
+			write_some(b);
 	}
 	pthread_mutex_unlock(&b->lock);
 	return NULL;
@@ -192,6 +193,7 @@ behind_free(struct behind *b)
 {
 	if (b == NULL)
 		return;
+	behind_wait(b);
 	pthread_mutex_lock(&b->lock);
 	b->stops = true;
 	pthread_cond_signal(&b->more);
@@ -212,9 +214,14 @@ behind_free(struct behind *b)
 
 /* ---- what its owner does ---- */
 
+/* Under the lock. Who has to wait for the thread does its work, unless it is at it. */
 static void
-wait_for_less(struct behind *b)
+make_less(struct behind *b)
 {
+	if (!b->writes) {
+		write_some(b);
+		return;
+	}
 	b->waits = true;
 	pthread_cond_wait(&b->less, &b->lock);
 	b->waits = false;
@@ -227,7 +234,7 @@ behind_block(struct behind *b)
 
 	pthread_mutex_lock(&b->lock);
 	while (b->n_free == 0 && b->failed == 0)
-		wait_for_less(b);
+		make_less(b);
 	if (b->n_free > 0)
 		block = b->free_block[--b->n_free];
 	pthread_mutex_unlock(&b->lock);
@@ -240,12 +247,12 @@ put(struct behind *b, struct piece p)
 {
 	while (b->failed == 0 && b->last > b->first &&
 	       (b->last - b->first == PIECES || b->end - b->written + p.len > UNWRITTEN_MOST))
-		wait_for_less(b);
+		make_less(b);
 	if (b->failed != 0)
 		return false;
 	b->piece[b->last++ % PIECES] = p;
 	b->end += p.len;
-	if (b->sleeps)
+	if (b->sleeps && b->end - b->written >= WAKE_AT)
 		pthread_cond_signal(&b->more);
 	return true;
 }
@@ -275,25 +282,15 @@ behind_lend(struct behind *b, struct bytes data)
 	return where;
 }
 
-/* The thread sleeps as long as there is nothing for it. */
-bool
-behind_write(struct behind *b, const uint8_t *at, size_t len)
+size_t
+behind_unwritten(struct behind *b)
 {
-	ssize_t n;
-	bool rests;
+	size_t n;
 
 	pthread_mutex_lock(&b->lock);
-	rests = b->first == b->last && b->failed == 0;
+	n = b->writes || b->failed != 0 ? 0 : (size_t)(b->end - b->written);
 	pthread_mutex_unlock(&b->lock);
-	if (!rests)
-		return false;
-	n = write(b->fd, at, len);
-	if (n != (ssize_t)len) {
-		b->failed = fail(b, n, errno);
-		return true;
-	}
-	b->end = b->written = b->whole = b->end + len;
-	return true;
+	return n;
 }
 
 void
@@ -323,7 +320,7 @@ behind_wait(struct behind *b)
 
 	pthread_mutex_lock(&b->lock);
 	while (b->failed == 0 && b->first < b->last)
-		wait_for_less(b);
+		make_less(b);
 	failed = b->failed;
 	pthread_mutex_unlock(&b->lock);
 	return failed;
@@ -358,7 +355,7 @@ behind_read(struct behind *b, uint64_t offset, size_t len, uint8_t *data)
 
 	pthread_mutex_lock(&b->lock);
 	while (b->failed == 0 && offset + len > b->written)
-		wait_for_less(b);
+		make_less(b);
 	in_file = offset >= b->written ? 0 : b->written - offset < len ? (size_t)(b->written - offset) : len;
 	if (in_file < len)
 		read_pieces(b, offset + in_file, len - in_file, data + in_file);

@@ -1,6 +1,6 @@
 /*
- * A file that is written by a thread of its own, in order, so that who has something to write need not wait for it. What was
- * put there can be read back at once. Offsets and lengths are bytes.
+ * A file that is written behind the back of who has something to write: by a thread where there is much, else by its owner
+ * when it has time. What was put there can be read back at once. Offsets and lengths are bytes.
  */
 #ifndef NBDSPEC_BEHIND_H
 #define NBDSPEC_BEHIND_H
@@ -24,8 +24,7 @@ void behind_free(struct behind *b);	/* once all is written, or cannot be; may be
  */
 uint8_t *behind_block(struct behind *b);
 void behind_put(struct behind *b, uint8_t *block, size_t len, bool whole);	/* takes it over */
-/* Writes it here and now; it is whole. False: what was put before is not all written yet. */
-bool behind_write(struct behind *b, const uint8_t *at, size_t len);
+size_t behind_unwritten(struct behind *b);	/* bytes that nobody is at, so that behind_wait would write them */
 
 /*
  * The bytes are the caller's and stay as they are until behind_give; they are whole. Returns where they will

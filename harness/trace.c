@@ -13,7 +13,7 @@
 #define TRACE_VERSION 1u
 enum { RECORD_FIXED = 4 + 1 + 1 + 1 + 1 + 2 + 2 + 8 + 8 + 4 };
 #define HELD_NS UINT64_C(1000000000)
-enum { LENT_LEAST = 128 << 10 }; /* bytes; shorter ones are sooner copied */
+enum { LENT_LEAST = 32 << 10 }; /* bytes; shorter ones are sooner copied */
 
 int
 trace_start(struct trace *t, int fd, uint32_t snap)
@@ -78,23 +78,30 @@ hand_over(struct trace *t, bool whole)
 		note_failure(t, behind_wait(t->behind));
 }
 
+size_t
+trace_waiting(const struct trace *t)
+{
+	return t->fd < 0 || t->behind == NULL ? 0 : t->n_waiting + behind_unwritten(t->behind);
+}
+
+/* Once the thread is at it, it goes on until nothing is left. */
 void
 trace_rest(struct trace *t)
 {
-	if (t->fd < 0 || t->n_waiting == 0)
+	if (t->fd < 0 || t->behind == NULL)
 		return;
-	if (behind_write(t->behind, t->waiting, t->n_waiting))
-		t->n_waiting = 0;
-	else
-		hand_over(t, true);
+	hand_over(t, true);
+	if (t->fd >= 0 && behind_unwritten(t->behind) > 0)
+		note_failure(t, behind_wait(t->behind));
 }
 
 void
 trace_flush(struct trace *t)
 {
-	trace_rest(t);
-	if (t->fd >= 0 && t->behind != NULL)
-		note_failure(t, behind_wait(t->behind));
+	if (t->fd < 0 || t->behind == NULL)
+		return;
+	hand_over(t, true);
+	note_failure(t, behind_wait(t->behind));
 }
 
 void

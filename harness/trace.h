@@ -55,12 +55,10 @@ struct trace {
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/*
- * From now on a thread writes the records, a second after they came at the latest where more come; the owner tells when nobody
- * waits for it.
- */
+/* From now on records wait, a second at most where more come, for the owner to have time, or for a thread. */
 void trace_hold(struct trace *t);
-void trace_rest(struct trace *t);		/* there is time to write what waits */
+size_t trace_waiting(const struct trace *t);	/* bytes that nobody is writing yet */
+void trace_rest(struct trace *t);		/* there is time to write them */
 void trace_flush(struct trace *t);		/* all is in the file, or cannot be */
 void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */
 
