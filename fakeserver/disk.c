@@ -1,10 +1,11 @@
 /*
  * A radix tree of 4 KiB pages. A slot at any level is NULL (never touched), TRIMMED (a hole), PROVISIONED (zeroes, but
  * no hole), or the next node or page; a whole subtree that reads as zeroes is therefore one slot, and reading or zeroing
- * it is one step.
+ * it is one step. In the place of a page there may be the offset in a file where its bytes stand (disk_write_kept).
  */
 #include "fakeserver/disk.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -23,6 +24,8 @@ struct disk {
 	uint64_t size;
 	unsigned levels; /* of nodes above the pages; 0: the root is a page */
 	void *root;
+	disk_reader *read; /* of what stands elsewhere */
+	void *read_arg;
 };
 
 /*
@@ -96,7 +99,7 @@ block_free(void *block)
 	blocks.used--;
 }
 
-static char trimmed, provisioned;
+static _Alignas(2) char trimmed, provisioned;
 #define TRIMMED     ((void *)&trimmed)
 #define PROVISIONED ((void *)&provisioned)
 
@@ -113,6 +116,30 @@ static bool
 is_empty(const void *slot)
 {
 	return state_of(slot) != DISK_DATA;
+}
+
+/* An offset in the file, odd as no pointer is. */
+static void *
+elsewhere(uint64_t where)
+{
+	return (void *)(uintptr_t)(where << 1 | 1);
+}
+
+static bool
+is_elsewhere(const void *slot)
+{
+	return ((uintptr_t)slot & 1) != 0;
+}
+
+/* Somebody may have cut the file off, and then there is nothing to go on with. */
+static void
+read_elsewhere(const struct disk *d, const void *slot, uint64_t in_page, size_t n, uint8_t *data)
+{
+	if (d->read(d->read_arg, ((uintptr_t)slot >> 1) + in_page, n, data))
+		return;
+	fprintf(stderr,
+	        "nbdspec: what a disk in memory holds cannot be read back from the trace: leave that file alone\n");
+	abort();
 }
 
 /* The last byte of a subtree, counted from its first; the top of a large tree is wider than 64 bits. */
@@ -148,7 +175,7 @@ free_subtree(void *slot, unsigned level)
 {
 	struct node *node = slot;
 
-	if (is_empty(slot))
+	if (is_empty(slot) || is_elsewhere(slot))
 		return;
 	for (unsigned i = 0; level > 0 && i < NODE_SLOTS; i++)
 		free_subtree(node->slot[i], level - 1);
@@ -205,6 +232,8 @@ disk_read(const struct disk *d, uint64_t offset, size_t length, uint8_t *data)
 		n = inside - 1 <= to_end ? inside : (size_t)to_end + 1;
 		if (is_empty(page))
 			memset(data, 0, n);
+		else if (is_elsewhere(page))
+			read_elsewhere(d, page, offset % PAGE_BYTES, n, data);
 		else
 			memcpy(data, page + offset % PAGE_BYTES, n);
 	}
@@ -225,9 +254,9 @@ split(void **slot)
 	return node;
 }
 
-/* The page to be written at offset; a new one is zeroed unless all of it is about to be written. */
-static uint8_t *
-page_at(struct disk *d, uint64_t offset, bool whole)
+/* What stands for the page at offset; NULL without memory. */
+static void **
+page_slot(struct disk *d, uint64_t offset)
 {
 	void **slot = &d->root;
 
@@ -236,14 +265,24 @@ page_at(struct disk *d, uint64_t offset, bool whole)
 			return NULL;
 		slot = &((struct node *)*slot)->slot[index_at(offset, level)];
 	}
-	if (is_empty(*slot)) {
-		uint8_t *page = block_alloc(!whole);
+	return slot;
+}
 
-		if (page == NULL)
-			return NULL;
-		*slot = page;
-	}
-	return *slot;
+/* The page to be written; a new one has no contents where all of it is about to be written. NULL without memory. */
+static uint8_t *
+own_page(const struct disk *d, void **slot, bool whole)
+{
+	uint8_t *page;
+
+	if (!is_empty(*slot) && !is_elsewhere(*slot))
+		return *slot;
+	page = block_alloc(!whole && is_empty(*slot));
+	if (page == NULL)
+		return NULL;
+	if (!whole && is_elsewhere(*slot))
+		read_elsewhere(d, *slot, 0, PAGE_BYTES, page);
+	*slot = page;
+	return page;
 }
 
 enum disk_state
@@ -276,34 +315,76 @@ copy_past_cache(uint8_t *page, const uint8_t *data)
 bool
 disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, enum disk_state *failed)
 {
+	return disk_write_kept(d, offset, length, data, DISK_NOT_KEPT, failed);
+}
+
+void
+disk_reads_from(struct disk *d, disk_reader *read, void *arg)
+{
+	d->read = read;
+	d->read_arg = arg;
+}
+
+static void
+write_page(uint8_t *page, size_t in_page, size_t n, const uint8_t *data, bool is_long)
+{
+	if (n == PAGE_BYTES && is_long)
+		copy_past_cache(page, data);
+	else
+		/* Since gcc would make of memcpy a string instruction, slow where the payload is unaligned. */
+		memmove(page + in_page, data, n);
+}
+
+bool
+disk_write_kept(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, uint64_t where,
+                enum disk_state *failed)
+{
 	uint64_t run;
 	size_t n;
-	bool is_long;
+	bool is_long, kept = where != DISK_NOT_KEPT && d->read != NULL;
 
 	length = clamp(d, offset, length);
 	is_long = length >= LONG_WRITE;
-	for (; length > 0; length -= n, offset += n, data += n) {
+	for (; length > 0; length -= n, offset += n, data += n, where += n) {
 		size_t in_page = offset % PAGE_BYTES;
-		uint8_t *page;
+		uint8_t *page = NULL;
+		void **slot = page_slot(d, offset);
 
 		n = PAGE_BYTES - in_page < length ? PAGE_BYTES - in_page : length;
-		page = page_at(d, offset, n == PAGE_BYTES);
+		if (slot != NULL && n == PAGE_BYTES && kept) {
+			free_subtree(*slot, 0);
+			*slot = elsewhere(where);
+			continue;
+		}
+		if (slot != NULL)
+			page = own_page(d, slot, n == PAGE_BYTES);
 		if (page == NULL) {
 			*failed = disk_state(d, offset, &run);
 			return false;
 		}
-		if (n == PAGE_BYTES && is_long)
-			copy_past_cache(page, data);
-		else
-			/* Since gcc would make of memcpy a string instruction, slow where the payload is unaligned. */
-			memmove(page + in_page, data, n);
+		write_page(page, in_page, n, data, is_long);
 	}
 	return true;
 }
 
+static void
+zero_part(const struct disk *d, void **slot, uint64_t first, uint64_t last)
+{
+	uint64_t limit = blocks.most;
+	uint8_t *page;
+
+	/* What stands elsewhere comes home, whatever the limit is: it must not stay as it was. */
+	blocks.most = UINT64_MAX;
+	page = own_page(d, slot, false);
+	blocks.most = limit;
+	if (page == NULL)
+		abort();
+	memset(page + first, 0, (size_t)(last - first + 1));
+}
+
 /* Zeroes [first, last], offsets within the subtree. What cannot be split for want of memory was empty: it stays so. */
 static void
-zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *fill)
+zero_subtree(const struct disk *d, void **slot, unsigned level, uint64_t first, uint64_t last, void *fill)
 {
 	struct node *node;
 	uint64_t mask;
@@ -317,7 +398,7 @@ zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *f
 	}
 	if (level == 0) {
 		if (!is_empty(*slot))
-			memset((uint8_t *)*slot + first, 0, (size_t)(last - first + 1));
+			zero_part(d, slot, first, last);
 		else if (*slot != PROVISIONED) /* a part of what is no hole is not made one */
 			*slot = fill;
 		return;
@@ -327,7 +408,7 @@ zero_subtree(void **slot, unsigned level, uint64_t first, uint64_t last, void *f
 		return;
 	mask = level_mask(level - 1);
 	for (unsigned i = index_at(first, level); i <= index_at(last, level); i++)
-		zero_subtree(&node->slot[i], level - 1, i == index_at(first, level) ? first & mask : 0,
+		zero_subtree(d, &node->slot[i], level - 1, i == index_at(first, level) ? first & mask : 0,
 		             i == index_at(last, level) ? last & mask : mask, fill);
 }
 
@@ -338,7 +419,8 @@ disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how)
 		return;
 	if (length > d->size - offset)
 		length = d->size - offset;
-	zero_subtree(&d->root, d->levels, offset, offset + length - 1, how == DISK_PROVISIONED ? PROVISIONED : TRIMMED);
+	zero_subtree(d, &d->root, d->levels, offset, offset + length - 1,
+	             how == DISK_PROVISIONED ? PROVISIONED : TRIMMED);
 }
 
 /* ---- saved ranges ---- */
@@ -455,6 +537,21 @@ copy_pages(struct disk *to, const struct disk *from, uint64_t offset, uint64_t l
 	return data;
 }
 
+/* Without a limit of memory. */
+static void
+bring_home(struct disk *d, uint64_t offset, uint64_t length)
+{
+	void *empty, **slot;
+
+	if (d->read == NULL)
+		return;
+	for (uint64_t at = offset & ~(uint64_t)(PAGE_BYTES - 1); at < offset + length; at += PAGE_BYTES) {
+		slot = slot_of(d, at, &empty);
+		if (slot != NULL && is_elsewhere(*slot) && own_page(d, slot, false) == NULL)
+			abort();
+	}
+}
+
 struct disk_saved *
 disk_take(struct disk *d, uint64_t offset, uint64_t length)
 {
@@ -463,6 +560,7 @@ disk_take(struct disk *d, uint64_t offset, uint64_t length)
 	void *slot;
 
 	blocks.most = UINT64_MAX;
+	bring_home(d, offset, length);
 	if (!is_plain(d, offset, length, &slot) && length <= (uint64_t)SAVED_PAGES_MOST << PAGE_BITS) {
 		s = take_pages(d, offset, length);
 	} else {

@@ -25,6 +25,16 @@ enum disk_state { DISK_UNTOUCHED, DISK_TRIMMED, DISK_PROVISIONED, DISK_DATA };
 /* Without memory nothing behind the first page that has none is written; *failed is that page's state. */
 bool disk_write(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, enum disk_state *failed);
 
+/*
+ * Likewise, of data that stand in a file from `where` on, and stay there: whole pages of them are not copied, but read from
+ * there when they are wanted.
+ */
+#define DISK_NOT_KEPT UINT64_MAX
+bool disk_write_kept(struct disk *d, uint64_t offset, size_t length, const uint8_t *data, uint64_t where,
+                     enum disk_state *failed);
+typedef bool disk_reader(void *arg, uint64_t where, size_t length, uint8_t *data);
+void disk_reads_from(struct disk *d, disk_reader *read, void *arg);	/* that file; without it all is copied */
+
 /* The range reads as zeroes: DISK_TRIMMED is a hole, DISK_PROVISIONED is none (NBD_CMD_FLAG_NO_HOLE), though it costs nothing. */
 void disk_zero(struct disk *d, uint64_t offset, uint64_t length, enum disk_state how);
 

@@ -1,6 +1,7 @@
 /* The event loop: one thread, epoll, no descriptor that ever blocks. */
 #include "fakeserver/core.h"
 
+#include "fakeserver/disk.h"
 #include "fakeserver/event_log.h"
 #include "harness/clock.h"
 #include "harness/nbd.h"
@@ -25,7 +26,8 @@ enum {
 	ACCEPTS_AT_ONCE = 64,
 	ACCEPT_RETRY_MS = 100, /* without descriptors; sooner when a connection ends */
 	DRAIN_MOST = 1 << 20,  /* bytes thrown away at a disconnect */
-	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written */
+	TRACE_WAITS_MS = 20,   /* without anything to do, before what waits is written … */
+	TRACE_MUCH = 32 << 10, /* … unless it is so much: then it is written as soon as nobody waits for us */
 };
 
 uint64_t
@@ -819,12 +821,15 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 {
 	struct quiet *q = s->config->quiet;
 	int n, ms = next_timer(s);
+	size_t waiting = s->config->trace != NULL ? trace_waiting(s->config->trace) : 0;
 
-	if (s->config->trace != NULL && s->config->trace->n_waiting > 0) {
+	if (waiting >= TRACE_MUCH)
+		ms = 0;
+	if (waiting > 0) {
 		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
 		if (n != 0)
 			return n;
-		trace_flush(s->config->trace);
+		trace_rest(s->config->trace);
 	}
 	if (q == NULL || !is_idle(s))
 		return epoll_wait(s->epoll, events, EVENTS_AT_ONCE, next_timer(s));
@@ -1079,6 +1084,8 @@ fake_new(struct fake_config *config)
 	s->traced = config->trace != NULL || config->log != NULL || config->events != NULL;
 	s->started_ns = now_ns();
 	s->random = config->seed;
+	for (size_t i = 0; i < config->n_exports && config->trace != NULL; i++)
+		disk_reads_from(config->exports[i].disk, trace_read, config->trace);
 	for (size_t i = 0; i < config->n_lies; i++)
 		s->lies[config->lies[i].lie->place] = true;
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);

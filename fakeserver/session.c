@@ -211,6 +211,7 @@ arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 		                                      .direction = TO_SERVER,
 		                                      .cookie = m->request.cookie,
 		                                      .data = kept,
+		                                      .lent = true,
 		                                      .length = length < UINT32_MAX ? (uint32_t)length : UINT32_MAX });
 	if (m->kind != MSG_CLIENT_FLAGS)
 		++*(m->kind == MSG_OPTION ? &c->server->counters.options : &c->server->counters.requests);
@@ -395,7 +396,9 @@ session_take(struct conn *c)
 	}
 	run_queue(c);
 	outgoing_reorder(c);
-	if (p->taken > 0)
+	if (p->taken > 0 && c->server->config->trace != NULL)
+		trace_give(c->server->config->trace, &c->input, p->taken);
+	else if (p->taken > 0)
 		buf_consume(&c->input, p->taken);
 	p->shutdown_at -= p->taken < p->shutdown_at ? p->taken : p->shutdown_at;
 	p->taken = 0;

@@ -167,6 +167,15 @@ has_run_out(const struct conn *c, const struct disk_op *op)
 	       disk_state(c->export->disk, op->offset, &run) == DISK_TRIMMED;
 }
 
+/* What the trace keeps need not be kept twice. */
+static uint64_t
+kept_at(const struct conn *c, const uint8_t *data, size_t n)
+{
+	const struct trace *t = c->server->config->trace;
+
+	return t != NULL && c->export->cache == NULL ? trace_where(t, (struct bytes){ data, n }) : DISK_NOT_KEPT;
+}
+
 /* A lie may have made the length longer than the data that came. */
 static uint32_t
 write_data(const struct conn *c, const struct disk_op *op)
@@ -178,7 +187,7 @@ write_data(const struct conn *c, const struct disk_op *op)
 
 	if (has_run_out(c, op))
 		return NBD_ENOSPC;
-	if (op->data == NULL || disk_write(d, op->offset, n, op->data, &failed))
+	if (op->data == NULL || disk_write_kept(d, op->offset, n, op->data, kept_at(c, op->data, n), &failed))
 		return NBD_SUCCESS;
 	/* What was not told to be a hole has its space (proto.md:1009-1012), so it is memory that lacks. */
 	return failed == DISK_PROVISIONED ? NBD_ENOMEM : NBD_ENOSPC;

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,7 +13,7 @@
 #define TRACE_VERSION 1u
 enum { RECORD_FIXED = 4 + 1 + 1 + 1 + 1 + 2 + 2 + 8 + 8 + 4 };
 #define HELD_NS UINT64_C(1000000000)
-enum { HELD_MOST = 64 << 20 };
+enum { LENT_LEAST = 32 << 10 }; /* bytes; shorter ones are sooner copied */
 
 int
 trace_start(struct trace *t, int fd, uint32_t snap)
@@ -42,47 +41,139 @@ write_out(struct trace *t, struct bytes head, struct bytes data)
 	if (n == (ssize_t)(head.len + data.len))
 		return;
 	t->failed = n < 0 ? errno : ENOSPC;
-	if (n > 0 && t->waiting != NULL && ftruncate(t->fd, lseek(t->fd, 0, SEEK_END) - n) != 0)
-		t->failed = errno;
 	t->fd = -1;
 }
+
+/* ---- records that a thread writes ---- */
 
 void
 trace_hold(struct trace *t)
 {
-	void *at = mmap(NULL, HELD_MOST, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	off_t end = lseek(t->fd, 0, SEEK_END);
 
 	/* Without it each record is written at once. */
-	if (at == MAP_FAILED)
+	t->behind = behind_new(t->fd, end > 0 ? (uint64_t)end : 0);
+	if (t->behind != NULL)
+		t->waiting = behind_block(t->behind);
+}
+
+static void
+note_failure(struct trace *t, int failed)
+{
+	if (failed == 0)
 		return;
-	madvise(at, HELD_MOST, MADV_HUGEPAGE);
-	t->waiting = at;
+	t->failed = failed;
+	t->fd = -1;
+}
+
+static void
+hand_over(struct trace *t, bool whole)
+{
+	if (t->n_waiting == 0)
+		return;
+	behind_put(t->behind, t->waiting, t->n_waiting, whole);
+	t->n_waiting = 0;
+	t->waiting = behind_block(t->behind);
+	if (t->waiting == NULL)
+		note_failure(t, behind_wait(t->behind));
+}
+
+size_t
+trace_waiting(const struct trace *t)
+{
+	return t->fd < 0 || t->behind == NULL ? 0 : t->n_waiting + behind_unwritten(t->behind);
+}
+
+/* Once the thread is at it, it goes on until nothing is left. */
+void
+trace_rest(struct trace *t)
+{
+	if (t->fd < 0 || t->behind == NULL)
+		return;
+	hand_over(t, true);
+	if (t->fd >= 0 && behind_unwritten(t->behind) > 0)
+		note_failure(t, behind_wait(t->behind));
 }
 
 void
 trace_flush(struct trace *t)
 {
-	if (t->fd >= 0 && t->n_waiting > 0)
-		write_out(t, (struct bytes){ t->waiting, t->n_waiting }, (struct bytes){ 0 });
-	t->n_waiting = 0;
+	if (t->fd < 0 || t->behind == NULL)
+		return;
+	hand_over(t, true);
+	note_failure(t, behind_wait(t->behind));
 }
 
 void
 trace_close(struct trace *t)
 {
 	trace_flush(t);
-	if (t->waiting != NULL)
-		munmap(t->waiting, HELD_MOST);
+	behind_free(t->behind);
+	t->behind = NULL;
 	t->waiting = NULL;
 	t->fd = -1;
 }
 
+void
+trace_give(struct trace *t, struct buf *input, size_t gone)
+{
+	if (t->behind != NULL && t->lent.at != NULL)
+		behind_give(t->behind, input, gone);
+	else
+		buf_consume(input, gone);
+	t->lent = (struct bytes){ NULL, 0 };
+}
+
+uint64_t
+trace_where(const struct trace *t, struct bytes data)
+{
+	if (t->lent.at == NULL || t->lent_at == BEHIND_NOWHERE || data.at < t->lent.at ||
+	    (size_t)(data.at - t->lent.at) > t->lent.len || data.len > t->lent.len - (size_t)(data.at - t->lent.at))
+		return BEHIND_NOWHERE;
+	return t->lent_at + (uint64_t)(data.at - t->lent.at);
+}
+
+bool
+trace_read(void *trace, uint64_t where, size_t len, uint8_t *data)
+{
+	const struct trace *t = trace;
+
+	return behind_read(t->behind, where, len, data);
+}
+
+/* What is longer than a block goes on in the next. */
 static void
 hold(struct trace *t, struct bytes data)
 {
-	if (data.len > 0)
-		memcpy(t->waiting + t->n_waiting, data.at, data.len);
-	t->n_waiting += data.len;
+	for (size_t n; data.len > 0 && t->fd >= 0; data.at += n, data.len -= n) {
+		if (t->n_waiting == BEHIND_BLOCK)
+			hand_over(t, false);
+		if (t->fd < 0)
+			return;
+		n = BEHIND_BLOCK - t->n_waiting < data.len ? BEHIND_BLOCK - t->n_waiting : data.len;
+		memcpy(t->waiting + t->n_waiting, data.at, n);
+		t->n_waiting += n;
+	}
+}
+
+static void
+hold_record(struct trace *t, struct bytes head, struct bytes data, bool lent, uint64_t now)
+{
+	lent &= data.len >= LENT_LEAST;
+	if (t->n_waiting > 0 &&
+	    (t->n_waiting + head.len + (lent ? 0 : data.len) > BEHIND_BLOCK || now - t->waits_since > HELD_NS))
+		hand_over(t, true);
+	t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
+	hold(t, head);
+	if (!lent) {
+		hold(t, data);
+		return;
+	}
+	hand_over(t, false);
+	if (t->fd < 0)
+		return;
+	t->lent = data;
+	t->lent_at = behind_lend(t->behind, data);
 }
 
 static uint8_t *
@@ -117,19 +208,14 @@ trace_add(struct trace *t, const struct trace_record *r)
 
 	if (t == NULL || t->fd < 0)
 		return;
-	now = now_ns();
+	now = r->ns != 0 ? r->ns : now_ns();
 	if (data.len > t->snap)
 		data.len = t->snap;
 	fill_head(fixed, r, (uint32_t)data.len, now);
-	if (t->n_waiting > 0 && (t->n_waiting + head.len + data.len > HELD_MOST || now - t->waits_since > HELD_NS))
-		trace_flush(t);
-	if (t->waiting == NULL || head.len + data.len > HELD_MOST) {
+	if (t->behind != NULL)
+		hold_record(t, head, data, r->lent, now);
+	else
 		write_out(t, head, data);
-		return;
-	}
-	t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
-	hold(t, head);
-	hold(t, data);
 }
 
 void

@@ -6,6 +6,7 @@
 #ifndef NBDSPEC_TRACE_H
 #define NBDSPEC_TRACE_H
 
+#include "harness/behind.h"
 #include "harness/wire.h"
 
 #include <stdio.h>
@@ -36,13 +37,17 @@ struct trace_record {
 	uint64_t cookie;		/* of requests and replies, else 0 */
 	uint32_t length;		/* of the data as it was on the wire, bytes */
 	struct bytes data;		/* what was kept of it: at most the trace's snap length */
+	bool lent;			/* to trace_add: .data stays as it is until trace_give() */
 };
 
 struct trace {
 	int fd;				/* opened for appending; -1: records go nowhere */
 	uint32_t snap;			/* bytes of data kept per record */
-	uint8_t *waiting;		/* of trace_hold: records wait here; nobody else writes to the descriptor */
+	struct behind *behind;		/* of trace_hold; nobody else writes to the descriptor */
+	uint8_t *waiting;		/* its block: records wait here */
 	size_t n_waiting;		/* bytes of it */
+	struct bytes lent;		/* the last data that was lent … */
+	uint64_t lent_at;		/* … and where in the file it stands, or BEHIND_NOWHERE */
 	uint64_t waits_since;		/* the moment of the first of them */
 	int failed;			/* the errno of the write that ended it, else 0 */
 };
@@ -50,12 +55,20 @@ struct trace {
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/* From now on records are kept in memory, up to 64 MiB and a second, lest who is traced waits for the file. */
+/* From now on records wait, a second at most where more come, for the owner to have time, or for a thread. */
 void trace_hold(struct trace *t);
-void trace_flush(struct trace *t);		/* writes what waits */
+size_t trace_waiting(const struct trace *t);	/* bytes that nobody is writing yet */
+void trace_rest(struct trace *t);		/* there is time to write them */
+void trace_flush(struct trace *t);		/* all is in the file, or cannot be */
 void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */
 
-/* Appends one record by a single write; .ns is filled in here. With a failed write the trace ends, before a whole record if they are held. */
+/* What was lent lies in this buffer, of which the first bytes go: where they are needed still, another takes its place. */
+void trace_give(struct trace *t, struct buf *input, size_t gone);
+/* Where in the file the data stand, for trace_read; BEHIND_NOWHERE unless they are of the last that was lent. */
+uint64_t trace_where(const struct trace *t, struct bytes data);
+bool trace_read(void *trace, uint64_t where, size_t len, uint8_t *data);	/* false: somebody has changed the file */
+
+/* Appends one record by a single write; where .ns is 0 it is now. With a failed write the trace ends, before a whole record if they are held. */
 void trace_add(struct trace *t, const struct trace_record *r);
 void trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const char *text);
 off_t trace_end(const struct trace *t);		/* the offset behind the last record */

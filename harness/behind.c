@@ -1,0 +1,369 @@
+#include "harness/behind.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum {
+	PIECES = 64,
+	BLOCKS = 16,
+	SPARE_MOST = 8,
+	SPARE_BYTES = 4 << 20,
+	UNWRITTEN_MOST = 8 << 20, /* bytes; more is taken only when it is less */
+	WAKE_AT = 256 << 10,      /* bytes; to wake the thread for less costs more than it saves */
+	AT_ONCE = 16,             /* pieces in one write */
+};
+
+struct piece {
+	const uint8_t *at;
+	size_t len;
+	bool whole;       /* the file may end behind it */
+	uint8_t *block;   /* what it is in, or … */
+	struct buf given; /* … a buffer that was given with it */
+};
+
+/* After a write that failed the pieces stay, as they may be read still; nothing is written any more. */
+struct behind {
+	int fd, failed;
+	int read_fd; /* -1: nothing can be read back */
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t more, less; /* pieces */
+	bool sleeps, waits, stops; /* the thread sleeps; somebody waits for it; it shall end */
+	bool writes;               /* one of us is writing, without the lock */
+	uint64_t end, written;     /* of what was put, and of what is in the file */
+	uint64_t whole;            /* up to here the file is whole */
+	uint64_t first, last;      /* pieces first … last-1 are unwritten; piece i is at [i % PIECES] */
+	uint64_t lent;             /* the piece behind the last that was lent */
+	struct piece piece[PIECES];
+	uint8_t *blocks, *free_block[BLOCKS];
+	unsigned n_free, n_spare;
+	struct buf spare[SPARE_MOST];
+};
+
+/* ---- the thread ---- */
+
+static void
+keep_buffer(struct behind *b, struct buf *given)
+{
+	if (given->at != NULL && given->cap <= SPARE_BYTES && b->n_spare < SPARE_MOST)
+		b->spare[b->n_spare++] = *given;
+	else
+		buf_free(given);
+	*given = (struct buf){ 0 };
+}
+
+static void
+release(struct behind *b, uint64_t up_to)
+{
+	for (; b->first < up_to; b->first++) {
+		struct piece *p = &b->piece[b->first % PIECES];
+
+		if (p->block != NULL)
+			b->free_block[b->n_free++] = p->block;
+		keep_buffer(b, &p->given);
+		b->written += p->len;
+		if (p->whole)
+			b->whole = b->written;
+	}
+}
+
+/* A part of it is taken back. */
+static int
+fail(const struct behind *b, ssize_t n, int why)
+{
+	if ((n > 0 || b->whole < b->written) && ftruncate(b->fd, (off_t)b->whole) != 0)
+		return errno;
+	return n < 0 ? why : ENOSPC;
+}
+
+/* Under the lock, but for the writing. */
+static void
+write_some(struct behind *b)
+{
+	struct iovec iov[AT_ONCE];
+	uint64_t up_to = b->first;
+	size_t all = 0;
+	ssize_t n;
+	int failed = 0;
+
+	for (; up_to < b->last && up_to - b->first < AT_ONCE; up_to++) {
+		struct piece *p = &b->piece[up_to % PIECES];
+
+		iov[up_to - b->first] = (struct iovec){ (void *)p->at, p->len };
+		all += p->len;
+	}
+	b->writes = true;
+	pthread_mutex_unlock(&b->lock);
+	n = writev(b->fd, iov, (int)(up_to - b->first));
+	if (n != (ssize_t)all)
+		failed = fail(b, n, errno);
+	pthread_mutex_lock(&b->lock);
+	b->writes = false;
+	b->failed = failed;
+	if (failed == 0)
+		release(b, up_to);
+	if (b->waits)
+		pthread_cond_broadcast(&b->less);
+}
+
+static void *
+write_all(void *arg)
+{
+	struct behind *b = arg;
+
+	pthread_mutex_lock(&b->lock);
+	while (!b->stops) {
+		b->sleeps = true;
+		pthread_cond_wait(&b->more, &b->lock);
+		b->sleeps = false;
+		while (b->failed == 0 && b->first < b->last && !b->writes)
+			write_some(b);
+	}
+	pthread_mutex_unlock(&b->lock);
+	return NULL;
+}
+
+/* What was opened for appending is opened once more; a pipe cannot be read back. */
+static int
+open_to_read(int fd)
+{
+	char path[32];
+	struct stat st;
+
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+static bool
+start_thread(struct behind *b)
+{
+	sigset_t all, old;
+	int failed;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	failed = pthread_create(&b->thread, NULL, write_all, b);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return failed == 0;
+}
+
+struct behind *
+behind_new(int fd, uint64_t end)
+{
+	struct behind *b = calloc(1, sizeof(*b));
+	size_t size = (size_t)BLOCKS * BEHIND_BLOCK;
+
+	if (b == NULL)
+		return NULL;
+	*b = (struct behind){ .fd = fd, .read_fd = open_to_read(fd), .end = end, .written = end, .whole = end };
+	b->blocks = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	pthread_mutex_init(&b->lock, NULL);
+	pthread_cond_init(&b->more, NULL);
+	pthread_cond_init(&b->less, NULL);
+	if (b->blocks == MAP_FAILED || !start_thread(b)) {
+		if (b->blocks != MAP_FAILED)
+			munmap(b->blocks, size);
+		if (b->read_fd >= 0)
+			close(b->read_fd);
+		free(b);
+		return NULL;
+	}
+	madvise(b->blocks, size, MADV_HUGEPAGE);
+	/* The last that is free is taken first: it is in the processor's cache. */
+	while (b->n_free < BLOCKS) {
+		b->free_block[b->n_free] = b->blocks + (size_t)(BLOCKS - 1 - b->n_free) * BEHIND_BLOCK;
+		b->n_free++;
+	}
+	return b;
+}
+
+void
+behind_free(struct behind *b)
+{
+	if (b == NULL)
+		return;
+	behind_wait(b);
+	pthread_mutex_lock(&b->lock);
+	b->stops = true;
+	pthread_cond_signal(&b->more);
+	pthread_mutex_unlock(&b->lock);
+	pthread_join(b->thread, NULL);
+	for (uint64_t i = b->first; i < b->last; i++)
+		buf_free(&b->piece[i % PIECES].given);
+	for (unsigned i = 0; i < b->n_spare; i++)
+		buf_free(&b->spare[i]);
+	munmap(b->blocks, (size_t)BLOCKS * BEHIND_BLOCK);
+	if (b->read_fd >= 0)
+		close(b->read_fd);
+	pthread_cond_destroy(&b->more);
+	pthread_cond_destroy(&b->less);
+	pthread_mutex_destroy(&b->lock);
+	free(b);
+}
+
+/* ---- what its owner does ---- */
+
+/* Under the lock. Who has to wait for the thread does its work, unless it is at it. */
+static void
+make_less(struct behind *b)
+{
+	if (!b->writes) {
+		write_some(b);
+		return;
+	}
+	b->waits = true;
+	pthread_cond_wait(&b->less, &b->lock);
+	b->waits = false;
+}
+
+uint8_t *
+behind_block(struct behind *b)
+{
+	uint8_t *block = NULL;
+
+	pthread_mutex_lock(&b->lock);
+	while (b->n_free == 0 && b->failed == 0)
+		make_less(b);
+	if (b->n_free > 0)
+		block = b->free_block[--b->n_free];
+	pthread_mutex_unlock(&b->lock);
+	return block;
+}
+
+/* Under the lock. False: nothing can be written any more. */
+static bool
+put(struct behind *b, struct piece p)
+{
+	while (b->failed == 0 && b->last > b->first &&
+	       (b->last - b->first == PIECES || b->end - b->written + p.len > UNWRITTEN_MOST))
+		make_less(b);
+	if (b->failed != 0)
+		return false;
+	b->piece[b->last++ % PIECES] = p;
+	b->end += p.len;
+	if (b->sleeps && b->end - b->written >= WAKE_AT)
+		pthread_cond_signal(&b->more);
+	return true;
+}
+
+void
+behind_put(struct behind *b, uint8_t *block, size_t len, bool whole)
+{
+	pthread_mutex_lock(&b->lock);
+	if (!put(b, (struct piece){ .at = block, .len = len, .block = block, .whole = whole }))
+		b->free_block[b->n_free++] = block;
+	pthread_mutex_unlock(&b->lock);
+}
+
+uint64_t
+behind_lend(struct behind *b, struct bytes data)
+{
+	uint64_t where = BEHIND_NOWHERE;
+
+	pthread_mutex_lock(&b->lock);
+	if (b->read_fd >= 0)
+		where = b->end;
+	if (put(b, (struct piece){ .at = data.at, .len = data.len, .whole = true }))
+		b->lent = b->last;
+	else
+		where = BEHIND_NOWHERE;
+	pthread_mutex_unlock(&b->lock);
+	return where;
+}
+
+size_t
+behind_unwritten(struct behind *b)
+{
+	size_t n;
+
+	pthread_mutex_lock(&b->lock);
+	n = b->writes || b->failed != 0 ? 0 : (size_t)(b->end - b->written);
+	pthread_mutex_unlock(&b->lock);
+	return n;
+}
+
+void
+behind_give(struct behind *b, struct buf *input, size_t keep)
+{
+	struct buf fresh = { 0 };
+
+	pthread_mutex_lock(&b->lock);
+	if (b->lent > b->first) {
+		if (b->n_spare > 0)
+			fresh = b->spare[--b->n_spare];
+		b->piece[(b->lent - 1) % PIECES].given = *input;
+		buf_clear(&fresh);
+		buf_put(&fresh, input->at + keep, input->len - keep);
+		*input = fresh;
+	} else {
+		buf_consume(input, keep);
+	}
+	b->lent = 0;
+	pthread_mutex_unlock(&b->lock);
+}
+
+int
+behind_wait(struct behind *b)
+{
+	int failed;
+
+	pthread_mutex_lock(&b->lock);
+	while (b->failed == 0 && b->first < b->last)
+		make_less(b);
+	failed = b->failed;
+	pthread_mutex_unlock(&b->lock);
+	return failed;
+}
+
+/* Under the lock, of what is unwritten for ever. */
+static void
+read_pieces(const struct behind *b, uint64_t offset, size_t len, uint8_t *data)
+{
+	uint64_t at = b->written;
+
+	for (uint64_t i = b->first; i < b->last && len > 0; at += b->piece[i++ % PIECES].len) {
+		const struct piece *p = &b->piece[i % PIECES];
+		size_t n = p->len;
+
+		if (offset >= at + n)
+			continue;
+		n -= (size_t)(offset - at);
+		n = n < len ? n : len;
+		memcpy(data, p->at + (offset - at), n);
+		data += n;
+		offset += n;
+		len -= n;
+	}
+}
+
+bool
+behind_read(struct behind *b, uint64_t offset, size_t len, uint8_t *data)
+{
+	ssize_t n = 0;
+	size_t in_file;
+
+	pthread_mutex_lock(&b->lock);
+	while (b->failed == 0 && offset + len > b->written)
+		make_less(b);
+	in_file = offset >= b->written ? 0 : b->written - offset < len ? (size_t)(b->written - offset) : len;
+	if (in_file < len)
+		read_pieces(b, offset + in_file, len - in_file, data + in_file);
+	pthread_mutex_unlock(&b->lock);
+	for (size_t done = 0; done < in_file; done += (size_t)n) {
+		n = pread(b->read_fd, data + done, in_file - done, (off_t)(offset + done));
+		if (n <= 0)
+			return false;
+	}
+	return true;
+}

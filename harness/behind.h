@@ -1,0 +1,43 @@
+/*
+ * A file that is written behind the back of who has something to write: by a thread where there is much, else by its owner
+ * when it has time. What was put there can be read back at once. Offsets and lengths are bytes.
+ */
+#ifndef NBDSPEC_BEHIND_H
+#define NBDSPEC_BEHIND_H
+
+#include "harness/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { BEHIND_BLOCK = 256 << 10 };
+
+struct behind;
+
+/* The descriptor stays the caller's; nobody else writes to it from now on. `end`: where it does. NULL without a thread. */
+struct behind *behind_new(int fd, uint64_t end);
+void behind_free(struct behind *b);	/* once all is written, or cannot be; may be NULL */
+
+/*
+ * A block to be filled. It waits for one where so much is unwritten that all are in use; NULL when nothing can be written any
+ * more. `whole`: the file may end behind it; after a write that failed it does so behind the last such.
+ */
+uint8_t *behind_block(struct behind *b);
+void behind_put(struct behind *b, uint8_t *block, size_t len, bool whole);	/* takes it over */
+size_t behind_unwritten(struct behind *b);	/* bytes that nobody is at, so that behind_wait would write them */
+
+/*
+ * The bytes are the caller's and stay as they are until behind_give; they are whole. Returns where they will
+ * stand, or BEHIND_NOWHERE where they cannot be read back.
+ */
+#define BEHIND_NOWHERE UINT64_MAX
+uint64_t behind_lend(struct behind *b, struct bytes data);
+/* What was lent lies in this buffer, of which the first bytes go: where they are needed still, another takes its place. */
+void behind_give(struct behind *b, struct buf *input, size_t gone);
+
+int behind_wait(struct behind *b);	/* until all is written: 0, or what ended it, an errno */
+
+/* What was lent. False: somebody has changed the file. */
+bool behind_read(struct behind *b, uint64_t offset, size_t len, uint8_t *data);
+
+#endif
