@@ -19,6 +19,19 @@ expect_write_cache(struct drive *d, enum requirement_id r, const struct driver_a
 	free(is);
 }
 
+/* `flag` of write; `flushes`: it must have flush too. */
+static struct drive *
+begin(struct test *t, const char *flag, bool flushes)
+{
+	struct drive *d = drive_new(t);
+
+	drive_needs(d, "write", flag);
+	if (flushes)
+		drive_needs(d, "flush", NULL);
+	drive_serve(d, "", NULL);
+	return d;
+}
+
 static struct driver_answer
 enter(struct drive *d, uint16_t flags)
 {
@@ -34,12 +47,9 @@ CASE_DRIVER(write_cache, flush_then_none,
             "After a session with FLUSH one without it sends no FLUSH, and its device has no write cache",
             R(client_forgets_prior_session), R(flush_only_where_advertised))
 {
-	struct drive *d = drive_new(t);
+	struct drive *d = begin(t, NULL, true);
 	struct driver_answer a;
 
-	drive_needs(d, "write", NULL);
-	drive_needs(d, "flush", NULL);
-	drive_serve(d, "", NULL);
 	a = enter(d, NBD_FLAG_SEND_FLUSH);
 	expect_write_cache(d, R(client_uses_exposed_features), &a, "write back");
 	must(d, R(baseline_client_write), 1, "write 4096 4096 7");
@@ -62,11 +72,9 @@ CASE_DRIVER(write_cache, none,
             "Where neither FLUSH nor FUA is offered neither is sent, and the device has no write cache",
             R(flush_only_where_advertised), R(client_uses_exposed_features))
 {
-	struct drive *d = drive_new(t);
+	struct drive *d = begin(t, NULL, false);
 	struct driver_answer a;
 
-	drive_needs(d, "write", NULL);
-	drive_serve(d, "", NULL);
 	a = enter(d, 0);
 	expect_write_cache(d, R(client_uses_exposed_features), &a, "write through");
 	must(d, R(baseline_client_write), 1, "write 4096 4096 7");
@@ -81,11 +89,9 @@ CASE_DRIVER(write_cache, none,
 CASE_DRIVER(write_cache, fua_without_flush,
             "Where FUA is offered and FLUSH is not, what was asked with fua has it, or fails", R(baseline_client_write))
 {
-	struct drive *d = drive_new(t);
+	struct drive *d = begin(t, "fua", false);
 	struct driver_answer a;
 
-	drive_needs(d, "write", "fua");
-	drive_serve(d, "", NULL);
 	enter(d, NBD_FLAG_SEND_FUA);
 	a = ask(d, 1, "write 4096 4096 7 fua");
 	if (a.result == DRIVER_OK && drive_sent(d, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA) == 0)
@@ -100,12 +106,9 @@ CASE_DRIVER(write_cache, error_forgotten,
             "Where writes have failed behind a cache of the client's the next session's flush knows nothing of it",
             R(client_forgets_prior_session), R(baseline_client_simple_replies))
 {
-	struct drive *d = drive_new(t);
+	struct drive *d = begin(t, NULL, true);
 	struct driver_answer write, flush;
 
-	drive_needs(d, "write", NULL);
-	drive_needs(d, "flush", NULL);
-	drive_serve(d, "", NULL);
 	if (driver_has(d->driver, "set", "cached"))
 		ask(d, 1, "set cached=on");
 	enter(d, NBD_FLAG_SEND_FLUSH);
