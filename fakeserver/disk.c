@@ -36,10 +36,13 @@ _Static_assert(PAGE_BYTES == 1 << PAGE_BITS, "one size of a page");
 _Static_assert(sizeof(struct node) == PAGE_BYTES, "one size for both");
 
 static struct {
-	void *freed;         /* a list through the first bytes of each block */
+	void **freed; /* apart from the blocks: to touch each one would wait for memory that nobody has in a cache */
+	size_t n_freed, slabs;
 	uint8_t *next, *end; /* what is left of the newest slab */
 	uint64_t used, most;
 } blocks = { .most = UINT64_C(8) << 30 >> PAGE_BITS };
+
+enum { SLAB = 4 << 20, HUGE = 2 << 20 };
 
 void
 disk_limit_memory(uint64_t bytes)
@@ -56,12 +59,17 @@ disk_memory(void)
 static bool
 new_slab(void)
 {
-	enum { SLAB = 4 << 20, HUGE = 2 << 20 };
-	uint8_t *at = mmap(NULL, SLAB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	bool first = blocks.end == NULL;
+	void **freed = reallocarray(blocks.freed, blocks.slabs + 1, SLAB / PAGE_BYTES * sizeof(void *));
+	uint8_t *at = MAP_FAILED;
+	bool first = blocks.slabs == 0;
 
+	if (freed != NULL) {
+		blocks.freed = freed;
+		at = mmap(NULL, SLAB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	}
 	if (at == MAP_FAILED)
 		return false;
+	blocks.slabs++;
 	/* Small disks stay small: only whoever fills a slab gets huge pages. */
 	if (!first)
 		madvise(at, SLAB, MADV_HUGEPAGE);
@@ -74,13 +82,13 @@ new_slab(void)
 static void *
 block_alloc(bool zeroed)
 {
-	void *block = blocks.freed;
+	void *block;
 
 	if (blocks.used >= blocks.most)
 		return NULL;
-	if (block != NULL) {
+	if (blocks.n_freed > 0) {
 		blocks.used++;
-		memcpy(&blocks.freed, block, sizeof(blocks.freed));
+		block = blocks.freed[--blocks.n_freed];
 		return zeroed ? memset(block, 0, PAGE_BYTES) : block;
 	}
 	if (blocks.next == blocks.end && !new_slab())
@@ -94,8 +102,7 @@ block_alloc(bool zeroed)
 static void
 block_free(void *block)
 {
-	memcpy(block, &blocks.freed, sizeof(blocks.freed));
-	blocks.freed = block;
+	blocks.freed[blocks.n_freed++] = block; /* there is room for all that the slabs hold */
 	blocks.used--;
 }
 
