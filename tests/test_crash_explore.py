@@ -631,6 +631,30 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+def other_recording(change=None):
+    """The same commands in the same order, but for one thing."""
+    r = Recording()
+    data = bytearray(b"\1" * 4096)
+    data[1001] += change == "a byte"
+    r.do(WRITE, 4096, bytes(data), flags=FUA if change == "fua" else 0)
+    r.reply(r.request(WRITE, 8192, b"\2" * 512, connection=2 if change == "connection" else 1), error=5 if change == "success" else 0)
+    r.mark("one" if change == "mark" else "two")
+    r.mark("nbdspec: begin" if change == "beginning" else "nbdspec: going on")
+    r.do(WRITE, 0, header(1), flags=FUA)
+    return r
+
+
+@pytest.mark.parametrize("change", ["a byte", "fua", "success", "connection", "mark", "beginning"])
+def test_verdicts_are_of_one_recording(nbdspec, log_checker, change):
+    """What is known of one recording is not said of another, be they ever so alike."""
+    args = ("crash", "explore", "trace", "--check", log_checker, "--resume", "verdicts")
+    other_recording().save(nbdspec.cwd / "trace")
+    nbdspec(*args, status=1)
+    assert nbdspec(*args, status=1).stdout.count("resumed: ") == 1
+    other_recording(change).save(nbdspec.cwd / "trace")
+    assert "another exploration" in nbdspec.broken(*args)
+
+
 def test_what_is_read_is_kept(nbdspec, explore, header_checker):
     """A larger budget decides by what a smaller one has seen; without it more is checked, to the same end."""
     r, verdicts = log(4, flush_records=False), nbdspec.cwd / "verdicts"

@@ -352,7 +352,7 @@ open_verdicts(struct explorer *x, char error[512])
 	if (o->resume == NULL)
 		return true;
 	if (asprintf(&what,
-	             "nbdspec crash verdicts 2 of %016" PRIx64 " tear %s%" PRIu32 " fs %s nested %" PRIu64 " check %s",
+	             "nbdspec crash verdicts 3 of %016" PRIx64 " tear %s%" PRIu32 " fs %s nested %" PRIu64 " check %s",
 	             recording_identity(x->e->space->recording), o->tear.whole ? "write" : "", o->tear.unit,
 	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.nested, o->setup.command) < 0)
 		abort();
