@@ -631,6 +631,18 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+def test_hangs_are_checked_anew(nbdspec, explore):
+    """What took too long may have time enough when it goes on."""
+    (nbdspec.cwd / "slow").touch()
+    args = (log(1), f"sh -c 'test ! -e {nbdspec.cwd}/slow || sleep 1000; : {{file}}'", "--budget", "3", "--resume", "verdicts")
+    _, first = explore(*args, "--timeout", "1", status=1)
+    (nbdspec.cwd / "slow").unlink()
+    _, second = explore(*args, status=0)
+    assert first["states"]["hang"] == 3 and second["states"]["hang"] == second["states"]["resumed"] == 0
+    _, third = explore(*args, status=0)
+    assert third["states"]["good"] == third["states"]["resumed"] == 3
+
+
 def other_recording(change=None):
     """The same commands in the same order, but for one thing."""
     r = Recording()

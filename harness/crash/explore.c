@@ -85,10 +85,12 @@ take_result(void *arg, struct pool_job *job, const struct checked *result)
 	struct explorer *x = arg;
 	struct trie_path added;
 
-	if (result->verdict != VERDICT_BROKEN)
+	/* How long it takes is nothing that is read, and with another --timeout it may be enough. */
+	bool lasting = result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG;
+
+	if (lasting)
 		verdicts_add(&x->verdicts, job->key, result);
-	/* How long it takes is nothing that is read. */
-	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG) {
+	if (x->trie != NULL && lasting) {
 		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added);
 		verdicts_add_path(&x->verdicts, &added);
 	}
