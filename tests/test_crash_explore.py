@@ -608,6 +608,29 @@ def test_shards(nbdspec, log_checker):
     assert "want the reports" in nbdspec.usage("crash", "merge")
 
 
+def test_shards_that_stop(nbdspec, log_checker):
+    """With --stop-at-first each stops elsewhere: complete is what is so in all of them."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    args = ("crash", "explore", "trace", "--check", log_checker, "--tear", "write", "--stop-at-first")
+
+    def explored(n):
+        for i in range(1, n + 1):
+            nbdspec(*args, "--shard", f"{i}/{n}", "--json", f"shard{i}")
+        return [json.loads((nbdspec.cwd / f"shard{i}").read_text()) for i in range(1, n + 1)]
+
+    def complete(report):
+        return [p["complete"] for p in report["points"]]
+
+    shards = next(s for n in range(2, 9) if (sum(complete((s := explored(n))[0])) > min(sum(complete(o)) for o in s)))
+    text = nbdspec("crash", "merge", *(f"shard{i + 1}" for i in range(len(shards))), "--json", "merged", status=1).stdout
+    merged = json.loads((nbdspec.cwd / "merged").read_text())
+    assert complete(merged) == [all(c) for c in zip(*map(complete, shards))]
+    assert merged["points_complete"] == sum(complete(merged)) < len(merged["points"])
+    assert f"; all there are at {merged['points_complete']} of {len(merged['points'])} points\n" in text
+    assert [p["states"] for p in merged["points"]] == [max(s) for s in zip(*([p["states"] for p in o["points"]] for o in shards))]
+    assert merged["states"]["met"] == max(o["states"]["met"] for o in shards) == sum(p["states"] for p in merged["points"])
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_and_resumed(nbdspec, log_checker, which):
     """The verdicts that were known are kept, a torn line is not, and the end is the same."""

@@ -126,6 +126,17 @@ def test_long_recording(nbdspec, page):
     assert any(1 in f["lost"] for f in report["findings"]) and len(text) < 1 << 20
 
 
+def test_all_of_very_many_points(page, drawn):
+    """That not all are shown does not make them fewer."""
+    r = Recording(size=1 << 24)
+    for i in range(3100):
+        r.do(WRITE, 4096 * i, b"x" * 512)
+        r.do(FLUSH)
+    _, report = page(r, "true {uri}", "--tear", "write", status=0)
+    assert report["points_complete"] == report["exploration"]["crash_points"] > 3000
+    assert "No state of 3,101 fails: these are all there are" in drawn("page.html")
+
+
 def test_page_stands_alone(page):
     """One file: nothing is fetched, no markup but its own, and the text is there without scripts."""
     text, report = page(hostile(), NASTY_CHECK, "--budget", "50")

@@ -166,7 +166,10 @@ all_failing(struct merge *m)
 	return all;
 }
 
-/* Each shard has met all states, and has checked its own. */
+/*
+ * Each shard has checked its own states, and has met all: in the same order, so that one that stopped at its first failure
+ * has met the first of them.
+ */
 static json_t *
 all_states(const struct merge *m)
 {
@@ -176,14 +179,17 @@ all_states(const struct merge *m)
 
 	json_object_foreach_safe(all, next, name, value)
 	{
-		json_int_t sum = 0;
+		json_int_t sum = 0, most = 0;
 
-		for (size_t i = 0; i < m->n; i++)
-			sum += number(json_object_get(m->reports[i], "states"), name);
+		for (size_t i = 0; i < m->n; i++) {
+			json_int_t one = number(json_object_get(m->reports[i], "states"), name);
+
+			sum += one;
+			most = one > most ? one : most;
+		}
 		if (strcmp(name, "elsewhere") == 0)
 			sum = 0;
-		if (strcmp(name, "met") != 0)
-			json_object_set_new(all, name, json_integer(sum));
+		json_object_set_new(all, name, json_integer(strcmp(name, "met") == 0 ? most : sum));
 	}
 	return all;
 }
@@ -196,13 +202,35 @@ all_points(const struct merge *m)
 
 	json_array_foreach(all, k, point)
 	{
-		json_int_t failing = 0;
+		json_int_t failing = 0, states = 0;
+		bool complete = true;
 
-		for (size_t i = 0; i < m->n; i++)
-			failing += number(json_array_get(json_object_get(m->reports[i], "points"), k), "failing");
+		for (size_t i = 0; i < m->n; i++) {
+			const json_t *one = json_array_get(json_object_get(m->reports[i], "points"), k);
+
+			failing += number(one, "failing");
+			states = number(one, "states") > states ? number(one, "states") : states;
+			complete = complete && json_is_true(json_object_get(one, "complete"));
+		}
 		json_object_set_new(point, "failing", json_integer(failing));
+		json_object_set_new(point, "states", json_integer(states));
+		json_object_set_new(point, "complete", json_boolean(complete));
 	}
 	return all;
+}
+
+/* Each goes through the points in the same order. */
+static json_int_t
+least_complete(const struct merge *m)
+{
+	json_int_t least = number(m->reports[0], "points_complete");
+
+	for (size_t i = 1; i < m->n; i++) {
+		json_int_t one = number(m->reports[i], "points_complete");
+
+		least = one < least ? one : least;
+	}
+	return least;
 }
 
 static json_t *
@@ -243,6 +271,7 @@ merged_report(json_t *const *reports, size_t n)
 	json_object_set_new(merged, "shard", json_pack("[ii]", 1, 1));
 	json_object_set_new(merged, "states", all_states(&m));
 	json_object_set_new(merged, "points", all_points(&m));
+	json_object_set_new(merged, "points_complete", json_integer(least_complete(&m)));
 	json_object_set_new(merged, "failing", all_failing(&m));
 	if (timeline != NULL)
 		json_object_set_new(merged, "timeline", timeline);

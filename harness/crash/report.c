@@ -95,6 +95,16 @@ points(const struct exploration *e)
 	return all;
 }
 
+static json_int_t
+complete_points(const struct exploration *e)
+{
+	json_int_t n = 0;
+
+	for (uint32_t i = 0; i < e->space->n_points; i++)
+		n += e->points[i].complete;
+	return n;
+}
+
 static json_t *
 failing(const struct exploration *e)
 {
@@ -175,12 +185,13 @@ exploration_object(const struct exploration *e, const char *trace)
 		json_array_append_new(findings, finding(e, i, v, trace));
 	timeline = timeline_object(e, v);
 	view_free(v);
-	return json_pack("{ss so s[ii] so so so so so sI sf sf sb}",
+	return json_pack("{ss so s[ii] so so sI so so so sI sf sf sb}",
 			 "format", REPORT_FORMAT,
 			 "exploration", about(e, trace),
 			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
 			 "states", counts(e),
 			 "points", points(e),
+			 "points_complete", complete_points(e),
 			 "failing", failing(e),
 			 "findings", findings,
 			 "timeline", timeline,

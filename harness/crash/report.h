@@ -6,7 +6,7 @@
 
 #include <jansson.h>
 
-#define REPORT_FORMAT "nbdspec crash 1"
+#define REPORT_FORMAT "nbdspec crash 2"
 
 json_t *exploration_object(const struct exploration *e, const char *trace);
 
