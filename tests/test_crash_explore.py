@@ -51,7 +51,7 @@ class Recording:
     """A trace as `nbdspec serve --trace` writes it (docs/trace-format.md)."""
 
     def __init__(self, size=1 << 20, minimum=1, multi_conn=0):
-        self.bytes = b"NBDTRACE" + struct.pack(">II", 1, 1 << 30)
+        self.bytes = bytearray(b"NBDTRACE" + struct.pack(">II", 1, 1 << 30))
         self.cookie = self.numbers = 0
         self.text(8, f"export size {size} minimum {minimum} multi-conn {multi_conn}")
 
@@ -629,6 +629,36 @@ def test_shards_that_stop(nbdspec, log_checker):
     assert f"; all there are at {merged['points_complete']} of {len(merged['points'])} points\n" in text
     assert [p["states"] for p in merged["points"]] == [max(s) for s in zip(*([p["states"] for p in o["points"]] for o in shards))]
     assert merged["states"]["met"] == max(o["states"]["met"] for o in shards) == sum(p["states"] for p in merged["points"])
+
+
+def test_very_many_points(nbdspec, script):
+    """Those that fail are in the report, and some of the others; of merged shards they are the same."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    r = Recording(size=1 << 24)
+    r.do(WRITE, 0, b"A" * 512, connection=2)  # which no FLUSH covers
+    for i in range(3200):
+        r.do(WRITE, 4096 * i + 512, bytes([65 + i // 1500]) * 512)
+        r.do(FLUSH)
+        if i == 1500:
+            r.do(WRITE, 512, b"B" * 512, flags=FUA)
+    r.save(nbdspec.cwd / "trace")
+    # B wants A to be there.
+    check = script("qemu-io -r -f raw -c 'read -P 66 512 512' $1 | grep -q verification || ! qemu-io -r -f raw -c 'read -P 65 0 512' $1 | grep -q verification")
+    args = ("crash", "explore", "trace", "--check", check, "--tear", "write")
+    nbdspec(*args, "--json", "whole", status=1)
+    for i in (1, 2, 3):
+        nbdspec(*args, "--shard", f"{i}/3", "--json", f"shard{i}", status=1)
+    nbdspec("crash", "merge", "shard1", "shard2", "shard3", "--json", "merged", status=1)
+    reports = [json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged", "shard1")]
+    for report in reports:
+        all_of_them, points = report["exploration"]["crash_points"], report["points"]
+        numbers = [p["number"] for p in points]
+        assert report["points_left_out"] == all_of_them - len(points) > 500
+        assert numbers == sorted(set(numbers)) and set(range(1, all_of_them + 1, 2)) <= set(numbers) and numbers[-1] <= all_of_them
+        assert sum(p["failing"] for p in points) == len(report["failing"]) > 500
+        assert report["points_complete"] == all_of_them and report["points_reached"] == 1
+    assert reports[0]["points"] == reports[1]["points"]
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -224,6 +224,7 @@ go_through_points(struct explorer *x)
 		spare = quota[point] + spare - climb.found;
 		stopped = climb.stopped;
 		x->e->points[point].complete = climb.complete;
+		x->e->reached = stopped ? point + 1 : point;
 	}
 	free(quota);
 }

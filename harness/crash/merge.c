@@ -1,5 +1,6 @@
 #include "harness/crash/merge.h"
 
+#include "harness/crash/points.h"
 #include "harness/crash/timeline.h"
 
 #include <inttypes.h>
@@ -195,45 +196,6 @@ all_states(const struct merge *m)
 }
 
 static json_t *
-all_points(const struct merge *m)
-{
-	json_t *all = json_deep_copy(json_object_get(m->reports[0], "points")), *point;
-	size_t k;
-
-	json_array_foreach(all, k, point)
-	{
-		json_int_t failing = 0, states = 0;
-		bool complete = true;
-
-		for (size_t i = 0; i < m->n; i++) {
-			const json_t *one = json_array_get(json_object_get(m->reports[i], "points"), k);
-
-			failing += number(one, "failing");
-			states = number(one, "states") > states ? number(one, "states") : states;
-			complete = complete && json_is_true(json_object_get(one, "complete"));
-		}
-		json_object_set_new(point, "failing", json_integer(failing));
-		json_object_set_new(point, "states", json_integer(states));
-		json_object_set_new(point, "complete", json_boolean(complete));
-	}
-	return all;
-}
-
-/* Each goes through the points in the same order. */
-static json_int_t
-least_complete(const struct merge *m)
-{
-	json_int_t least = number(m->reports[0], "points_complete");
-
-	for (size_t i = 1; i < m->n; i++) {
-		json_int_t one = number(m->reports[i], "points_complete");
-
-		least = one < least ? one : least;
-	}
-	return least;
-}
-
-static json_t *
 joined_timeline(const struct merge *m)
 {
 	json_t *timeline = json_copy(json_object_get(m->reports[0], "timeline"));
@@ -270,8 +232,7 @@ merged_report(json_t *const *reports, size_t n)
 	join_findings(&m);
 	json_object_set_new(merged, "shard", json_pack("[ii]", 1, 1));
 	json_object_set_new(merged, "states", all_states(&m));
-	json_object_set_new(merged, "points", all_points(&m));
-	json_object_set_new(merged, "points_complete", json_integer(least_complete(&m)));
+	points_join(merged, reports, n);
 	json_object_set_new(merged, "failing", all_failing(&m));
 	if (timeline != NULL)
 		json_object_set_new(merged, "timeline", timeline);

@@ -1,5 +1,6 @@
 #include "harness/crash/report.h"
 
+#include "harness/crash/points.h"
 #include "harness/crash/timeline.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
@@ -80,32 +81,6 @@ counts(const struct exploration *e)
 }
 
 static json_t *
-points(const struct exploration *e)
-{
-	json_t *all = json_array();
-
-	for (uint32_t i = 0; i < e->space->n_points; i++)
-		json_array_append_new(all, json_pack("{sI sI sI sI sI sb}",
-			"at", (json_int_t)e->space->points[i].at,
-			"marks_must", (json_int_t)e->space->points[i].must,
-			"pending", (json_int_t)e->points[i].pending,
-			"states", (json_int_t)e->points[i].states,
-			"failing", (json_int_t)e->points[i].failing,
-			"complete", (int)e->points[i].complete));
-	return all;
-}
-
-static json_int_t
-complete_points(const struct exploration *e)
-{
-	json_int_t n = 0;
-
-	for (uint32_t i = 0; i < e->space->n_points; i++)
-		n += e->points[i].complete;
-	return n;
-}
-
-static json_t *
 failing(const struct exploration *e)
 {
 	json_t *all = json_array();
@@ -178,20 +153,18 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 json_t *
 exploration_object(const struct exploration *e, const char *trace)
 {
-	json_t *findings = json_array(), *timeline;
+	json_t *findings = json_array(), *timeline, *report;
 	struct view *v = view_new(e->space);
 
 	for (size_t i = 0; i < e->n_findings; i++)
 		json_array_append_new(findings, finding(e, i, v, trace));
 	timeline = timeline_object(e, v);
 	view_free(v);
-	return json_pack("{ss so s[ii] so so sI so so so sI sf sf sb}",
+	report = json_pack("{ss so s[ii] so so so so sI sf sf sb}",
 			 "format", REPORT_FORMAT,
 			 "exploration", about(e, trace),
 			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
 			 "states", counts(e),
-			 "points", points(e),
-			 "points_complete", complete_points(e),
 			 "failing", failing(e),
 			 "findings", findings,
 			 "timeline", timeline,
@@ -199,6 +172,8 @@ exploration_object(const struct exploration *e, const char *trace)
 			 "seconds", e->seconds,
 			 "first_failure", e->first_failure,
 			 "interrupted", (int)e->interrupted);
+	points_add(report, e);
+	return report;
 }
 
 /* clang-format on */
