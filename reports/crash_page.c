@@ -103,8 +103,8 @@ put_json(FILE *f, const json_t *report)
 
 /* ---- the template ---- */
 
-bool
-report_page(FILE *f, const json_t *report)
+static bool
+write_page(FILE *f, const json_t *report)
 {
 	const char *at = crash_page_template, *place;
 	bool ok = true;
@@ -124,3 +124,8 @@ report_page(FILE *f, const json_t *report)
 	}
 	return ok && fputs(at, f) >= 0;
 }
+
+CRASH_REPORT(page) = {
+	.name = "html",
+	.write = write_page,
+};

@@ -4,6 +4,7 @@
 #include "harness/crash/timeline.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
+#include "harness/section.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+SECTION_LIST(writer, struct crash_writer, nbdspec_crash_reports)
 
 /* ---- writing ---- */
 
@@ -178,12 +181,26 @@ exploration_object(const struct exploration *e, const char *trace)
 
 /* clang-format on */
 
-bool
-report_write(const char *path, const json_t *report, bool (*write)(FILE *f, const json_t *report), char error[512])
+/* ---- files ---- */
+
+static const struct crash_writer *
+writer_named(const char *name)
 {
+	const struct crash_writer *w;
+
+	for (size_t i = 0; (w = section_sorted(writer_section(), i)) != NULL; i++)
+		if (strcmp(w->name, name) == 0)
+			return w;
+	abort();
+}
+
+static bool
+write_report(const char *name, const char *path, const json_t *report, char error[512])
+{
+	const struct crash_writer *writer = writer_named(name);
 	FILE *f = fopen(path, "we");
 	struct stat st;
-	bool ok = f != NULL && write(f, report) && !ferror(f);
+	bool ok = f != NULL && writer->write(f, report) && !ferror(f);
 
 	if (f != NULL && fclose(f) != 0)
 		ok = false;
@@ -196,14 +213,19 @@ report_write(const char *path, const json_t *report, bool (*write)(FILE *f, cons
 }
 
 bool
-report_json(FILE *f, const json_t *report)
+report_write_all(const struct report_files *files, const json_t *report, char error[512])
+{
+	return (files->json == NULL || write_report("json", files->json, report, error)) &&
+	       (files->html == NULL || write_report("html", files->html, report, error));
+}
+
+static bool
+write_json(FILE *f, const json_t *report)
 {
 	return json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
 }
 
-bool
-report_write_all(const struct report_files *files, const json_t *report, char error[512])
-{
-	return (files->json == NULL || report_write(files->json, report, report_json, error)) &&
-	       (files->html == NULL || report_write(files->html, report, report_page, error));
-}
+CRASH_REPORT(json) = {
+	.name = "json",
+	.write = write_json,
+};
