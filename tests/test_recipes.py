@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--array=*) array=${1#*=-} array=${1##*-} ;;
 	--output=*) output=${1#*=} ;;
-	--wrap) wrap=$2; shift ;;
+	--wrap) wrap=$2; printf '%s\\0' "$wrap" >>sbatch.wrapped; shift ;;
 	*) echo "$1" >>sbatch.options ;;
 	esac
 	shift
@@ -80,6 +80,26 @@ def test_slurm_with_a_part_missing(nbdspec, slurm):
     assert "cannot be run" in (nbdspec.cwd / "out/shard-1.log").read_text()
 
 
+def test_slurm_again(nbdspec, slurm):
+    """What an earlier start has left in the folder is no result of a later one."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = nbdspec.cwd / "check"
+    check.write_text("#!/bin/sh\n")
+    check.chmod(0o755)
+    args = ("out", "trace", "--check", f"{check} {{file}}", "--budget", "9")
+    slurm(3, *args)
+    assert (nbdspec.cwd / "out/merged.json").exists() and (nbdspec.cwd / "out/shard-3.json").exists()
+    check.unlink()
+    slurm(2, *args)
+    assert "shard-1.json" in (nbdspec.cwd / "out/merged.txt").read_text()
+    assert not [*(nbdspec.cwd / "out").glob("*.json"), *(nbdspec.cwd / "out").glob("*.html")]
+    # A part alone, as Slurm starts it anew.
+    (nbdspec.cwd / "out/shard-1.json").write_text("{}")
+    part = (nbdspec.cwd / "sbatch.wrapped").read_text().split("\0")[-3]
+    subprocess.run(["sh", "-c", part], env={**nbdspec.env, "SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, check=False)
+    assert not (nbdspec.cwd / "out/shard-1.json").exists()
+
+
 def test_slurm_usage(nbdspec, slurm):
     assert slurm(3).returncode == 2
     log(1).save(nbdspec.cwd / "trace")
@@ -97,11 +117,11 @@ def test_kubernetes():
         explore, merge = yaml.safe_load_all(f)
     assert explore["kind"] == merge["kind"] == "Job" and explore["spec"]["completionMode"] == "Indexed" and merge["spec"]["suspend"] is True
     containers = [job["spec"]["template"]["spec"]["containers"][0] for job in (explore, merge)]
-    assert {e["name"]: e["value"] for e in containers[0]["env"]}["SHARDS"] == str(explore["spec"]["completions"])
+    assert all({e["name"]: e["value"] for e in c["env"]}["SHARDS"] == str(explore["spec"]["completions"]) for c in containers)
     for job, container in zip((explore, merge), containers):
         subprocess.run(["sh", "-n", "-c", container["command"][2]], check=True)
-        words = container["command"][2].split()
-        told = subprocess.run([NBDSPEC, *words[1:3], "--help"], capture_output=True, text=True, check=True).stdout
+        words = container["command"][2].partition("nbdspec")[2].split()
+        told = subprocess.run([NBDSPEC, *words[:2], "--help"], capture_output=True, text=True, check=True).stdout
         assert all(word in told for word in words if word.startswith("--"))
         assert [v["name"] for v in job["spec"]["template"]["spec"]["volumes"]] == [m["name"] for m in container["volumeMounts"]]
 
@@ -115,8 +135,14 @@ def test_kubernetes_parts(nbdspec, log_checker):  # noqa: F811
     nbdspec("crash", "explore", "trace", "--check", log_checker, "--budget", "200", "--json", "whole", status=1)
     commands = [[*c[:2], c[2].replace("/crash/", f"{nbdspec.cwd}/").replace("1000000", "200")] for c in commands]
     env = {**nbdspec.env, "PATH": f"{os.path.dirname(NBDSPEC)}:{os.environ['PATH']}", "CHECK": log_checker, "SHARDS": "8"}
+    (nbdspec.cwd / "shard-8.json").write_text("{}")  # of a ninth part that is no more
     for i in range(8):
         subprocess.run(commands[0], env={**env, "JOB_COMPLETION_INDEX": str(i)}, check=True, capture_output=True)
     assert subprocess.run(commands[1], env=env, capture_output=True, check=False).returncode == 1
     one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged.json"))
     assert failing(one) == failing(two)
+    # A part that fails does not leave what it said before.
+    broken = subprocess.run(commands[0], env={**env, "JOB_COMPLETION_INDEX": "3", "CHECK": "/no/such/checker {file}"}, check=False, capture_output=True)
+    assert broken.returncode != 0 and not (nbdspec.cwd / "shard-3.json").exists()
+    merged = subprocess.run(commands[1], env=env, capture_output=True, text=True, check=False)
+    assert merged.returncode == 2 and "shard-3.json" in merged.stderr and not (nbdspec.cwd / "merged.json").exists()
