@@ -58,17 +58,18 @@ def slurm(nbdspec):
 
 @pytest.mark.parametrize("flush, sound", [(False, False), (True, True)])
 def test_slurm(nbdspec, slurm, log_checker, flush, sound):  # noqa: F811
-    """The parts, whose failing states are no failure of a job, and the merge behind them; blanks and quotes go through."""
-    log(flush_records=flush).save(nbdspec.cwd / "the trace")
-    check = f"sh -c 'exec {log_checker.replace('{file}', '$1')}' \"it's\" {{file}}"
-    nbdspec("crash", "explore", "the trace", "--check", check, "--budget", "200", "--json", "whole", status=0 if sound else 1)
-    done = slurm(3, "an out", "the trace", "--check", check, "--budget", "200")
+    """The parts, whose failing states are no failure of a job, and the merge behind them; any character goes through."""
+    trace, folder = "the träce \t&", "an 'öut'\n$i"
+    log(flush_records=flush).save(nbdspec.cwd / trace)
+    check = f"sh -c '# \\ ü\nexec {log_checker.replace('{file}', '$1')}' \"it's\n\t\" {{file}}"
+    nbdspec("crash", "explore", trace, "--check", check, "--budget", "200", "--json", "whole", status=0 if sound else 1)
+    done = slurm(3, folder, trace, "--check", check, "--budget", "200", LC_ALL="C")
     assert (done.returncode, done.stdout, done.stderr) == (0, "43 42\n", "")
     assert "--dependency=afterany:43" in (nbdspec.cwd / "sbatch.options").read_text()
     assert (nbdspec.cwd / "sbatch.failed").exists() == (not sound)  # the merge says it
-    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "an out/merged.json"))
+    one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", f"{folder}/merged.json"))
     assert failing(one) == failing(two) and one["points"] == two["points"] and (len(failing(one)) == 0) == sound
-    assert re.match("shards: 3, ", (nbdspec.cwd / "an out/merged.txt").read_text()) and (nbdspec.cwd / "an out/merged.html").stat().st_size > 10000
+    assert re.match("shards: 3, ", (nbdspec.cwd / folder / "merged.txt").read_text()) and (nbdspec.cwd / folder / "merged.html").stat().st_size > 10000
 
 
 def test_slurm_with_a_part_missing(nbdspec, slurm):
