@@ -4,11 +4,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, ROOT
+from conftest import NBDSPEC, PATIENCE, ROOT, until
 from test_crash_explore import failing, log, log_checker  # noqa: F401 (a fixture)
 
 SLURM, KUBERNETES = (os.path.join(ROOT, "ci/recipes", name) for name in ("slurm", "kubernetes.yaml"))
@@ -26,6 +27,11 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
+[ -n "$array" ] || [ ! -e refuse-the-merge ] || exit 1
+if [ -e wait-in-sbatch ]; then
+	touch in-sbatch
+	until [ -e go-on ]; do sleep 0.01; done
+fi
 for ((i = 1; i <= ${array:-1}; i++)); do
 	export SLURM_ARRAY_TASK_ID=$i
 	sh -c "$wrap" >"${output//%a/$i}" 2>&1 || echo "status $?" >>sbatch.failed
@@ -50,8 +56,13 @@ def slurm(nbdspec):
     (nbdspec.cwd / "bin/sbatch").chmod(0o755)
     env = {**nbdspec.env, "NBDSPEC": NBDSPEC, "PATH": f"{nbdspec.cwd}/bin:{os.environ['PATH']}"}
 
-    def submit(*args, **others):
-        return subprocess.run([SLURM, *map(str, args)], capture_output=True, text=True, cwd=nbdspec.cwd, env={**env, **others}, check=False)
+    (nbdspec.cwd / "bin/scancel").write_text("#!/bin/sh\necho \"$@\" >>scancel.options\n")
+    (nbdspec.cwd / "bin/scancel").chmod(0o755)
+
+    def submit(*args, start=subprocess.run, **others):
+        options = {"check": False} if start is subprocess.run else {"start_new_session": True}
+        return start([SLURM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=nbdspec.cwd,
+                     env={**env, **others}, **options)
 
     return submit
 
@@ -99,6 +110,31 @@ def test_slurm_again(nbdspec, slurm):
     part = (nbdspec.cwd / "sbatch.wrapped").read_text().split("\0")[-3]
     subprocess.run(["sh", "-c", part], env={**nbdspec.env, "SLURM_ARRAY_TASK_ID": "1"}, capture_output=True, check=False)
     assert not (nbdspec.cwd / "out/shard-1.json").exists()
+
+
+def test_slurm_refuses_the_merge(nbdspec, slurm):
+    """The parts alone are of no use to anybody."""
+    log(1).save(nbdspec.cwd / "trace")
+    (nbdspec.cwd / "refuse-the-merge").touch()
+    done = slurm(2, "out", "trace", "--check", "true {file}")
+    assert done.returncode == 1 and done.stdout == ""
+    assert (nbdspec.cwd / "scancel.options").read_text() == "--clusters=cluster 42\n"
+
+
+def test_slurm_interrupted(nbdspec, slurm):
+    """While sbatch takes the parts: they are taken back, and the next start does it all."""
+    log(1).save(nbdspec.cwd / "trace")
+    args = (2, "out", "trace", "--check", "true {file}", "--budget", "9")
+    (nbdspec.cwd / "wait-in-sbatch").touch()
+    p = slurm(*args, start=subprocess.Popen)
+    until((nbdspec.cwd / "in-sbatch").exists)
+    os.killpg(p.pid, signal.SIGINT)
+    (nbdspec.cwd / "go-on").touch()
+    assert p.communicate(timeout=PATIENCE) == ("", "") and p.returncode == 130
+    assert (nbdspec.cwd / "scancel.options").read_text() == "--clusters=cluster 42\n"
+    assert len((nbdspec.cwd / "sbatch.wrapped").read_text().split("\0")) == 2
+    assert slurm(*args).returncode == 0 and (nbdspec.cwd / "out/merged.json").exists()
+    assert json.loads((nbdspec.cwd / "out/merged.json").read_text())["states"]["resumed"] == 9
 
 
 def test_slurm_usage(nbdspec, slurm):
