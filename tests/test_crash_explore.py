@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -667,9 +668,9 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     log(flush_records=False).save(nbdspec.cwd / "trace")
     args = ("crash", "explore", "trace", "--check", log_checker, "--budget", "800")
     whole = nbdspec(*args, "--json", "whole", status=1)
-    p = nbdspec.start(*args, "--resume", "verdicts", "-j", "2")
+    p = nbdspec.start(*args[:-1], "50000", "--resume", "verdicts", "-j", "2")
     verdicts = nbdspec.cwd / "verdicts"
-    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") > 20)
+    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") > 60)
     p.send_signal(which)
     out, err = p.communicate(timeout=PATIENCE)
     assert err == "" and p.returncode == (-signal.SIGKILL if which == signal.SIGKILL else 130)
@@ -682,6 +683,40 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "again"))
     assert two["states"]["resumed"] >= 20 and two["failing"] == one["failing"] and two["points"] == one["points"]
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
+
+
+@pytest.mark.parametrize("end", ["kill -TERM $$", "exit 1"])
+def test_stopped_with_its_checkers(nbdspec, script, end):
+    """Who stops all that a job has may come to a checker first: that it failed then says nothing of the state."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script(f"""
+        [ ! -e {nbdspec.cwd}/again ] || exit 0
+        sleep 0.03
+        [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ touch {nbdspec.cwd}/stopped; {end}; }}
+    """, "{file}")
+    args = ("crash", "explore", "trace", "--check", check, "--budget", "200", "--resume", "verdicts")
+    p = nbdspec.start(*args)
+    until((nbdspec.cwd / "stopped").exists)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and "1 failing" in out
+    (nbdspec.cwd / "again").touch()
+    told = nbdspec(*args, status=0).stdout
+    assert int(re.search(r"resumed: (\d+)", told).group(1)) >= 4
+
+
+def test_stopped_with_its_processes(nbdspec):
+    """Those that check, first."""
+    log(1).save(nbdspec.cwd / "trace")
+    p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'sleep 1000; : {file}'", "-j", "2")
+    until(lambda: len([line for line in processes(nbdspec.mark).values() if line.startswith("sleep")]) == 2)
+    for pid in subprocess.run(["pgrep", "-P", str(p.pid), "nbdspec$"], capture_output=True, text=True, check=True).stdout.split():
+        os.kill(int(pid), signal.SIGTERM)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
 def test_hangs_are_checked_anew(nbdspec, explore):

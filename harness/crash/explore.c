@@ -6,6 +6,7 @@
 #include "harness/crash/trie.h"
 #include "harness/crash/verdicts.h"
 #include "harness/filesystem.h"
+#include "harness/process.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -333,6 +334,9 @@ run(struct explorer *x, char error[512])
 		explain(x);
 	else
 		e->unexplained = e->n_failing;
+	/* Who stops us may have stopped those first. */
+	if (x->wait == POOL_LOST && process_wait(-1, VERDICT_HELD_MS) == PROCESS_INTERRUPTED)
+		x->wait = POOL_INTERRUPTED;
 	e->interrupted = x->wait == POOL_INTERRUPTED;
 	e->seconds = seconds_since(x->started);
 	if (x->wait == POOL_LOST)
@@ -385,7 +389,7 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 	pool_free(x.pool);
 	if (ok)
 		name_places(e, x.view);
-	if (!verdicts_close(&x.verdicts) && ok) {
+	if (!verdicts_close(&x.verdicts, x.wait != POOL_DONE) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
 	}
