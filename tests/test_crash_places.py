@@ -24,8 +24,8 @@ def over(image):
     """A recording that begins with a disk that holds the image."""
     r = Recording(size=len(image))
     for at in range(0, len(image), 65536):
-        if image[at:at + 65536].strip(b"\0"):
-            r.do(WRITE, at, image[at:at + 65536])
+        if (part := image[at:at + 65536]) != bytes(len(part)):
+            r.do(WRITE, at, part)
     r.do(FLUSH)
     r.mark("nbdspec: begin")
     return r
@@ -187,6 +187,73 @@ def test_on_xfs(nbdspec, explore, tree):  # noqa: F811
 
 
 @pytest.fixture
+def btrfs(nbdspec, tree):
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("mkfs.btrfs is not installed (Debian: btrfs-progs)")
+    path = nbdspec.cwd / "btrfs"
+    with open(path, "wb") as f:
+        f.truncate(110 << 20)
+    (tree / "dir/two\nlines").write_bytes(b"a name " * 1000)
+    tool("mkfs.btrfs", "-q", "--rootdir", tree, path)
+    return path
+
+
+def copies_of(dump, tree_name):
+    """Where on the disk both copies of a tree's first block lie, by the chunk that it is in."""
+    logical = int(re.search(rf"(?m)^leaf (\d+) .* owner {tree_name}$", dump).group(1))
+    for start, item in re.findall(r"CHUNK_ITEM (\d+)\)(.*?)(?=\titem|\n\w)", dump, re.DOTALL):
+        length = int(re.search(r"length (\d+)", item).group(1))
+        if int(start) <= logical < int(start) + length:
+            return [int(n) + logical - int(start) for n in re.findall(r"stripe \d devid 1 offset (\d+)", item)]
+    return []
+
+
+def test_on_btrfs(nbdspec, explore, btrfs):  # noqa: F811
+    """A file, also one that has no name in one line, and each copy of a tree; the superblock; nobody's."""
+    image, dump = btrfs.read_bytes(), tool("btrfs", "inspect-internal", "dump-tree", "--noscan", btrfs)
+    wanted = {image.index(MINE[:1024]): r"/dir/file\\x1b \(inode \d+\)", image.index(b"a name a name"): r"inode \d+", (100 << 20) + 512: None,
+              65536 + 3000: "superblock", (64 << 20) + 3000: r"superblock \(a copy\)"}
+    for tree_name in ("FS_TREE", "CHUNK_TREE"):
+        copies = copies_of(dump, tree_name)
+        assert len(copies) == 2
+        # Behind the keys, and before the items, a leaf is empty.
+        wanted |= {at + 4096: rf"metadata \({tree_name}\)" for at in copies}
+    for at, what in wanted.items():
+        which = lost(nbdspec, explore, image, at, b"\1" * 8)
+        assert which is None if what is None else re.fullmatch(what, which), (at, which)
+
+
+LOGGED = """import os, subprocess, sys
+os.chdir(sys.argv[1])
+subprocess.run(["btrfs", "-q", "subvolume", "create", "sub"], check=True)
+os.mkdir("sub/dir")
+os.sync()
+for name, byte in (("plain", b"P"), ("sub/dir/deep", b"D")):
+    fd = os.open(name, os.O_CREAT | os.O_RDWR)
+    os.write(fd, byte * 20000)
+    os.fsync(fd)
+"""
+
+
+def test_log_of_btrfs(nbdspec, explore):  # noqa: F811
+    """Files that are but in the log, one of them in a subvolume; and the log."""
+    if shutil.which("mkfs.btrfs") is None or os.geteuid() != 0 or not os.path.exists("/dev/loop-control"):
+        pytest.skip("it takes mkfs.btrfs (Debian: btrfs-progs), root, and loop devices")
+    (nbdspec.cwd / "workload").write_text(LOGGED)
+    nbdspec("crash", "record", "-q", "-o", "recorded", "--fs", "btrfs", "--", "python3", f"{nbdspec.cwd}/workload", "{mount}", status=0)
+    nbdspec("crash", "explore", "recorded", "--check", "true {uri}", "--budget", "1", "--json", "report", status=0)
+    end = json.loads((nbdspec.cwd / "report").read_text())["timeline"]["events"]
+    nbdspec("crash", "replay", "recorded", end, "-o", "image", status=0)
+    image = (nbdspec.cwd / "image").read_bytes()
+    dump = tool("btrfs", "inspect-internal", "dump-tree", "--noscan", nbdspec.cwd / "image")
+    wanted = {image.index(b"P" * 4096): r"/plain \(inode \d+\)", image.index(b"D" * 4096): r"/sub/dir/deep \(inode \d+\)",
+              copies_of(dump, "TREE_LOG")[0] + 4096: "the log"}
+    for at, what in wanted.items():
+        which = lost(nbdspec, explore, image, at, b"\1" * 8)
+        assert which is not None and re.fullmatch(what, which), (at, which)
+
+
+@pytest.fixture
 def qcow2(nbdspec):
     if shutil.which("qemu-io") is None:
         pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
@@ -228,7 +295,8 @@ def test_place_between_structures(nbdspec, explore, qcow2):  # noqa: F811
     assert lost(nbdspec, explore, image, len(image) - 65536, b"x" * 512) is None
 
 
-@pytest.mark.parametrize("magic, at", [(b"QFI\xfb\0\0\0\3", 0), (b"XFSB", 0), (b"\x53\xef", 1080), (b"", 0)])
+@pytest.mark.parametrize("magic, at", [(b"QFI\xfb\0\0\0\3", 0), (b"XFSB", 0), (b"\x53\xef", 1080), (b"", 0),
+                                       (b"_BHRfS_M" + bytes(64) + b"\1" + bytes(7), 65600)])
 def test_garbage(nbdspec, explore, magic, at):  # noqa: F811
     """It merely begins like a format: nothing is told, and nothing breaks."""
     for seed in range(8):

@@ -103,6 +103,8 @@ ask(struct place_disk *d)
 		place_in_xfs(d);
 	else if (at[1080] == 0x53 && at[1081] == 0xef)
 		place_in_ext4(d);
+	else if (d->image->size >= 2 * 65536 && memcmp(at + 65536 + 64, "_BHRfS_M", 8) == 0)
+		place_in_btrfs(d);
 }
 
 /* ---- findings ---- */

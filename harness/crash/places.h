@@ -31,6 +31,7 @@ bool place_overlaps(const struct place *p, uint64_t offset, uint64_t length);
 /* Each is for images that begin like its format. */
 void place_in_ext4(struct place_disk *d);
 void place_in_xfs(struct place_disk *d);
+void place_in_btrfs(struct place_disk *d);
 void place_in_qcow2(struct place_disk *d);
 
 /* Sets .which of the findings, and .interrupted; the view is changed. */
