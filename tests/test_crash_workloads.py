@@ -2,23 +2,25 @@
 
 import json
 import os
+import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, ROOT
+from conftest import NBDSPEC, PATIENCE, ROOT, until
 
 
 @pytest.fixture
 def crash(nbdspec):
-    """Explores workloads of cases/crash; returns what was printed."""
+    """Explores workloads of cases/crash; returns what came of it."""
     subprocess.run(["make", "-s", "build/crash/append_log"], cwd=ROOT, check=True, capture_output=True)
 
-    def run(*args, status=0):
-        done = subprocess.run([os.path.join(ROOT, "ci/crash"), "--small", "--reports", nbdspec.cwd / "reports", *args], cwd=nbdspec.cwd,
-                              env={**nbdspec.env, "NBDSPEC": NBDSPEC}, capture_output=True, text=True, check=False)
-        assert done.returncode == status and done.stderr == ""
-        return done.stdout
+    def run(*args, start=subprocess.run):
+        options = {"cwd": nbdspec.cwd, "env": {**nbdspec.env, "NBDSPEC": NBDSPEC}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        done = start([os.path.join(ROOT, "ci/crash"), "--reports", nbdspec.cwd / "reports", *args], **options)
+        if start is subprocess.run:
+            assert done.returncode == 0 and done.stderr == ""
+        return done
 
     return run
 
@@ -29,7 +31,7 @@ def test_pages_replay(nbdspec, crash):
     reports.mkdir()
     (reports / "append-log.trace").write_text("old")
     (reports / "append-log-without-2.html").write_text("old")
-    told = crash("append-log", "append-log-without-2")
+    told = crash("--small", "append-log", "append-log-without-2").stdout
     assert [line.split()[:2] for line in told.splitlines()[1:]] == [["append-log", "sound"], ["append-log-without-2", "found"]]
     assert sorted(p.name for p in reports.iterdir()) == ["append-log-without-2.html", "append-log-without-2.json", "append-log-without-2.trace",
                                                          "append-log.html", "append-log.json"]
@@ -41,7 +43,17 @@ def test_pages_replay(nbdspec, crash):
     assert findings
 
 
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(nbdspec, crash, which):
+    p = crash("--budget", "1000000", "--jobs", "1", "append-log", start=subprocess.Popen)
+    until((nbdspec.cwd / "reports/append-log.trace").exists)
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    assert p.returncode != 0 and not list((nbdspec.cwd / "reports").iterdir())
+    until(lambda: not nbdspec.leftovers())
+
+
 def test_kept_recordings(nbdspec, crash):
     (nbdspec.cwd / "kept").mkdir()
-    crash("--keep", "kept", "append-log")
+    crash("--small", "--keep", "kept", "append-log")
     assert (nbdspec.cwd / "kept/append-log.trace").stat().st_size > 1000 and not list((nbdspec.cwd / "reports").glob("*.trace"))
