@@ -84,10 +84,9 @@ static void
 take_result(void *arg, struct pool_job *job, const struct checked *result)
 {
 	struct explorer *x = arg;
-	struct trie_path added;
-
 	/* How long it takes is nothing that is read, and with another --timeout it may be enough. */
 	bool lasting = result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG;
+	struct trie_path added;
 
 	if (lasting)
 		verdicts_add(&x->verdicts, job->key, result);
