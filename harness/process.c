@@ -136,7 +136,7 @@ run_apart(int (*act)(const void *arg), const void *arg, pid_t carrier, int ms)
 		_exit(act(arg));
 	}
 	pidfd = process_open(pid);
-	how = carrier > 0 ? process_wait(pidfd, ms) : wait_deaf(pidfd, ms);
+	how = carrier != 0 ? process_wait(pidfd, ms) : wait_deaf(pidfd, ms);
 	if (how != PROCESS_ENDED) {
 		if (carrier > 0)
 			kill(carrier, SIGKILL);

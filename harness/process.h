@@ -37,8 +37,10 @@ int run_shell(const char *command, const char *output, const char *mark, int ms)
 /*
  * Runs `act` in a process of its own and returns what that returns, an errno: a process that waits for a disk cannot be
  * killed, and that must not be we. ETIMEDOUT, or EINTR when a stop signal is pending: then `carrier`, which the disk
- * depends on, was killed for it. With carrier 0 no signal stops it.
+ * depends on, was killed for it. With carrier 0 no signal stops it; with NO_CARRIER, of a disk that depends on nobody, one
+ * does.
  */
+enum { NO_CARRIER = -1 };
 int run_apart(int (*act)(const void *arg), const void *arg, pid_t carrier, int ms);
 
 /*

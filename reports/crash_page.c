@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POINTS_MOST = 3000 };
-
 extern const char crash_page_template[];
 __asm__(".section .rodata\n"
         "crash_page_template:\n"
@@ -22,37 +20,15 @@ number(const json_t *object, const char *name)
 	return json_integer_value(json_object_get(object, name));
 }
 
-/* All that fail, and some of the others, where there are very many. */
-static json_t *
-some_points(const json_t *all)
-{
-	size_t stride = json_array_size(all) / (POINTS_MOST + 1) + 1, failing = 0, i;
-	json_t *some = json_array(), *point;
-
-	json_array_foreach(all, i, point)
-	{
-		bool fails = number(point, "failing") > 0 && failing < POINTS_MOST;
-
-		failing += fails;
-		if (fails || i % stride == 0)
-			json_array_append(some, point);
-	}
-	return some;
-}
-
 /* The single failing states stay in the JSON report. */
 static json_t *
 page_report(const json_t *report)
 {
-	json_t *page = json_copy((json_t *)(uintptr_t)report), *all = json_object_get(report, "points");
-	json_t *some = some_points(all);
+	json_t *page = json_copy((json_t *)(uintptr_t)report);
 
 	json_object_set_new(page, "failing_states",
 	                    json_integer((json_int_t)json_array_size(json_object_get(report, "failing"))));
 	json_object_del(page, "failing");
-	json_object_set_new(page, "points_left_out",
-	                    json_integer((json_int_t)(json_array_size(all) - json_array_size(some))));
-	json_object_set_new(page, "points", some);
 	return page;
 }
 
@@ -127,8 +103,8 @@ put_json(FILE *f, const json_t *report)
 
 /* ---- the template ---- */
 
-bool
-report_page(FILE *f, const json_t *report)
+static bool
+write_page(FILE *f, const json_t *report)
 {
 	const char *at = crash_page_template, *place;
 	bool ok = true;
@@ -148,3 +124,8 @@ report_page(FILE *f, const json_t *report)
 	}
 	return ok && fputs(at, f) >= 0;
 }
+
+CRASH_REPORT(page) = {
+	.name = "html",
+	.write = write_page,
+};

@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -51,7 +52,7 @@ class Recording:
     """A trace as `nbdspec serve --trace` writes it (docs/trace-format.md)."""
 
     def __init__(self, size=1 << 20, minimum=1, multi_conn=0):
-        self.bytes = b"NBDTRACE" + struct.pack(">II", 1, 1 << 30)
+        self.bytes = bytearray(b"NBDTRACE" + struct.pack(">II", 1, 1 << 30))
         self.cookie = self.numbers = 0
         self.text(8, f"export size {size} minimum {minimum} multi-conn {multi_conn}")
 
@@ -608,15 +609,68 @@ def test_shards(nbdspec, log_checker):
     assert "want the reports" in nbdspec.usage("crash", "merge")
 
 
+def test_shards_that_stop(nbdspec, log_checker):
+    """With --stop-at-first each stops elsewhere: complete is what is so in all of them."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    args = ("crash", "explore", "trace", "--check", log_checker, "--tear", "write", "--stop-at-first")
+
+    def explored(n):
+        for i in range(1, n + 1):
+            nbdspec(*args, "--shard", f"{i}/{n}", "--json", f"shard{i}")
+        return [json.loads((nbdspec.cwd / f"shard{i}").read_text()) for i in range(1, n + 1)]
+
+    def complete(report):
+        return [p["complete"] for p in report["points"]]
+
+    shards = next(s for n in range(2, 9) if (sum(complete((s := explored(n))[0])) > min(sum(complete(o)) for o in s)))
+    text = nbdspec("crash", "merge", *(f"shard{i + 1}" for i in range(len(shards))), "--json", "merged", status=1).stdout
+    merged = json.loads((nbdspec.cwd / "merged").read_text())
+    assert complete(merged) == [all(c) for c in zip(*map(complete, shards))]
+    assert merged["points_complete"] == sum(complete(merged)) < len(merged["points"])
+    assert f"; all there are at {merged['points_complete']} of {len(merged['points'])} points\n" in text
+    assert [p["states"] for p in merged["points"]] == [max(s) for s in zip(*([p["states"] for p in o["points"]] for o in shards))]
+    assert merged["states"]["met"] == max(o["states"]["met"] for o in shards) == sum(p["states"] for p in merged["points"])
+
+
+def test_very_many_points(nbdspec, script):
+    """Those that fail are in the report, and some of the others; of merged shards they are the same."""
+    if not shutil.which("qemu-io"):
+        pytest.skip("qemu-io is not installed (Debian: qemu-utils)")
+    r = Recording(size=1 << 24)
+    r.do(WRITE, 0, b"A" * 512, connection=2)  # which no FLUSH covers
+    for i in range(3200):
+        r.do(WRITE, 4096 * i + 512, bytes([65 + i // 1500]) * 512)
+        r.do(FLUSH)
+        if i == 1500:
+            r.do(WRITE, 512, b"B" * 512, flags=FUA)
+    r.save(nbdspec.cwd / "trace")
+    # B wants A to be there.
+    check = script("qemu-io -r -f raw -c 'read -P 66 512 512' $1 | grep -q verification || ! qemu-io -r -f raw -c 'read -P 65 0 512' $1 | grep -q verification")
+    args = ("crash", "explore", "trace", "--check", check, "--tear", "write")
+    nbdspec(*args, "--json", "whole", status=1)
+    for i in (1, 2, 3):
+        nbdspec(*args, "--shard", f"{i}/3", "--json", f"shard{i}", status=1)
+    nbdspec("crash", "merge", "shard1", "shard2", "shard3", "--json", "merged", status=1)
+    reports = [json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "merged", "shard1")]
+    for report in reports:
+        all_of_them, points = report["exploration"]["crash_points"], report["points"]
+        numbers = [p["number"] for p in points]
+        assert report["points_left_out"] == all_of_them - len(points) > 500
+        assert numbers == sorted(set(numbers)) and set(range(1, all_of_them + 1, 2)) <= set(numbers) and numbers[-1] <= all_of_them
+        assert sum(p["failing"] for p in points) == len(report["failing"]) > 500
+        assert report["points_complete"] == all_of_them and report["points_reached"] == 1
+    assert reports[0]["points"] == reports[1]["points"]
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_and_resumed(nbdspec, log_checker, which):
     """The verdicts that were known are kept, a torn line is not, and the end is the same."""
     log(flush_records=False).save(nbdspec.cwd / "trace")
     args = ("crash", "explore", "trace", "--check", log_checker, "--budget", "800")
     whole = nbdspec(*args, "--json", "whole", status=1)
-    p = nbdspec.start(*args, "--resume", "verdicts", "-j", "2")
+    p = nbdspec.start(*args[:-1], "50000", "--resume", "verdicts", "-j", "2")
     verdicts = nbdspec.cwd / "verdicts"
-    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") > 20)
+    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") > 60)
     p.send_signal(which)
     out, err = p.communicate(timeout=PATIENCE)
     assert err == "" and p.returncode == (-signal.SIGKILL if which == signal.SIGKILL else 130)
@@ -629,6 +683,76 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     one, two = (json.loads((nbdspec.cwd / name).read_text()) for name in ("whole", "again"))
     assert two["states"]["resumed"] >= 20 and two["failing"] == one["failing"] and two["points"] == one["points"]
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
+
+
+@pytest.mark.parametrize("end", ["kill -TERM $$", "exit 1"])
+def test_stopped_with_its_checkers(nbdspec, script, end):
+    """Who stops all that a job has may come to a checker first: that it failed then says nothing of the state."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script(f"""
+        [ ! -e {nbdspec.cwd}/again ] || exit 0
+        sleep 0.03
+        [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ touch {nbdspec.cwd}/stopped; {end}; }}
+    """, "{file}")
+    args = ("crash", "explore", "trace", "--check", check, "--budget", "200", "--resume", "verdicts")
+    p = nbdspec.start(*args)
+    until((nbdspec.cwd / "stopped").exists)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and "1 failing" in out
+    (nbdspec.cwd / "again").touch()
+    told = nbdspec(*args, status=0).stdout
+    assert int(re.search(r"resumed: (\d+)", told).group(1)) >= 4
+
+
+def test_stopped_with_its_processes(nbdspec):
+    """Those that check, first."""
+    log(1).save(nbdspec.cwd / "trace")
+    p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'sleep 1000; : {file}'", "-j", "2")
+    until(lambda: len([line for line in processes(nbdspec.mark).values() if line.startswith("sleep")]) == 2)
+    for pid in subprocess.run(["pgrep", "-P", str(p.pid), "nbdspec$"], capture_output=True, text=True, check=True).stdout.split():
+        os.kill(int(pid), signal.SIGTERM)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and err == ""
+
+
+def test_hangs_are_checked_anew(nbdspec, explore):
+    """What took too long may have time enough when it goes on."""
+    (nbdspec.cwd / "slow").touch()
+    args = (log(1), f"sh -c 'test ! -e {nbdspec.cwd}/slow || sleep 1000; : {{file}}'", "--budget", "3", "--resume", "verdicts")
+    _, first = explore(*args, "--timeout", "1", status=1)
+    (nbdspec.cwd / "slow").unlink()
+    _, second = explore(*args, status=0)
+    assert first["states"]["hang"] == 3 and second["states"]["hang"] == second["states"]["resumed"] == 0
+    _, third = explore(*args, status=0)
+    assert third["states"]["good"] == third["states"]["resumed"] == 3
+
+
+def other_recording(change=None):
+    """The same commands in the same order, but for one thing."""
+    r = Recording()
+    data = bytearray(b"\1" * 4096)
+    data[1001] += change == "a byte"
+    r.do(WRITE, 4096, bytes(data), flags=FUA if change == "fua" else 0)
+    r.reply(r.request(WRITE, 8192, b"\2" * 512, connection=2 if change == "connection" else 1), error=5 if change == "success" else 0)
+    r.mark("one" if change == "mark" else "two")
+    r.mark("nbdspec: begin" if change == "beginning" else "nbdspec: going on")
+    r.do(WRITE, 0, header(1), flags=FUA)
+    return r
+
+
+@pytest.mark.parametrize("change", ["a byte", "fua", "success", "connection", "mark", "beginning"])
+def test_verdicts_are_of_one_recording(nbdspec, log_checker, change):
+    """What is known of one recording is not said of another, be they ever so alike."""
+    args = ("crash", "explore", "trace", "--check", log_checker, "--resume", "verdicts")
+    other_recording().save(nbdspec.cwd / "trace")
+    nbdspec(*args, status=1)
+    assert nbdspec(*args, status=1).stdout.count("resumed: ") == 1
+    other_recording(change).save(nbdspec.cwd / "trace")
+    assert "another exploration" in nbdspec.broken(*args)
 
 
 def test_what_is_read_is_kept(nbdspec, explore, header_checker):

@@ -1,14 +1,16 @@
 """The page of an exploration: what it shows, in a browser, and that nothing hostile gets out of its place."""
 
+import html
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from conftest import PATIENCE
+from conftest import NBDSPEC, PATIENCE
 from test_crash_explore import FLUSH, FUA, WRITE, Recording, explore, header, log, log_checker  # noqa: F401 (fixtures)
 
 HOSTILE = ['<script>document.title="owned"</script>', '</pre></script><img src=x onerror=alert(1)>', "\u202e\u2028 & @JSON@ \"'",
@@ -126,6 +128,17 @@ def test_long_recording(nbdspec, page):
     assert any(1 in f["lost"] for f in report["findings"]) and len(text) < 1 << 20
 
 
+def test_all_of_very_many_points(page, drawn):
+    """That not all are shown does not make them fewer."""
+    r = Recording(size=1 << 24)
+    for i in range(3100):
+        r.do(WRITE, 4096 * i, b"x" * 512)
+        r.do(FLUSH)
+    _, report = page(r, "true {uri}", "--tear", "write", status=0)
+    assert report["points_complete"] == report["exploration"]["crash_points"] > 3000
+    assert "No state of 3,101 fails: these are all there are" in drawn("page.html")
+
+
 def test_page_stands_alone(page):
     """One file: nothing is fetched, no markup but its own, and the text is there without scripts."""
     text, report = page(hostile(), NASTY_CHECK, "--budget", "50")
@@ -181,6 +194,25 @@ def test_page_by_keyboard(page, drawn, log_checker):  # noqa: F811
     page(log(flush_records=False), log_checker, "--budget", "40")
     seen = json.loads(re.search(r'data-seen="([^"]*)"', drawn("page.html", STEPS)).group(1).replace("&quot;", '"'))
     assert seen == ["2 Crash point 2 of 4", "4 Crash point 4 of 4", "4 Crash point 4 of 4", "1 Crash point 1 of 4", 1, 1, 0]
+
+
+def test_copied_command(nbdspec, drawn, log_checker):  # noqa: F811
+    """It is the one that can be run, not the one that can be printed."""
+    trace, check = nbdspec.cwd / "a\ttrace \u202e", f"sh -c '{log_checker.replace('{file}', '$1')}\n' - {{file}}"
+    log(flush_records=False).save(trace)
+    nbdspec("crash", "explore", trace, "--check", check, "--budget", "40", "--html", "page.html", status=1)
+    dom = drawn("page.html", """
+        const seen = [];
+        Object.defineProperty(navigator, "clipboard", { value: { writeText: text => { seen.push(text); return Promise.resolve(); } } });
+        document.querySelectorAll("article .replay button").forEach(b => b.click());
+        seen.push(document.querySelector("article .replay code").textContent);
+        document.body.setAttribute("data-seen", JSON.stringify(seen));""")
+    *copied, shown = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom).group(1)))
+    assert copied and "\\x09" in shown and "\t" not in shown and "\u202e" not in shown and shown.count("\n") == 1
+    for line in copied:
+        done = subprocess.run(["sh", "-c", line], cwd=nbdspec.cwd, env={**nbdspec.env, "PATH": f"{os.path.dirname(NBDSPEC)}:{os.environ['PATH']}"},
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "is damaged" in done.stdout
 
 
 def test_page_fits(nbdspec, page, drawn, log_checker):  # noqa: F811

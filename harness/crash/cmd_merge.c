@@ -126,7 +126,8 @@ print_merged(const struct merge *m, const json_t *merged)
 	       json_array_size(json_object_get(merged, "failing")));
 	if (hang + crash > 0)
 		printf(" (%lld hung, %lld crashed)", (long long)hang, (long long)crash);
-	printf("\n");
+	printf("; all there are at %lld of %lld points\n", (long long)number(merged, "points_complete"),
+	       (long long)number(m->exploration, "crash_points"));
 	json_array_foreach(json_object_get(merged, "findings"), k, finding)
 	{
 		print_finding_again(finding);

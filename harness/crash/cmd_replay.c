@@ -182,7 +182,7 @@ check_twice(const struct cli *cli, struct asked *a, struct image *i, const struc
 	writes = &checker_served(c)->writes;
 	if (result.verdict != VERDICT_GOOD)
 		status = print_verdict(cli, &result);
-	else if (writes->n_commands == 0 || second_writes(writes) != a->second.writes)
+	else if (writes->n_commands == 0 || recording_identity(writes) != a->second.writes)
 		status = cli_broken(cli,
 		                    "the checker has written something else than when '%s' was found: it is another "
 		                    "one, or not deterministic",

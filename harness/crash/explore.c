@@ -6,6 +6,7 @@
 #include "harness/crash/trie.h"
 #include "harness/crash/verdicts.h"
 #include "harness/filesystem.h"
+#include "harness/process.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -83,12 +84,13 @@ static void
 take_result(void *arg, struct pool_job *job, const struct checked *result)
 {
 	struct explorer *x = arg;
+	/* How long it takes is nothing that is read, and with another --timeout it may be enough. */
+	bool lasting = result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG;
 	struct trie_path added;
 
-	if (result->verdict != VERDICT_BROKEN)
+	if (lasting)
 		verdicts_add(&x->verdicts, job->key, result);
-	/* How long it takes is nothing that is read. */
-	if (x->trie != NULL && result->verdict != VERDICT_BROKEN && result->verdict != VERDICT_HANG) {
+	if (x->trie != NULL && lasting) {
 		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added);
 		verdicts_add_path(&x->verdicts, &added);
 	}
@@ -222,6 +224,7 @@ go_through_points(struct explorer *x)
 		spare = quota[point] + spare - climb.found;
 		stopped = climb.stopped;
 		x->e->points[point].complete = climb.complete;
+		x->e->reached = stopped ? point + 1 : point;
 	}
 	free(quota);
 }
@@ -330,6 +333,9 @@ run(struct explorer *x, char error[512])
 		explain(x);
 	else
 		e->unexplained = e->n_failing;
+	/* Who stops us may have stopped those first. */
+	if (x->wait == POOL_LOST && process_wait(-1, VERDICT_HELD_MS) == PROCESS_INTERRUPTED)
+		x->wait = POOL_INTERRUPTED;
 	e->interrupted = x->wait == POOL_INTERRUPTED;
 	e->seconds = seconds_since(x->started);
 	if (x->wait == POOL_LOST)
@@ -352,7 +358,7 @@ open_verdicts(struct explorer *x, char error[512])
 	if (o->resume == NULL)
 		return true;
 	if (asprintf(&what,
-	             "nbdspec crash verdicts 2 of %016" PRIx64 " tear %s%" PRIu32 " fs %s nested %" PRIu64 " check %s",
+	             "nbdspec crash verdicts 3 of %016" PRIx64 " tear %s%" PRIu32 " fs %s nested %" PRIu64 " check %s",
 	             recording_identity(x->e->space->recording), o->tear.whole ? "write" : "", o->tear.unit,
 	             o->setup.fs != NULL ? o->setup.fs->name : "none", o->setup.nested, o->setup.command) < 0)
 		abort();
@@ -382,7 +388,7 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 	pool_free(x.pool);
 	if (ok)
 		name_places(e, x.view);
-	if (!verdicts_close(&x.verdicts) && ok) {
+	if (!verdicts_close(&x.verdicts, x.wait != POOL_DONE) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
 	}

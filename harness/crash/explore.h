@@ -59,6 +59,7 @@ struct exploration {
 	uint64_t verdicts[VERDICTS];
 	uint64_t wrote;			/* checks that wrote to the image */
 	struct point_result *points;	/* of each point of the space */
+	uint32_t reached;		/* of these, which come from the last on, the one that was done last */
 	size_t n_failing, n_findings;
 	struct failing *failing;
 	struct finding *findings;

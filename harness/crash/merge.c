@@ -1,5 +1,6 @@
 #include "harness/crash/merge.h"
 
+#include "harness/crash/points.h"
 #include "harness/crash/timeline.h"
 
 #include <inttypes.h>
@@ -166,7 +167,10 @@ all_failing(struct merge *m)
 	return all;
 }
 
-/* Each shard has met all states, and has checked its own. */
+/*
+ * Each shard has checked its own states, and has met all: in the same order, so that one that stopped at its first failure
+ * has met the first of them.
+ */
 static json_t *
 all_states(const struct merge *m)
 {
@@ -176,31 +180,17 @@ all_states(const struct merge *m)
 
 	json_object_foreach_safe(all, next, name, value)
 	{
-		json_int_t sum = 0;
+		json_int_t sum = 0, most = 0;
 
-		for (size_t i = 0; i < m->n; i++)
-			sum += number(json_object_get(m->reports[i], "states"), name);
+		for (size_t i = 0; i < m->n; i++) {
+			json_int_t one = number(json_object_get(m->reports[i], "states"), name);
+
+			sum += one;
+			most = one > most ? one : most;
+		}
 		if (strcmp(name, "elsewhere") == 0)
 			sum = 0;
-		if (strcmp(name, "met") != 0)
-			json_object_set_new(all, name, json_integer(sum));
-	}
-	return all;
-}
-
-static json_t *
-all_points(const struct merge *m)
-{
-	json_t *all = json_deep_copy(json_object_get(m->reports[0], "points")), *point;
-	size_t k;
-
-	json_array_foreach(all, k, point)
-	{
-		json_int_t failing = 0;
-
-		for (size_t i = 0; i < m->n; i++)
-			failing += number(json_array_get(json_object_get(m->reports[i], "points"), k), "failing");
-		json_object_set_new(point, "failing", json_integer(failing));
+		json_object_set_new(all, name, json_integer(strcmp(name, "met") == 0 ? most : sum));
 	}
 	return all;
 }
@@ -242,7 +232,7 @@ merged_report(json_t *const *reports, size_t n)
 	join_findings(&m);
 	json_object_set_new(merged, "shard", json_pack("[ii]", 1, 1));
 	json_object_set_new(merged, "states", all_states(&m));
-	json_object_set_new(merged, "points", all_points(&m));
+	points_join(merged, reports, n);
 	json_object_set_new(merged, "failing", all_failing(&m));
 	if (timeline != NULL)
 		json_object_set_new(merged, "timeline", timeline);

@@ -22,28 +22,6 @@ struct nested {
 
 /* ---- what the checker wrote ---- */
 
-static uint64_t
-mixed(uint64_t sum, uint64_t value)
-{
-	sum = (sum ^ value) * UINT64_C(0x9e3779b97f4a7c15);
-	return sum ^ sum >> 29;
-}
-
-uint64_t
-second_writes(const struct recording *writes)
-{
-	uint64_t sum = recording_identity(writes);
-
-	for (uint32_t i = 1; i <= writes->n_commands; i++) {
-		const struct recorded_command *c = &writes->commands[i];
-
-		sum = mixed(sum, c->fua);
-		for (uint64_t k = 0; c->data != NULL && k < c->length; k++)
-			sum = mixed(sum, c->data[k]);
-	}
-	return sum;
-}
-
 bool
 second_open(struct second_disk *d, const struct image *first, const struct recording *writes, struct tear tear,
             uint32_t extra, char error[512])
@@ -69,7 +47,7 @@ name_second(const struct nested *n, const struct difference *d)
 {
 	char *state = difference_text(d);
 	int length = snprintf(n->result->second, sizeof(n->result->second), "%s@%016" PRIx64, state,
-	                      second_writes(&n->disk.recording));
+	                      recording_identity(&n->disk.recording));
 
 	/* Half of a name is none. */
 	if (length >= (int)sizeof(n->result->second))

@@ -8,7 +8,7 @@
 #include "harness/crash/checker.h"
 #include "harness/crash/difference.h"
 
-/* A state of it, as text: "7:-2@0123456789abcdef", the difference and the number of what the checker wrote. */
+/* A state of it, as text: "7:-2@0123456789abcdef", the difference and recording_identity() of what the checker wrote. */
 struct second {
 	struct difference difference;
 	uint64_t writes;
@@ -27,8 +27,6 @@ struct second_disk {
 bool second_open(struct second_disk *d, const struct image *first, const struct recording *writes, struct tear tear,
                  uint32_t extra, char error[512]);
 void second_close(struct second_disk *d);
-
-uint64_t second_writes(const struct recording *writes);	/* a number of all of them, with their data */
 
 /* Some states after each cut, as many as .nested says. The first that fails takes the place of the result. */
 void nested_check(const struct checker_setup *setup, const struct image *first, const struct recording *writes,

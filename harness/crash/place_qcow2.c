@@ -11,6 +11,7 @@
 enum { CLUSTERS_MOST = 64, CLUSTER_BITS_LEAST = 9, CLUSTER_BITS_MOST = 21 };
 
 struct qcow2 {
+	const struct image *image;
 	struct place *place;
 	unsigned bits;                                   /* of a cluster */
 	uint64_t l1, l1_size, refcounts, refcounts_size; /* tables: their places, their entries */
@@ -22,10 +23,10 @@ be(const struct qcow2 *q, uint64_t offset, unsigned bytes)
 {
 	uint64_t value = 0;
 
-	if (offset > q->place->image->size || bytes > q->place->image->size - offset)
+	if (offset > q->image->size || bytes > q->image->size - offset)
 		return 0;
 	for (unsigned i = 0; i < bytes; i++)
-		value = value << 8 | q->place->image->at[offset + i];
+		value = value << 8 | q->image->at[offset + i];
 	return value;
 }
 
@@ -40,7 +41,7 @@ read_header(struct qcow2 *q)
 		return false;
 	q->refcounts_size = be(q, 56, 4) << q->bits >> 3;
 	/* A table that does not fit is none. */
-	return q->l1_size <= q->place->image->size / 8 && q->refcounts_size <= q->place->image->size / 8 &&
+	return q->l1_size <= q->image->size / 8 && q->refcounts_size <= q->image->size / 8 &&
 	       (be(q, 4, 4) == 2 || (be(q, 72, 8) & ~UNDERSTOOD) == 0);
 }
 
@@ -98,16 +99,26 @@ find(const struct qcow2 *q, uint64_t at, uint64_t end)
 	}
 }
 
-void
-place_in_qcow2(struct place *p)
+static void
+find_all(const struct qcow2 *q)
 {
-	struct qcow2 q = { .place = p };
-	uint64_t end = p->offset + p->length, at = p->offset;
+	uint64_t at = q->place->offset, end = at + q->place->length;
+
+	for (unsigned n = 0; at < end && n < CLUSTERS_MOST; n++) {
+		find(q, at, end);
+		at = ((at >> q->bits) + 1) << q->bits;
+	}
+}
+
+void
+place_in_qcow2(struct place_disk *d)
+{
+	struct qcow2 q = { .image = d->image };
 
 	if (!read_header(&q))
 		return;
-	for (unsigned n = 0; at < end && n < CLUSTERS_MOST; n++) {
-		find(&q, at, end);
-		at = ((at >> q.bits) + 1) << q.bits;
+	for (size_t i = 0; i < d->n; i++) {
+		q.place = d->places[i];
+		find_all(&q);
 	}
 }

@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,18 +38,17 @@ mount_once(const void *arg)
 }
 
 static bool
-replay_log(struct place *p)
+replay_log(struct place_disk *d)
 {
-	char *at = join_path(p->dir, "place");
-	struct replay r = { .image = p->image->path, .at = at };
-	struct pollfd watch = { .fd = p->image->watch, .events = POLLIN };
-	int failed = mkdir(at, 0700) != 0 ? errno : run_apart(mount_once, &r, 0, 2 * MOUNT_MS);
+	char *at = join_path(d->dir, "place");
+	struct replay r = { .image = d->image->path, .at = at };
+	int failed = mkdir(at, 0700) != 0 ? errno : run_apart(mount_once, &r, NO_CARRIER, 2 * MOUNT_MS);
 
 	/* The loop device lets go of the file when nobody waits for it any more. */
 	if (failed == 0)
-		poll(&watch, 1, DETACH_MS);
+		process_wait(d->image->watch, DETACH_MS);
 	else
-		snprintf(p->why, sizeof(p->why), "the log of the xfs cannot be replayed by a mount: %s",
+		snprintf(d->why, sizeof(d->why), "the log of the xfs cannot be replayed by a mount: %s",
 		         strerror(failed));
 	rmdir(at);
 	free(at);
@@ -82,24 +80,49 @@ take_block(struct place *p, const char *line)
 	}
 }
 
-void
-place_in_xfs(struct place *p)
+static uint64_t
+be32(const uint8_t *at)
 {
-	const uint8_t *s = p->image->at;
-	uint64_t block_size = (uint64_t)s[4] << 24 | (uint64_t)s[5] << 16 | (uint64_t)s[6] << 8 | s[7];
-	char command[256 + 64 * BLOCKS_MOST], *text, *line, *save = NULL;
-	size_t n = (size_t)snprintf(command, sizeof(command), "xfs_db -r -c 'blockget -n'");
-	unsigned blocks = 0;
+	return (uint64_t)at[0] << 24 | (uint64_t)at[1] << 16 | (uint64_t)at[2] << 8 | at[3];
+}
 
-	if (block_size < 512 || !replay_log(p))
+static char *
+ask_blocks(struct place_disk *d, uint64_t block_size)
+{
+	char command[256 + 64 * BLOCKS_MOST * PLACES_MOST];
+	size_t n = (size_t)snprintf(command, sizeof(command), "xfs_db -r -c 'blockget -n'");
+
+	for (size_t i = 0; i < d->n; i++) {
+		const struct place *p = d->places[i];
+		uint64_t at = p->offset - p->offset % block_size;
+
+		for (unsigned blocks = 0; at < p->offset + p->length && blocks < BLOCKS_MOST;
+		     blocks++, at += block_size)
+			n += (size_t)snprintf(command + n, sizeof(command) - n,
+			                      " -c 'daddr %" PRIu64 "' -c 'blockuse -n'", at / 512);
+	}
+	snprintf(command + n, sizeof(command) - n, " %s 2>/dev/null", d->image->path);
+	return place_ask(d, "xfs_db", "xfsprogs", command);
+}
+
+void
+place_in_xfs(struct place_disk *d)
+{
+	uint64_t block_size = be32(d->image->at + 4), group_blocks = be32(d->image->at + 84);
+	char *text, *line, *save = NULL;
+
+	if (block_size < 512 || !replay_log(d))
 		return;
-	for (uint64_t at = p->offset - p->offset % block_size; at < p->offset + p->length && blocks++ < BLOCKS_MOST;
-	     at += block_size)
-		n += (size_t)snprintf(command + n, sizeof(command) - n, " -c 'daddr %" PRIu64 "' -c 'blockuse -n'",
-		                      at / 512);
-	snprintf(command + n, sizeof(command) - n, " %s 2>/dev/null", p->image->path);
-	text = place_ask(p, "xfs_db", "xfsprogs", command);
-	for (line = text != NULL ? strtok_r(text, "\n", &save) : NULL; line != NULL; line = strtok_r(NULL, "\n", &save))
-		take_block(p, line);
+	text = ask_blocks(d, block_size);
+	for (line = text != NULL ? strtok_r(text, "\n", &save) : NULL; line != NULL;
+	     line = strtok_r(NULL, "\n", &save)) {
+		unsigned group, block;
+
+		if (sscanf(line, "block %*u (%u/%u)", &group, &block) != 2)
+			continue;
+		for (size_t i = 0; i < d->n; i++)
+			if (place_overlaps(d->places[i], (group * group_blocks + block) * block_size, block_size))
+				take_block(d->places[i], line);
+	}
 	free(text);
 }

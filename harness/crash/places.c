@@ -4,6 +4,7 @@
 #include "harness/process.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,12 @@ place_add(struct place *p, const char *fmt, ...)
 	put_bytes(&p->names, bytes_of(p->n_names++ < NAMES_MOST ? name : "and more"));
 }
 
+bool
+place_overlaps(const struct place *p, uint64_t offset, uint64_t length)
+{
+	return p->offset < offset + length && offset < p->offset + p->length;
+}
+
 /* ---- tools ---- */
 
 static char *
@@ -45,16 +52,21 @@ read_text(const char *path)
 	if (text == NULL)
 		abort();
 	if (f != NULL) {
-		text[fread(text, 1, OUTPUT_MOST, f)] = '\0';
+		size_t n = fread(text, 1, OUTPUT_MOST, f);
+		bool cut = n == OUTPUT_MOST;
+
+		/* Half a line may say something else. */
+		while (cut && n > 0 && text[n - 1] != '\n')
+			text[--n] = '\0';
 		fclose(f);
 	}
 	return text;
 }
 
 char *
-place_ask(struct place *p, const char *tool, const char *package, const char *command)
+place_ask(struct place_disk *d, const char *tool, const char *package, const char *command)
 {
-	char *output = join_path(p->dir, "places"), *line, *text = NULL;
+	char *output = join_path(d->dir, "places"), *line, *text = NULL;
 	int status;
 
 	/* For who is not root, too. */
@@ -63,11 +75,11 @@ place_ask(struct place *p, const char *tool, const char *package, const char *co
 		    "LC_ALL=C PATH=$PATH:/usr/sbin:/sbin; export LC_ALL PATH; command -v %s >/dev/null || exit 127; %s",
 		    tool, command) < 0)
 		abort();
-	status = run_shell(line, output, p->dir, ASK_MS);
+	status = run_shell(line, output, d->dir, ASK_MS);
 	if (status == -1)
-		snprintf(p->why, sizeof(p->why), "%s: %s", tool, strerror(errno));
+		snprintf(d->why, sizeof(d->why), "%s: %s", tool, strerror(errno));
 	else if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-		snprintf(p->why, sizeof(p->why), "%s is not installed (Debian: %s)", tool, package);
+		snprintf(d->why, sizeof(d->why), "%s is not installed (Debian: %s)", tool, package);
 	else
 		text = read_text(output);
 	unlink(output);
@@ -79,88 +91,168 @@ place_ask(struct place *p, const char *tool, const char *package, const char *co
 /* ---- which image ---- */
 
 static void
-ask(struct place *p)
+ask(struct place_disk *d)
 {
-	const uint8_t *at = p->image->at;
+	const uint8_t *at = d->image->at;
 
-	if (p->image->size < 4096)
+	if (d->image->size < 4096)
 		return;
 	if (memcmp(at, "QFI\xfb", 4) == 0)
-		place_in_qcow2(p);
+		place_in_qcow2(d);
 	else if (memcmp(at, "XFSB", 4) == 0)
-		place_in_xfs(p);
+		place_in_xfs(d);
 	else if (at[1080] == 0x53 && at[1081] == 0xef)
-		place_in_ext4(p);
+		place_in_ext4(d);
+	else if (d->image->size >= 2 * 65536 && memcmp(at + 65536 + 64, "_BHRfS_M", 8) == 0)
+		place_in_btrfs(d);
 }
 
-/* With all that was written by then. */
-static void
-ask_at(struct place *p, struct view *v, uint32_t at)
-{
-	struct difference all = { .at = at };
+/* ---- findings ---- */
 
-	if (!difference_show(&all, v, NULL))
-		return;
-	image_show(p->image, v);
-	ask(p);
-	image_restore(p->image);
-}
+/* What one lack wants to know, and of which moment of the recording. */
+struct wanted {
+	struct place place;
+	char **which;
+	uint32_t at;
+	bool asked, late;
+};
+
+struct namer {
+	struct exploration *e;
+	struct image *image;
+	struct view *view;
+	struct wanted *wanted;
+	size_t n;
+	bool interrupted;
+};
 
 static bool
-find_range(struct place *p, const struct lack *l)
+find_range(struct namer *x, const struct lack *l, struct place *p)
 {
-	const struct recorded_command *c = &p->image->space->recording->commands[l->low];
+	const struct recorded_command *c = &x->image->space->recording->commands[l->low];
 
 	p->offset = l->low != 0 ? c->offset : l->offset;
 	p->length = l->low != 0 ? c->length : l->length;
-	return p->offset < p->image->size && p->length > 0 && p->length <= p->image->size - p->offset;
-}
-
-/* What a later point of the recording knows of a place, that of the cut may not know yet. */
-static char *
-name_lack(const struct exploration *e, struct place *p, struct view *v, uint32_t at, const struct lack *l)
-{
-	uint32_t end = e->space->points[e->space->n_points - 1].at;
-	char *name = NULL;
-	bool late;
-
-	if (!find_range(p, l))
-		return NULL;
-	ask_at(p, v, at);
-	late = p->names.len == 0 && p->why[0] == '\0' && at != end;
-	if (late)
-		ask_at(p, v, end);
-	if (p->names.len > 0 && asprintf(&name, "%s%.*s", late ? "at the end of the recording: " : "",
-	                                 (int)p->names.len, (const char *)p->names.at) < 0)
-		abort();
-	return name;
+	return p->offset < x->image->size && p->length > 0 && p->length <= x->image->size - p->offset;
 }
 
 static void
-name_finding(const struct exploration *e, struct finding *f, struct image *i, struct view *v)
+want_all(struct namer *x)
 {
-	f->which = calloc(f->difference.n + 1, sizeof(char *));
-	if (f->which == NULL)
+	x->wanted = calloc(x->e->n_findings * LACKS_MOST + 1, sizeof(*x->wanted));
+	if (x->wanted == NULL)
 		abort();
-	for (size_t k = 0; k < f->difference.n && k < LACKS_MOST; k++) {
-		struct place p = { .image = i, .dir = e->options->setup.dir };
+	for (size_t i = 0; i < x->e->n_findings; i++) {
+		struct finding *f = &x->e->findings[i];
 
-		f->which[k] = name_lack(e, &p, v, f->difference.at, &f->difference.lacks[k]);
-		if (p.why[0] != '\0' && e->options->verbose)
-			fprintf(stderr, "what lies at %llu is not told: %s\n", (unsigned long long)p.offset, p.why);
-		buf_free(&p.names);
+		f->which = calloc(f->difference.n + 1, sizeof(char *));
+		if (f->which == NULL)
+			abort();
+		for (size_t k = 0; k < f->difference.n && k < LACKS_MOST; k++) {
+			struct wanted *w = &x->wanted[x->n];
+
+			*w = (struct wanted){ .which = &f->which[k], .at = f->difference.at };
+			x->n += find_range(x, &f->difference.lacks[k], &w->place);
+		}
 	}
+}
+
+static void
+ask_some(struct namer *x, struct wanted **some, size_t n)
+{
+	struct place *places[PLACES_MOST];
+	struct place_disk d = { .image = x->image, .dir = x->e->options->setup.dir, .places = places, .n = n };
+
+	for (size_t i = 0; i < n; i++)
+		places[i] = &some[i]->place;
+	if (!x->interrupted)
+		ask(&d);
+	x->interrupted = x->interrupted || process_wait(-1, 0) == PROCESS_INTERRUPTED;
+	for (size_t i = 0; i < n; i++) {
+		some[i]->asked = true;
+		if (d.why[0] != '\0' && x->e->options->verbose && !x->interrupted)
+			fprintf(stderr, "what lies at %" PRIu64 " is not told: %s\n", places[i]->offset, d.why);
+		/* There is no use in asking again. */
+		if (d.why[0] != '\0')
+			some[i]->at = NEVER;
+	}
+}
+
+/* All that want to know it of this moment, of the disk with all that was written by then. */
+static void
+ask_at(struct namer *x, uint32_t at)
+{
+	struct difference all = { .at = at };
+	struct wanted *some[PLACES_MOST];
+	size_t n = 0;
+
+	if (x->interrupted || !difference_show(&all, x->view, NULL))
+		return;
+	image_show(x->image, x->view);
+	for (size_t i = 0; i < x->n; i++) {
+		if (x->wanted[i].at == at && !x->wanted[i].asked)
+			some[n++] = &x->wanted[i];
+		if (n == PLACES_MOST || (n > 0 && i + 1 == x->n)) {
+			ask_some(x, some, n);
+			n = 0;
+		}
+	}
+	image_restore(x->image);
+}
+
+/* What a later point of the recording knows of a place, that of the cut may not know yet. */
+static void
+ask_all(struct namer *x)
+{
+	uint32_t end = x->e->space->points[x->e->space->n_points - 1].at;
+
+	for (size_t i = 0; i < x->n; i++)
+		if (!x->wanted[i].asked && x->wanted[i].at != end)
+			ask_at(x, x->wanted[i].at);
+	for (size_t i = 0; i < x->n; i++) {
+		struct wanted *w = &x->wanted[i];
+
+		if (!w->asked || w->at == NEVER || w->place.names.len > 0)
+			continue;
+		w->asked = false;
+		w->late = true;
+		w->at = end;
+	}
+	ask_at(x, end);
+}
+
+static void
+tell_all(struct namer *x)
+{
+	for (size_t i = 0; i < x->n; i++) {
+		struct wanted *w = &x->wanted[i];
+
+		if (w->place.names.len > 0 &&
+		    asprintf(w->which, "%s%.*s", w->late ? "at the end of the recording: " : "",
+		             (int)w->place.names.len, (const char *)w->place.names.at) < 0)
+			abort();
+		buf_free(&w->place.names);
+	}
+	free(x->wanted);
 }
 
 void
 name_places(struct exploration *e, struct view *v)
 {
+	struct namer x = { .e = e, .view = v };
 	char error[512];
-	struct image *i = e->n_findings > 0 ? image_new(e->space, error) : NULL;
 
-	if (i == NULL && e->n_findings > 0 && e->options->verbose)
-		fprintf(stderr, "what lies where findings are is not told: %s\n", error);
-	for (size_t k = 0; k < e->n_findings && i != NULL; k++)
-		name_finding(e, &e->findings[k], i, v);
-	image_free(i);
+	if (e->n_findings == 0 || e->interrupted)
+		return;
+	x.image = image_new(e->space, error);
+	if (x.image == NULL) {
+		if (e->options->verbose)
+			fprintf(stderr, "what lies where findings are is not told: %s\n", error);
+		return;
+	}
+	want_all(&x);
+	ask_all(&x);
+	tell_all(&x);
+	e->interrupted = x.interrupted;
+	image_free(x.image);
 }

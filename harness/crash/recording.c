@@ -1,5 +1,6 @@
 #include "harness/crash/recording.h"
 
+#include "harness/crash/sum.h"
 #include "harness/nbd.h"
 
 #include <errno.h>
@@ -355,26 +356,27 @@ recording_write_marks(const struct recording *r, const char *path, char error[51
 }
 
 static uint64_t
-mixed(uint64_t sum, uint64_t value)
+sum_command(uint64_t sum, const struct recorded_command *c)
 {
-	sum = (sum ^ value) * UINT64_C(0x9e3779b97f4a7c15);
-	return sum ^ sum >> 29;
+	sum = sum_number(sum,
+	                 (uint64_t)c->connection << 32 | (uint64_t)c->kind << 2 | (uint64_t)c->fua << 1 | c->success);
+	sum = sum_number(sum, (uint64_t)c->received << 32 | c->answered);
+	sum = sum_number(sum_number(sum, c->offset), c->length);
+	return c->data != NULL ? sum_bytes(sum, c->data, c->length) : sum;
 }
 
 uint64_t
 recording_identity(const struct recording *r)
 {
-	uint64_t sum = mixed(r->size, r->minimum * 2 + r->multi_conn);
+	uint64_t sum = sum_number(sum_number(r->size, r->minimum * 2 + r->multi_conn), r->begin);
 
-	for (uint32_t i = 1; i <= r->n_commands; i++) {
-		const struct recorded_command *c = &r->commands[i];
+	for (uint32_t i = 1; i <= r->n_commands; i++)
+		sum = sum_command(sum, &r->commands[i]);
+	for (uint32_t i = 0; i < r->n_marks; i++) {
+		const struct recorded_mark *m = &r->marks[i];
 
-		sum = mixed(sum, c->offset ^ c->length << 32 ^ (uint64_t)c->kind << 29);
-		sum = mixed(sum, (uint64_t)c->received << 32 | c->answered);
-		for (uint64_t k = 0; c->data != NULL && k < c->length; k += c->length / 8 + 1)
-			sum = mixed(sum, c->data[k]);
+		sum = sum_number(sum_number(sum, m->event), m->text.len);
+		sum = sum_bytes(sum, m->text.at, m->text.len);
 	}
-	for (uint32_t i = 0; i < r->n_marks; i++)
-		sum = mixed(sum, r->marks[i].event);
 	return sum;
 }

@@ -58,7 +58,7 @@ char *recording_note(uint64_t size, uint64_t minimum, bool multi_conn);
 /* All marks into a new file, each on a line. False, and one line. */
 bool recording_write_marks(const struct recording *r, const char *path, char error[512]);
 
-/* A number of the recording's commands and marks, the same for equal ones: what is said of another is not of this. */
+/* A number of all commands, with their data, and marks, but not of .base: what is said of another is not said of this. */
 uint64_t recording_identity(const struct recording *r);
 
 const char *recorded_kind_name(enum history_kind kind);	/* "WRITE" */

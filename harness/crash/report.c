@@ -1,8 +1,10 @@
 #include "harness/crash/report.h"
 
+#include "harness/crash/points.h"
 #include "harness/crash/timeline.h"
 #include "harness/filesystem.h"
 #include "harness/printable.h"
+#include "harness/section.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -11,6 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+SECTION_LIST(writer, struct crash_writer, nbdspec_crash_reports)
 
 /* ---- writing ---- */
 
@@ -77,22 +81,6 @@ counts(const struct exploration *e)
 			 "hang", (json_int_t)e->verdicts[VERDICT_HANG],
 			 "wrote", (json_int_t)e->wrote,
 			 "minimising", (json_int_t)e->minimising);
-}
-
-static json_t *
-points(const struct exploration *e)
-{
-	json_t *all = json_array();
-
-	for (uint32_t i = 0; i < e->space->n_points; i++)
-		json_array_append_new(all, json_pack("{sI sI sI sI sI sb}",
-			"at", (json_int_t)e->space->points[i].at,
-			"marks_must", (json_int_t)e->space->points[i].must,
-			"pending", (json_int_t)e->points[i].pending,
-			"states", (json_int_t)e->points[i].states,
-			"failing", (json_int_t)e->points[i].failing,
-			"complete", (int)e->points[i].complete));
-	return all;
 }
 
 static json_t *
@@ -168,19 +156,18 @@ finding(const struct exploration *e, size_t i, struct view *v, const char *trace
 json_t *
 exploration_object(const struct exploration *e, const char *trace)
 {
-	json_t *findings = json_array(), *timeline;
+	json_t *findings = json_array(), *timeline, *report;
 	struct view *v = view_new(e->space);
 
 	for (size_t i = 0; i < e->n_findings; i++)
 		json_array_append_new(findings, finding(e, i, v, trace));
 	timeline = timeline_object(e, v);
 	view_free(v);
-	return json_pack("{ss so s[ii] so so so so so sI sf sf sb}",
+	report = json_pack("{ss so s[ii] so so so so sI sf sf sb}",
 			 "format", REPORT_FORMAT,
 			 "exploration", about(e, trace),
 			 "shard", (int)e->options->shard + 1, (int)e->options->shards,
 			 "states", counts(e),
-			 "points", points(e),
 			 "failing", failing(e),
 			 "findings", findings,
 			 "timeline", timeline,
@@ -188,16 +175,32 @@ exploration_object(const struct exploration *e, const char *trace)
 			 "seconds", e->seconds,
 			 "first_failure", e->first_failure,
 			 "interrupted", (int)e->interrupted);
+	points_add(report, e);
+	return report;
 }
 
 /* clang-format on */
 
-bool
-report_write(const char *path, const json_t *report, bool (*write)(FILE *f, const json_t *report), char error[512])
+/* ---- files ---- */
+
+static const struct crash_writer *
+writer_named(const char *name)
 {
+	const struct crash_writer *w;
+
+	for (size_t i = 0; (w = section_sorted(writer_section(), i)) != NULL; i++)
+		if (strcmp(w->name, name) == 0)
+			return w;
+	abort();
+}
+
+static bool
+write_report(const char *name, const char *path, const json_t *report, char error[512])
+{
+	const struct crash_writer *writer = writer_named(name);
 	FILE *f = fopen(path, "we");
 	struct stat st;
-	bool ok = f != NULL && write(f, report) && !ferror(f);
+	bool ok = f != NULL && writer->write(f, report) && !ferror(f);
 
 	if (f != NULL && fclose(f) != 0)
 		ok = false;
@@ -210,14 +213,19 @@ report_write(const char *path, const json_t *report, bool (*write)(FILE *f, cons
 }
 
 bool
-report_json(FILE *f, const json_t *report)
+report_write_all(const struct report_files *files, const json_t *report, char error[512])
+{
+	return (files->json == NULL || write_report("json", files->json, report, error)) &&
+	       (files->html == NULL || write_report("html", files->html, report, error));
+}
+
+static bool
+write_json(FILE *f, const json_t *report)
 {
 	return json_dumpf(report, f, JSON_INDENT(1)) == 0 && fputc('\n', f) != EOF;
 }
 
-bool
-report_write_all(const struct report_files *files, const json_t *report, char error[512])
-{
-	return (files->json == NULL || report_write(files->json, report, report_json, error)) &&
-	       (files->html == NULL || report_write(files->html, report, report_page, error));
-}
+CRASH_REPORT(json) = {
+	.name = "json",
+	.write = write_json,
+};

@@ -6,20 +6,26 @@
 
 #include <jansson.h>
 
-#define REPORT_FORMAT "nbdspec crash 1"
+#define REPORT_FORMAT "nbdspec crash 2"
 
 json_t *exploration_object(const struct exploration *e, const char *trace);
 
-/* Each writes a report of this form; false, and errno. The page is reports/crash_page.c: it stands alone, and needs no network. */
-bool report_json(FILE *f, const json_t *report);
-bool report_page(FILE *f, const json_t *report);
+/* What writes a report of this form: an entry in the table by CRASH_REPORT(), so that those in reports/ are found here. */
+struct crash_writer {
+	const char *name;	/* "html": the option --html FILE */
+	bool (*write)(FILE *f, const json_t *report);	/* false, and errno */
+};
 
-/* False, and one line; then there is no file. */
-bool report_write(const char *path, const json_t *report, bool (*write)(FILE *f, const json_t *report), char error[512]);
+#define CRASH_REPORT(ident)                                                                                            \
+	static const struct crash_writer crash_report_##ident;                                                         \
+	static const struct crash_writer *const crash_report_entry_##ident                                             \
+		__attribute__((used, section("nbdspec_crash_reports"))) = &crash_report_##ident;                       \
+	static const struct crash_writer crash_report_##ident
 
 struct report_files {
 	const char *json, *html;	/* paths, or NULL */
 };
+/* False, and one line; what could not be written whole is not there. */
 bool report_write_all(const struct report_files *files, const json_t *report, char error[512]);
 
 #endif

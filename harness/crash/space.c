@@ -1,5 +1,7 @@
 #include "harness/crash/space.h"
 
+#include "harness/crash/sum.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -175,21 +177,11 @@ same_bytes(const uint8_t *a, const uint8_t *b, uint32_t length)
 	return memcmp(a, b, length) == 0;
 }
 
+/* Zeroes that were written, and those that were there before, are equal. */
 static uint64_t
 hash_bytes(uint64_t sum, const uint8_t *bytes, uint32_t length)
 {
-	uint64_t word;
-
-	if (all_zero(bytes, length))
-		return sum;
-	for (; length >= 8; bytes += 8, length -= 8) {
-		memcpy(&word, bytes, 8);
-		sum = (sum ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-		sum ^= sum >> 32;
-	}
-	for (; length > 0; length--)
-		sum = (sum ^ *bytes++) * UINT64_C(0x9e3779b97f4a7c15);
-	return sum ^ sum >> 29;
+	return all_zero(bytes, length) ? sum : sum_bytes(sum, bytes, length);
 }
 
 /* Gives each version the first of its cell with the same bytes; a table, with open addressing, of one more than these. */

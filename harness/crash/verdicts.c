@@ -1,5 +1,7 @@
 #include "harness/crash/verdicts.h"
 
+#include "harness/clock.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -113,13 +115,14 @@ verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *
 	long end;
 
 	*v = (struct verdicts){ .f = fopen(path, "a+e"), .trie = t };
+	TAILQ_INIT(&v->held);
 	if (v->f == NULL) {
 		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
 		return false;
 	}
 	rewind(v->f);
 	if (!read_lines(v, path, what, &end, error)) {
-		verdicts_close(v);
+		verdicts_close(v, true);
 		return false;
 	}
 	if (v->n > 0)
@@ -127,18 +130,54 @@ verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *
 	if (ftruncate(fileno(v->f), end) != 0 || fseek(v->f, 0, SEEK_END) != 0 ||
 	    (end == 0 && fprintf(v->f, "%s\n", what) < 0) || fflush(v->f) != 0) {
 		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
-		verdicts_close(v);
+		verdicts_close(v, true);
 		return false;
 	}
 	setvbuf(v->f, NULL, _IOLBF, 0);
 	return true;
 }
 
-bool
-verdicts_close(struct verdicts *v)
-{
-	bool ok = v->f == NULL || !ferror(v->f);
+/* ---- lines ---- */
 
+/* Those that came by then. */
+static void
+write_held(struct verdicts *v, uint64_t by)
+{
+	struct held_line *line;
+
+	while ((line = TAILQ_FIRST(&v->held)) != NULL && line->ns <= by) {
+		TAILQ_REMOVE(&v->held, line, next);
+		fputs(line->text, v->f);
+		free(line->text);
+		free(line);
+	}
+}
+
+static void
+hold(struct verdicts *v, char *text, uint64_t ns)
+{
+	struct held_line *line = malloc(sizeof(*line));
+
+	if (line == NULL)
+		abort();
+	*line = (struct held_line){ .ns = ns, .text = text };
+	TAILQ_INSERT_TAIL(&v->held, line, next);
+}
+
+bool
+verdicts_close(struct verdicts *v, bool stopped)
+{
+	struct held_line *line;
+	bool ok;
+
+	if (v->f != NULL)
+		write_held(v, stopped ? now_ns() - VERDICT_HELD_MS * UINT64_C(1000000) : UINT64_MAX);
+	while (v->f != NULL && (line = TAILQ_FIRST(&v->held)) != NULL) {
+		TAILQ_REMOVE(&v->held, line, next);
+		free(line->text);
+		free(line);
+	}
+	ok = v->f == NULL || !ferror(v->f);
 	if (v->f != NULL && fclose(v->f) != 0)
 		ok = false;
 	free(v->known);
@@ -160,19 +199,37 @@ verdicts_find(const struct verdicts *v, struct hash key)
 void
 verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 {
-	if (v->f != NULL)
-		fprintf(v->f, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s %s\n", key.low, key.high,
-		        state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
-		        r->output);
+	uint64_t now = now_ns();
+	char *text;
+
+	if (v->f == NULL)
+		return;
+	if (asprintf(&text, "%016" PRIx64 "%016" PRIx64 " %s %d %d %s %s\n", key.low, key.high,
+	             state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
+	             r->output) < 0)
+		abort();
+	write_held(v, now - VERDICT_HELD_MS * UINT64_C(1000000));
+	hold(v, text, now);
 }
 
 void
 verdicts_add_path(struct verdicts *v, const struct trie_path *added)
 {
-	if (v->f == NULL || added->from == NEVER)
+	const struct held_line *verdict = v->f != NULL ? TAILQ_LAST(&v->held, held_lines) : NULL;
+	char *text;
+	size_t size;
+	FILE *f;
+
+	if (verdict == NULL || added->from == NEVER)
 		return;
-	fprintf(v->f, "t %" PRIu32 " %" PRIu32, added->from, added->content);
+	f = open_memstream(&text, &size);
+	if (f == NULL)
+		abort();
+	fprintf(f, "t %" PRIu32 " %" PRIu32, added->from, added->content);
 	for (uint32_t i = 0; i < added->n; i++)
-		fprintf(v->f, " %" PRIu32 " %" PRIu32, added->touched[i].cell, added->touched[i].content);
-	fputc('\n', v->f);
+		fprintf(f, " %" PRIu32 " %" PRIu32, added->touched[i].cell, added->touched[i].content);
+	fputc('\n', f);
+	if (fclose(f) != 0)
+		abort();
+	hold(v, text, verdict->ns);
 }
