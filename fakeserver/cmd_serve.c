@@ -479,6 +479,7 @@ be_child(const struct serve *q)
 	sigset_t none;
 
 	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (q->private_dir != NULL)
@@ -646,6 +647,7 @@ serve(struct serve *q)
 		return cli_usage_error(q->cli, "--unix, --tcp and --stdio do not go with LISTEN_FDS");
 	if (q->activated > 0 && q->run != NULL)
 		return cli_usage_error(q->cli, "--run does not go with LISTEN_FDS");
+	signal(SIGXFSZ, SIG_IGN); /* a trace beyond ulimit -f is an error like a full disk */
 	status = open_trace(q);
 	if (status == 0)
 		status = open_log(q);

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -372,6 +373,22 @@ def test_full_disk(nbdspec, record):
         assert [p.name for p in full.iterdir()] == ["t"]
     finally:
         subprocess.run(["umount", full], check=True)
+
+
+@pytest.mark.parametrize("blocks", [40, 60, 100])
+def test_beyond_the_limit_of_a_file(nbdspec, record, blocks):
+    """ulimit -f is told of like a full disk, and no signal ends what writes."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (blocks << 10, blocks << 10))}
+    err = nbdspec.broken("crash", "record", "-o", "t", *shell(
+        "for i in 1 2 3 4; do qemu-io -f raw -c 'write 0 35k' -c flush {uri} >/dev/null; sleep 0.05; done"), **limit)
+    assert err == "nbdspec crash record: t: the recording ended too early, and holds what came before: error File too large\n"
+    assert short(of_workload(nbdspec.cwd / "t"))[:1] == ["write"]
+    record("-q", *shell("qemu-io -f raw -c 'write 0 200k' {uri} >/dev/null"), status=0)
+    for form in "pcapng", "dm-log-writes":
+        assert nbdspec.broken("crash", "export", "--format", form, "t", "e", **limit) == "nbdspec crash export: e: File too large\n"
+    nbdspec("crash", "export", "t", "e", status=0)
+    assert nbdspec.broken("crash", "import", "e", "i", **limit) == "nbdspec crash import: i: File too large\n"
+    assert not (nbdspec.cwd / "i").exists()
 
 
 def test_devices_are_not_replaced(nbdspec, record):
