@@ -4,11 +4,12 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import pytest
 
 from test_crash_record import records
-from test_serve import CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, MIB, NO_HOLE, PATIENCE, Client, Server, serve  # noqa: F401
+from test_serve import CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, MIB, NO_HOLE, PATIENCE, Client, Server, serve  # noqa: F401
 
 SIZE = 8 * MIB
 REQUEST = 28
@@ -135,6 +136,26 @@ def test_a_kill_leaves_whole_records(serve, tmp_path):  # noqa: F811
     path.write_bytes(data[:at])
     kept = writes(path)
     assert kept == d.written[:len(kept)]
+
+
+def test_nothing_waits_for_longer_than_a_second(serve, tmp_path):  # noqa: F811
+    """However busy the server is with what is in no record."""
+    path = tmp_path / "trace"
+    s = serve("--size", str(SIZE), "--trace", str(path))
+    one, other = connect(s), Client(s)
+    other.send_option(77, length=1 << 30)
+    other.send(bytes(MIB))
+    assert one.command(CMD_FLUSH) == 0
+    until, sent = time.monotonic() + 1.5, 1
+    while time.monotonic() < until:
+        if sent % 1024 == 0:
+            other.send_option(77, length=1 << 30)
+        other.send(bytes(MIB))
+        sent += 1
+    s.process.send_signal(signal.SIGKILL)
+    s.process.wait(PATIENCE)
+    os.unlink(s.path)
+    assert bytes([0x25, 0x60, 0x95, 0x13, 0, 0, 0, CMD_FLUSH]) in path.read_bytes()
 
 
 def test_whoever_cuts_the_trace_off_is_told(tmp_path):
