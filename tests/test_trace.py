@@ -110,10 +110,13 @@ def test_full_disk_loses_nothing_of_ours(serve, tmp_path, room):  # noqa: F811
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}k", "none", full], check=False).returncode != 0:
         pytest.skip("cannot mount a small disk")
     try:
-        s = serve("--size", str(SIZE), "--trace", str(full / "trace"))
-        d = Disk(connect(s), room)
-        d.go_on(60)
-        assert s.stop() == 0
+        with open(tmp_path / "err", "w+") as err:
+            s = serve("--size", str(SIZE), "--trace", str(full / "trace"), stderr=err)
+            d = Disk(connect(s), room)
+            d.go_on(60)
+            assert s.stop() == 3
+            err.seek(0)
+            assert err.read() == f"nbdspec serve: --trace {full}/trace: No space left on device; the trace holds what came before\n"
         kept = writes(full / "trace")
         assert len(kept) < len(d.written) and kept == d.written[:len(kept)]
         assert (full / "trace").stat().st_size <= room << 10
@@ -136,6 +139,20 @@ def test_a_kill_leaves_whole_records(serve, tmp_path):  # noqa: F811
     path.write_bytes(data[:at])
     kept = writes(path)
     assert kept == d.written[:len(kept)]
+
+
+def test_who_reads_a_pipe_may_go(tmp_path):
+    """Both are told of, and the clients are served."""
+    with open(tmp_path / "err", "w+") as err:
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        with subprocess.Popen(["head", "-c", "100", fifo], stdout=subprocess.DEVNULL) as reader:
+            s = Server(tmp_path / "s", "--size", str(SIZE), "--trace", str(fifo), "--log", "/dev/full", stderr=err)
+            Disk(connect(s), 5).go_on(40)
+        assert reader.returncode == 0 and s.stop() == 3
+        err.seek(0)
+        assert err.read() == ("nbdspec serve: --log /dev/full: the disk is full, or fails; the log holds what came before\n"
+                              f"nbdspec serve: --trace {fifo}: Broken pipe; the trace holds what came before\n")
 
 
 def test_nothing_waits_for_longer_than_a_second(serve, tmp_path):  # noqa: F811
