@@ -400,6 +400,38 @@ def test_devices_are_not_replaced(nbdspec, record):
     assert not os.path.isfile("/dev/null")
 
 
+def test_a_pipe(nbdspec, record):
+    fifo = nbdspec.cwd / "fifo"
+    os.mkfifo(fifo)
+    p = nbdspec.start("crash", "record", "-q", "-o", fifo, *shell(QEMU_IO))
+    (nbdspec.cwd / "t").write_bytes(fifo.read_bytes())
+    assert p.communicate(timeout=PATIENCE) == ("", "") and p.returncode == 0
+    assert short(of_workload(nbdspec.cwd / "t"))[:2] == ["write", "flush"]
+
+
+def test_a_pipe_whose_reader_goes(nbdspec, record):
+    fifo = nbdspec.cwd / "fifo"
+    os.mkfifo(fifo)
+    p = nbdspec.start("crash", "record", "-q", "-o", fifo, *shell(
+        "for i in 1 2 3; do qemu-io -f raw -c 'write -P 7 0 1M' {uri} >/dev/null; done"))
+    with open(fifo, "rb") as f:
+        assert f.read(8) == b"NBDTRACE"
+    assert p.communicate(timeout=PATIENCE)[1] == (
+        f"nbdspec crash record: {fifo}: the recording ended too early, and holds what came before: error Broken pipe\n")
+    assert p.returncode == 3
+
+
+def test_a_pipe_that_nobody_reads(nbdspec, record):
+    os.mkfifo(nbdspec.cwd / "fifo")
+    p = nbdspec.start("crash", "record", "-o", "fifo", *shell(QEMU_IO))
+    with pytest.raises(subprocess.TimeoutExpired):
+        p.wait(0.3)
+    p.send_signal(signal.SIGINT)
+    assert p.communicate(timeout=PATIENCE) == (
+        "", "nbdspec crash record: interrupted before the workload began; nothing was recorded\n")
+    assert p.returncode == 130
+
+
 # ---- Ctrl-C, SIGKILL ----
 
 HOLDS = {
