@@ -248,7 +248,7 @@ behind_block(struct behind *b)
 	pthread_mutex_lock(&b->lock);
 	while (b->n_free == 0 && b->failed == 0)
 		make_less(b);
-	if (b->n_free > 0)
+	if (b->failed == 0)
 		block = b->free_block[--b->n_free];
 	pthread_mutex_unlock(&b->lock);
 	return block;

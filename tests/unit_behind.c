@@ -154,6 +154,7 @@ ends_at(rlim_t limit, off_t end)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
 	assert_int_equal(size_of(fd), end);
 	assert_int_equal(behind_unwritten(b), 0);
+	assert_null(behind_block(b));
 	behind_free(b);
 	buf_free(&all);
 	close(fd);
