@@ -479,6 +479,7 @@ be_child(const struct serve *q)
 	sigset_t none;
 
 	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (q->private_dir != NULL)
@@ -646,6 +647,7 @@ serve(struct serve *q)
 		return cli_usage_error(q->cli, "--unix, --tcp and --stdio do not go with LISTEN_FDS");
 	if (q->activated > 0 && q->run != NULL)
 		return cli_usage_error(q->cli, "--run does not go with LISTEN_FDS");
+	signal(SIGXFSZ, SIG_IGN); /* a trace beyond ulimit -f is an error like a full disk */
 	status = open_trace(q);
 	if (status == 0)
 		status = open_log(q);
@@ -662,13 +664,28 @@ serve(struct serve *q)
 	return status != 0 ? status : serve_until_done(q);
 }
 
+/* Whoever reads them later must know that they are not all; the clients were served nevertheless. */
+static int
+end_records(struct serve *q, int status)
+{
+	bool log_failed = q->config.events != NULL && ferror(q->config.events) != 0;
+	int now;
+
+	if (q->config.events != NULL && fclose(q->config.events) != 0)
+		log_failed = true;
+	trace_close(&q->trace);
+	if (log_failed)
+		cli_broken(q->cli, "--log %s: the disk is full, or fails; the log holds what came before", q->log_path);
+	if (q->trace.failed != 0)
+		cli_broken(q->cli, "--trace %s: %s; the trace holds what came before", q->trace_path,
+		           strerror(q->trace.failed));
+	now = log_failed || q->trace.failed != 0 ? STATUS_BROKEN : STATUS_OK;
+	return status != 0 ? status : now;
+}
+
 static void
 clean_up(struct serve *q)
 {
-	control_free(q->control);
-	fake_free(q->server);
-	if (q->config.events != NULL)
-		fclose(q->config.events);
 	if (q->made_control)
 		unlink(q->control_path);
 	if (q->made_socket)
@@ -677,7 +694,6 @@ clean_up(struct serve *q)
 		remove_dir(q->private_dir);
 		dismiss_guard(q->guard, q->private_dir);
 	}
-	trace_close(&q->trace);
 	if (q->trace_fd >= 0)
 		close(q->trace_fd);
 	if (q->signals >= 0)
@@ -707,6 +723,9 @@ run_serve(struct cli *cli)
 
 	if (status == 0)
 		status = q.list_lies ? list_lies() : q.list_knobs ? list_knobs() : serve(&q);
+	control_free(q.control);
+	fake_free(q.server);
+	status = end_records(&q, status);
 	clean_up(&q);
 	return status;
 }

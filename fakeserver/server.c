@@ -825,7 +825,9 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 
 	if (waiting >= TRACE_MUCH)
 		ms = 0;
-	if (waiting > 0) {
+	if (waiting > 0 && trace_is_due(s->config->trace)) {
+		trace_rest(s->config->trace);
+	} else if (waiting > 0) {
 		n = epoll_wait(s->epoll, events, EVENTS_AT_ONCE, ms >= 0 && ms < TRACE_WAITS_MS ? ms : TRACE_WAITS_MS);
 		if (n != 0)
 			return n;

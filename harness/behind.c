@@ -61,56 +61,69 @@ keep_buffer(struct behind *b, struct buf *given)
 	*given = (struct buf){ 0 };
 }
 
-static void
-release(struct behind *b, uint64_t up_to)
+/* So many bytes more are in the file. Returns how many of them are a part of the next piece. */
+static size_t
+release(struct behind *b, size_t n)
 {
-	for (; b->first < up_to; b->first++) {
-		struct piece *p = &b->piece[b->first % PIECES];
+	while (b->first < b->last && n >= b->piece[b->first % PIECES].len) {
+		struct piece *p = &b->piece[b->first++ % PIECES];
 
 		if (p->block != NULL)
 			b->free_block[b->n_free++] = p->block;
 		keep_buffer(b, &p->given);
+		n -= p->len;
 		b->written += p->len;
 		if (p->whole)
 			b->whole = b->written;
 	}
+	return n;
 }
 
-/* A part of it is taken back. */
+/* A pipe takes a part when we are stopped and go on, and only the next write tells why a disk took no more. */
 static int
-fail(const struct behind *b, ssize_t n, int why)
+write_fully(int fd, struct iovec *iov, int n, size_t *done)
 {
-	if ((n > 0 || b->whole < b->written) && ftruncate(b->fd, (off_t)b->whole) != 0)
-		return errno;
-	return n < 0 ? why : ENOSPC;
+	ssize_t wrote;
+
+	while (n > 0) {
+		wrote = writev(fd, iov, n);
+		if (wrote < 0 && errno == EINTR)
+			continue;
+		if (wrote <= 0)
+			return wrote < 0 ? errno : ENOSPC;
+		for (*done += (size_t)wrote; n > 0 && wrote >= (ssize_t)iov->iov_len; iov++, n--)
+			wrote -= (ssize_t)iov->iov_len;
+		if (n > 0) {
+			iov->iov_base = (uint8_t *)iov->iov_base + wrote;
+			iov->iov_len -= (size_t)wrote;
+		}
+	}
+	return 0;
 }
 
-/* Under the lock, but for the writing. */
+/* Under the lock, but for the writing. What a disk has taken of a record that is not whole is taken back. */
 static void
 write_some(struct behind *b)
 {
 	struct iovec iov[AT_ONCE];
 	uint64_t up_to = b->first;
-	size_t all = 0;
-	ssize_t n;
-	int failed = 0;
+	size_t done = 0;
+	int failed;
 
 	for (; up_to < b->last && up_to - b->first < AT_ONCE; up_to++) {
 		struct piece *p = &b->piece[up_to % PIECES];
 
 		iov[up_to - b->first] = (struct iovec){ (void *)p->at, p->len };
-		all += p->len;
 	}
 	b->writes = true;
 	pthread_mutex_unlock(&b->lock);
-	n = writev(b->fd, iov, (int)(up_to - b->first));
-	if (n != (ssize_t)all)
-		failed = fail(b, n, errno);
+	failed = write_fully(b->fd, iov, (int)(up_to - b->first), &done);
 	pthread_mutex_lock(&b->lock);
+	done = release(b, done);
+	if (failed != 0 && b->whole < b->written + done)
+		(void)!ftruncate(b->fd, (off_t)b->whole);
 	b->writes = false;
 	b->failed = failed;
-	if (failed == 0)
-		release(b, up_to);
 	if (b->waits)
 		pthread_cond_broadcast(&b->less);
 }
@@ -235,7 +248,7 @@ behind_block(struct behind *b)
 	pthread_mutex_lock(&b->lock);
 	while (b->n_free == 0 && b->failed == 0)
 		make_less(b);
-	if (b->n_free > 0)
+	if (b->failed == 0)
 		block = b->free_block[--b->n_free];
 	pthread_mutex_unlock(&b->lock);
 	return block;
@@ -294,7 +307,7 @@ behind_unwritten(struct behind *b)
 }
 
 void
-behind_give(struct behind *b, struct buf *input, size_t keep)
+behind_give(struct behind *b, struct buf *input, size_t gone)
 {
 	struct buf fresh = { 0 };
 
@@ -304,10 +317,10 @@ behind_give(struct behind *b, struct buf *input, size_t keep)
 			fresh = b->spare[--b->n_spare];
 		b->piece[(b->lent - 1) % PIECES].given = *input;
 		buf_clear(&fresh);
-		buf_put(&fresh, input->at + keep, input->len - keep);
+		buf_put(&fresh, input->at + gone, input->len - gone);
 		*input = fresh;
 	} else {
-		buf_consume(input, keep);
+		buf_consume(input, gone);
 	}
 	b->lent = 0;
 	pthread_mutex_unlock(&b->lock);

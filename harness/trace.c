@@ -84,6 +84,12 @@ trace_waiting(const struct trace *t)
 	return t->fd < 0 || t->behind == NULL ? 0 : t->n_waiting + behind_unwritten(t->behind);
 }
 
+bool
+trace_is_due(const struct trace *t)
+{
+	return t->waits_since != 0 && now_ns() - t->waits_since > HELD_NS;
+}
+
 /* Once the thread is at it, it goes on until nothing is left. */
 void
 trace_rest(struct trace *t)
@@ -91,6 +97,7 @@ trace_rest(struct trace *t)
 	if (t->fd < 0 || t->behind == NULL)
 		return;
 	hand_over(t, true);
+	t->waits_since = 0;
 	if (t->fd >= 0 && behind_unwritten(t->behind) > 0)
 		note_failure(t, behind_wait(t->behind));
 }
@@ -101,6 +108,7 @@ trace_flush(struct trace *t)
 	if (t->fd < 0 || t->behind == NULL)
 		return;
 	hand_over(t, true);
+	t->waits_since = 0;
 	note_failure(t, behind_wait(t->behind));
 }
 
@@ -160,10 +168,9 @@ static void
 hold_record(struct trace *t, struct bytes head, struct bytes data, bool lent, uint64_t now)
 {
 	lent &= data.len >= LENT_LEAST;
-	if (t->n_waiting > 0 &&
-	    (t->n_waiting + head.len + (lent ? 0 : data.len) > BEHIND_BLOCK || now - t->waits_since > HELD_NS))
+	if (t->n_waiting > 0 && t->n_waiting + head.len + (lent ? 0 : data.len) > BEHIND_BLOCK)
 		hand_over(t, true);
-	t->waits_since = t->n_waiting == 0 ? now : t->waits_since;
+	t->waits_since = t->waits_since == 0 ? now : t->waits_since;
 	hold(t, head);
 	if (!lent) {
 		hold(t, data);

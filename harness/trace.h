@@ -48,16 +48,17 @@ struct trace {
 	size_t n_waiting;		/* bytes of it */
 	struct bytes lent;		/* the last data that was lent … */
 	uint64_t lent_at;		/* … and where in the file it stands, or BEHIND_NOWHERE */
-	uint64_t waits_since;		/* the moment of the first of them */
+	uint64_t waits_since;		/* the moment of the first record that may not be written; 0: there is none */
 	int failed;			/* the errno of the write that ended it, else 0 */
 };
 
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/* From now on records wait, a second at most where more come, for the owner to have time, or for a thread. */
+/* From now on records wait for the owner to have time, or for a thread. */
 void trace_hold(struct trace *t);
 size_t trace_waiting(const struct trace *t);	/* bytes that nobody is writing yet */
+bool trace_is_due(const struct trace *t);	/* some have waited for a second: its owner must take the time */
 void trace_rest(struct trace *t);		/* there is time to write them */
 void trace_flush(struct trace *t);		/* all is in the file, or cannot be */
 void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -374,6 +375,22 @@ def test_full_disk(nbdspec, record):
         subprocess.run(["umount", full], check=True)
 
 
+@pytest.mark.parametrize("blocks", [40, 60, 100])
+def test_beyond_the_limit_of_a_file(nbdspec, record, blocks):
+    """ulimit -f is told of like a full disk, and no signal ends what writes."""
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (blocks << 10, blocks << 10))}
+    err = nbdspec.broken("crash", "record", "-o", "t", *shell(
+        "for i in 1 2 3 4; do qemu-io -f raw -c 'write 0 35k' -c flush {uri} >/dev/null; sleep 0.05; done"), **limit)
+    assert err == "nbdspec crash record: t: the recording ended too early, and holds what came before: error File too large\n"
+    assert short(of_workload(nbdspec.cwd / "t"))[:1] == ["write"]
+    record("-q", *shell("qemu-io -f raw -c 'write 0 200k' {uri} >/dev/null"), status=0)
+    for form in "pcapng", "dm-log-writes":
+        assert nbdspec.broken("crash", "export", "--format", form, "t", "e", **limit) == "nbdspec crash export: e: File too large\n"
+    nbdspec("crash", "export", "t", "e", status=0)
+    assert nbdspec.broken("crash", "import", "e", "i", **limit) == "nbdspec crash import: i: File too large\n"
+    assert not (nbdspec.cwd / "i").exists()
+
+
 def test_devices_are_not_replaced(nbdspec, record):
     """/dev/full is written to, and stays what it is."""
     err = nbdspec.broken("crash", "record", "-o", "/dev/full", *shell(QEMU_IO))
@@ -381,6 +398,38 @@ def test_devices_are_not_replaced(nbdspec, record):
     assert not os.path.isfile("/dev/full")
     nbdspec("crash", "record", "-q", "-o", "/dev/null", *shell(QEMU_IO), status=0)
     assert not os.path.isfile("/dev/null")
+
+
+def test_a_pipe(nbdspec, record):
+    fifo = nbdspec.cwd / "fifo"
+    os.mkfifo(fifo)
+    p = nbdspec.start("crash", "record", "-q", "-o", fifo, *shell(QEMU_IO))
+    (nbdspec.cwd / "t").write_bytes(fifo.read_bytes())
+    assert p.communicate(timeout=PATIENCE) == ("", "") and p.returncode == 0
+    assert short(of_workload(nbdspec.cwd / "t"))[:2] == ["write", "flush"]
+
+
+def test_a_pipe_whose_reader_goes(nbdspec, record):
+    fifo = nbdspec.cwd / "fifo"
+    os.mkfifo(fifo)
+    p = nbdspec.start("crash", "record", "-q", "-o", fifo, *shell(
+        "for i in 1 2 3; do qemu-io -f raw -c 'write -P 7 0 1M' {uri} >/dev/null; done"))
+    with open(fifo, "rb") as f:
+        assert f.read(8) == b"NBDTRACE"
+    assert p.communicate(timeout=PATIENCE)[1] == (
+        f"nbdspec crash record: {fifo}: the recording ended too early, and holds what came before: error Broken pipe\n")
+    assert p.returncode == 3
+
+
+def test_a_pipe_that_nobody_reads(nbdspec, record):
+    os.mkfifo(nbdspec.cwd / "fifo")
+    p = nbdspec.start("crash", "record", "-o", "fifo", *shell(QEMU_IO))
+    with pytest.raises(subprocess.TimeoutExpired):
+        p.wait(0.3)
+    p.send_signal(signal.SIGINT)
+    assert p.communicate(timeout=PATIENCE) == (
+        "", "nbdspec crash record: interrupted before the workload began; nothing was recorded\n")
+    assert p.returncode == 130
 
 
 # ---- Ctrl-C, SIGKILL ----

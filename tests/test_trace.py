@@ -4,11 +4,12 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import pytest
 
 from test_crash_record import records
-from test_serve import CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, MIB, NO_HOLE, PATIENCE, Client, Server, serve  # noqa: F401
+from test_serve import CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, MIB, NO_HOLE, PATIENCE, Client, Server, serve  # noqa: F401
 
 SIZE = 8 * MIB
 REQUEST = 28
@@ -109,10 +110,13 @@ def test_full_disk_loses_nothing_of_ours(serve, tmp_path, room):  # noqa: F811
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}k", "none", full], check=False).returncode != 0:
         pytest.skip("cannot mount a small disk")
     try:
-        s = serve("--size", str(SIZE), "--trace", str(full / "trace"))
-        d = Disk(connect(s), room)
-        d.go_on(60)
-        assert s.stop() == 0
+        with open(tmp_path / "err", "w+") as err:
+            s = serve("--size", str(SIZE), "--trace", str(full / "trace"), stderr=err)
+            d = Disk(connect(s), room)
+            d.go_on(60)
+            assert s.stop() == 3
+            err.seek(0)
+            assert err.read() == f"nbdspec serve: --trace {full}/trace: No space left on device; the trace holds what came before\n"
         kept = writes(full / "trace")
         assert len(kept) < len(d.written) and kept == d.written[:len(kept)]
         assert (full / "trace").stat().st_size <= room << 10
@@ -135,6 +139,40 @@ def test_a_kill_leaves_whole_records(serve, tmp_path):  # noqa: F811
     path.write_bytes(data[:at])
     kept = writes(path)
     assert kept == d.written[:len(kept)]
+
+
+def test_who_reads_a_pipe_may_go(tmp_path):
+    """Both are told of, and the clients are served."""
+    with open(tmp_path / "err", "w+") as err:
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        with subprocess.Popen(["head", "-c", "100", fifo], stdout=subprocess.DEVNULL) as reader:
+            s = Server(tmp_path / "s", "--size", str(SIZE), "--trace", str(fifo), "--log", "/dev/full", stderr=err)
+            Disk(connect(s), 5).go_on(40)
+        assert reader.returncode == 0 and s.stop() == 3
+        err.seek(0)
+        assert err.read() == ("nbdspec serve: --log /dev/full: the disk is full, or fails; the log holds what came before\n"
+                              f"nbdspec serve: --trace {fifo}: Broken pipe; the trace holds what came before\n")
+
+
+def test_nothing_waits_for_longer_than_a_second(serve, tmp_path):  # noqa: F811
+    """However busy the server is with what is in no record."""
+    path = tmp_path / "trace"
+    s = serve("--size", str(SIZE), "--trace", str(path))
+    one, other = connect(s), Client(s)
+    other.send_option(77, length=1 << 30)
+    other.send(bytes(MIB))
+    assert one.command(CMD_FLUSH) == 0
+    until, sent = time.monotonic() + 1.5, 1
+    while time.monotonic() < until:
+        if sent % 1024 == 0:
+            other.send_option(77, length=1 << 30)
+        other.send(bytes(MIB))
+        sent += 1
+    s.process.send_signal(signal.SIGKILL)
+    s.process.wait(PATIENCE)
+    os.unlink(s.path)
+    assert bytes([0x25, 0x60, 0x95, 0x13, 0, 0, 0, CMD_FLUSH]) in path.read_bytes()
 
 
 def test_whoever_cuts_the_trace_off_is_told(tmp_path):

@@ -254,8 +254,10 @@ set_up(struct record *r)
 
 	if (lacks != NULL)
 		return cli_broken(r->cli, "%s: %s", places[r->kind], lacks);
-	if (!new_file_open(&r->trace, r->output))
-		return cli_broken(r->cli, "%s: %s", r->output, strerror(errno));
+	if (!new_file_open(&r->trace, r->output)) {
+		snprintf(error, sizeof(error), "%.400s: %s", r->output, strerror(errno));
+		return broken(r, error);
+	}
 	r->dir = make_guarded_dir(&r->guard, error);
 	if (r->dir == NULL)
 		return cli_broken(r->cli, "%s", error);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -117,6 +118,7 @@ run_export(struct cli *cli)
 
 	if (cli->n_args != 2)
 		return cli_usage_error(cli, "want a trace and the file to write");
+	signal(SIGXFSZ, SIG_IGN);
 	if (strcmp(format, "dm-log-writes") == 0)
 		return write_export(cli, export_dmlog);
 	if (strcmp(format, "pcapng") == 0)
@@ -174,6 +176,7 @@ run_import(struct cli *cli)
 		return cli_usage_error(cli, "want a log of log-writes and the trace to write");
 	if (cli->n_given > 0 && (!size_parse(cli->given[0].value, &size) || size == 0 || size > INT64_MAX))
 		return cli_usage_error(cli, "--size %s: want bytes, or with k, M, G, T, P", cli->given[0].value);
+	signal(SIGXFSZ, SIG_IGN);
 	return import(cli, size);
 }
 

@@ -1,7 +1,11 @@
 #include "harness/crash/record_file.h"
 
+#include "harness/process.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +39,30 @@ open_unnamed(struct new_file *f)
 	return f->fd >= 0;
 }
 
+/*
+ * For writing alone: who has the end of a pipe for reading, too, is never told that nobody else reads it. A pipe's reader is
+ * waited for here, since a signal that its owner has blocked would not end the waiting of open().
+ */
+static int
+open_device(const char *path, bool is_pipe)
+{
+	int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	sigset_t pending, stop = stop_signals(), both;
+
+	while (fd < 0 && errno == ENXIO && is_pipe) {
+		poll(NULL, 0, 5);
+		sigpending(&pending);
+		sigandset(&both, &pending, &stop);
+		errno = EINTR;
+		if (!sigisemptyset(&both))
+			return -1;
+		fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	}
+	if (fd >= 0)
+		fcntl(fd, F_SETFL, 0);
+	return fd;
+}
+
 bool
 new_file_open(struct new_file *f, const char *path)
 {
@@ -46,7 +74,7 @@ new_file_open(struct new_file *f, const char *path)
 		f->path = strdup(path);
 	if (stat(f->path, &st) != 0 || S_ISREG(st.st_mode))
 		return open_unnamed(f);
-	f->fd = open(f->path, O_RDWR | O_CLOEXEC);
+	f->fd = open_device(f->path, S_ISFIFO(st.st_mode));
 	f->published = f->fd >= 0;
 	return f->published;
 }

@@ -9,7 +9,7 @@
 
 struct new_file {
 	char *path;
-	int fd;		/* for reading and writing; -1: none */
+	int fd;		/* -1: none */
 	char *unnamed;	/* where there is no file without a name: what it is called until then */
 	bool published;
 };
