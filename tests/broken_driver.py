@@ -80,6 +80,15 @@ def forget_fua():
     minimal.COMMANDS["write"] = (minimal.WRITE, 3, {"fua": 0}, 0)
 
 
+def zero_by_write(command, flags):
+    """As a block device does that knows no zeroing: command() sends it."""
+    def send(self, kind, given, offset, length, data=b""):
+        if kind == minimal.WRITE_ZEROES:
+            return command(self, minimal.WRITE, given & flags, offset, length, bytes(length))
+        return command(self, kind, given, offset, length, data)
+    minimal.Client.command = send
+
+
 def greet(*words):
     say(*words)
     sys.stdin.read()
@@ -95,6 +104,8 @@ LIES = {
     "wrong-tag": swap_tags,
     "answers-early": lambda: setattr(minimal, "carry_out", early),
     "ignores-fua": forget_fua,
+    "zeroes-by-write": lambda: zero_by_write(minimal.Client.command, minimal.FUA),
+    "zeroes-without-fua": lambda: zero_by_write(minimal.Client.command, 0),
     "hides-errors": lambda: wrong_answers(lambda op, words, a: "ok" if op == "flush" else a),
     "stale": lambda: setattr(minimal, "carry_out", stale),
     "mixed-up": lambda: setattr(minimal, "carry_out", mixed_up),
