@@ -107,7 +107,7 @@ struct client_end
 client_finish(struct client *c)
 {
 	struct pollfd ended = { .fd = c->at.pidfd, .events = POLLIN };
-	struct client_end e = { .status = -1 };
+	struct client_end e = { .ns = now_ns(), .status = -1 };
 	char *tail;
 	int status = 0;
 

@@ -15,10 +15,11 @@ const char *client_dir(const struct client *c);		/* private and guarded; the mar
 const char *client_socket(const struct client *c);	/* where a server is to listen for it */
 void client_start(struct client *c);
 int client_pidfd(const struct client *c);	/* readable once it has ended */
-uint64_t client_cpu(const struct client *c);	/* time that its process has used, in clock ticks */
+uint64_t client_cpu(const struct client *c);	/* time that its processes have used, in clock ticks */
 
 struct client_end {
 	bool killed;	/* by us */
+	uint64_t ns;	/* CLOCK_MONOTONIC: when it was found to have ended, or was killed */
 	int signal;	/* that it died of, or 0 */
 	int status;	/* exit status; -1 where it has none */
 	char *text;	/* in words, with the last that it printed; malloc'd */

@@ -208,11 +208,11 @@ survive(struct test *t)
 	size_t n = n_lies();
 	const bool *occasions = find_occasions(t, n);
 	const struct lie *volatile lie;
-	volatile unsigned told = 0, hung = 0;
+	volatile unsigned told = 0, n_hung = 0;
 	/* Where pairs are enough, so is a sample. */
 	bool few = client_pairwise(client_new(t));
 
-	for (volatile size_t i = 0; hung < HUNG_ENOUGH && i < n; i++) {
+	for (volatile size_t i = 0; n_hung < HUNG_ENOUGH && i < n; i++) {
 		if (!occasions[i] || (few && told++ % FEW != 0))
 			continue;
 		lie = lie_at(i);
@@ -224,7 +224,7 @@ survive(struct test *t)
 			h->config.n_lies = 1;
 			h->lying = true;
 			host_run(h);
-			hung += h->end.killed && !h->waited;
+			n_hung += hung(h);
 			judge_end(h, R(client_transmission_no_disconnect));
 		}
 	}
