@@ -88,6 +88,7 @@ if not os.path.exists("was here"):
 open("has read", "w").close()
 """
 SPINS = READS + "while True: pass"
+SPINS_IN_A_CHILD = READS + "if os.fork(): os.wait()\nwhile True: pass"
 STEPS = READS + "for n in range(8192, 100000): client.command(minimal.READ, 0, n, 1); time.sleep(0.005)"
 
 
@@ -98,9 +99,10 @@ def reads(nbdspec, client, status):
     return results(nbdspec)
 
 
-def test_spins_behind_a_success(nbdspec):
+@pytest.mark.parametrize("client", [SPINS, SPINS_IN_A_CHILD], ids=["itself", "a-child"])
+def test_spins_behind_a_success(nbdspec, client):
     """That it once went forward does not excuse a client that runs on without end; three such points are enough."""
-    failed = [r for r in reads(nbdspec, SPINS, 1) if r["verdict"] == "fail"]
+    failed = [r for r in reads(nbdspec, client, 1) if r["verdict"] == "fail"]
     assert len(failed) == 3 and all(r["got"].startswith("the client did not end") for r in failed)
 
 
