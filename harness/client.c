@@ -197,12 +197,6 @@ client_pairwise(const struct client *c)
 	return c->at.target->pairwise;
 }
 
-bool
-client_lies(const struct client *c)
-{
-	return c->at.target->breaks != NULL;
-}
-
 double
 client_factor(const struct client *c)
 {

@@ -35,7 +35,6 @@ const char *client_export(const struct client *c);
 char *const *client_driver(const struct client *c);	/* the driver's command, or NULL: it is a plain command */
 int (*client_run_driver(const struct client *c))(char *const *argv);	/* or NULL: driver_options.run */
 bool client_pairwise(const struct client *c);	/* combinations pair by pair are enough */
-bool client_lies(const struct client *c);	/* it is known to, and need not be met with everything */
 double client_factor(const struct client *c);	/* on every time limit */
 int client_limit_ms(const struct client *c);	/* for one run of the command */
 /* For the server of the case, so that one transcript shows both: the trace of this case. */

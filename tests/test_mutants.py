@@ -15,3 +15,9 @@ def counts(nbdspec, case, mutant):
 def test_bulk_under_every_knob(nbdspec, case):
     pairs, red, decided, left_out = counts(nbdspec, case, "knob *")
     assert pairs > 80 and red == 0 and decided < pairs and left_out == 0
+
+
+@pytest.mark.parametrize("lie", ["chunks_put_as_they_come", "chunks_put_at_the_beginning"])
+def test_lying_client_meets_every_knob(nbdspec, lie):
+    """These two are seen under a few of them alone."""
+    assert counts(nbdspec, "plain/freedoms", f"client {lie}") == [1, 1, 0, 0]
