@@ -238,8 +238,9 @@ judge_end(struct host *h, enum requirement_id r)
 	if (hung(h) || (h->end.signal != 0 && h->end.signal != SIGPIPE))
 		broken_values(h->t, r, "the client ends by itself", h->end.text);
 	if (h->end.killed)
-		observe(h->t, R(client_violation_may_close), "the client %s, until it is ended",
-		        h->waited ? "waits for the server" : "goes on in small steps");
+		/* No verdict: whether it still asks for something when it hears the lie is chance. */
+		note(h->t, "the client %s, until it is ended",
+		     h->waited ? "waits for the server" : "goes on in small steps");
 }
 
 bool
