@@ -244,6 +244,11 @@ begin(struct drive *d)
 	d->lied = false;
 	if (d->apart > 0)
 		end_server(d);
+	/* What still comes of a point that was broken off is for nobody: what it would be served from is set anew. */
+	if (d->open) {
+		fake_free(d->fake);
+		d->fake = NULL;
+	}
 	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
 		restart_driver(d);
 	d->hold = d->interoperable = false;
