@@ -718,15 +718,20 @@ answer_in_one(void *arg, struct conn *c, const struct incoming *m)
 	       m->request.length == ABOVE && say_success(c, 0);
 }
 
-/* Some drivers read their client's dump: what takes them long is no hang. */
+/* Some drivers read their client's dump: what takes them long is no hang. Once may be slow on a busy machine. */
 static void
 needs_speed(struct drive *d, uint32_t length)
 {
-	enum { PROBE = 1 << 18 };
-	int64_t began = now_ms();
+	enum { PROBE = 1 << 18, PROBES = 4 };
+	bool slow = true;
 
-	must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, PROBE);
-	if ((now_ms() - began) * (length / PROBE) > DRIVER_LIMIT_MS / 2)
+	for (int i = 0; i < PROBES && slow; i++) {
+		int64_t began = now_ms();
+
+		must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, PROBE);
+		slow = (now_ms() - began) * (length / PROBE) > DRIVER_LIMIT_MS / 2;
+	}
+	if (slow)
 		skip(d->t, "large reads", "the driver takes too long for %u bytes", length);
 }
 
