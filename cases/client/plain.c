@@ -189,8 +189,12 @@ find_occasions(struct test *t, size_t n)
 	host_run(h);
 	/* Who falls over an honest server has not been asked for anything yet. */
 	judge_end(h, R(client_transmission_no_disconnect));
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		/* Where a client has several requests in flight it is chance which cookies come next to one another. */
+		if (strcmp(lie_at(i)->name, "cookie_used_again_ignored") == 0)
+			occasions[i] = false;
 		found += occasions[i];
+	}
 	if (found == 0)
 		skip(t, "connection", "the client does not connect: %s", h->end.text);
 	note(t, "%u of %zu lies can be told to this client", found, n);
