@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 CASE_CLIENT(plain, honest,
             "Against an honest server that offers everything the command succeeds, and its copy is exact",
