@@ -410,16 +410,20 @@ check_write(struct check *k)
 static bool
 sends(struct check *k, uint16_t type, uint16_t flags, const char *request)
 {
+	off_t from = trace_end(&k->trace);
 	struct seen s;
 
-	k->from = trace_end(&k->trace);
+	k->from = from;
 	if (!ask(k, DRIVER_OK, k->handle, "%s", request))
 		return false;
 	s = look(k, type);
 	if (s.requests == 0 && type == NBD_CMD_WRITE_ZEROES && s.writes > 0) {
 		k->zeroes_by = NBD_CMD_WRITE;
 		printf("# '%s' is carried out by NBD_CMD_WRITE\n", request);
-		return true;
+		/* Holes and haste are not for a WRITE to keep; that the zeroes are durable is. */
+		flags &= NBD_CMD_FLAG_FUA;
+		k->from = from;
+		s = look(k, NBD_CMD_WRITE);
 	}
 	if (s.requests == 0)
 		return deviates(k, "'%s' is answered ok, but no such command has reached the server", request);

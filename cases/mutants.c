@@ -338,13 +338,11 @@ shared_memory(size_t size)
 	return p;
 }
 
-/* Does the case look at what the lie breaks, or at the freedom that the knob uses? Any other honest server concerns it. */
+/* Does the case look at what the lie breaks? Every honest server concerns every case. */
 static bool
 concerns(const struct mutant *x, const enum requirement_id *cites)
 {
-	if (x->lie != NULL)
-		return any_listed(x->lie->breaks, cites);
-	return x->knob < 0 || lists(cites, knob_requirement((enum knob)x->knob));
+	return x->lie == NULL || any_listed(x->lie->breaks, cites);
 }
 
 static size_t

@@ -29,7 +29,7 @@ struct cell {
 	size_t n_red;
 	char *message;			/* of an honest server's first red result, or the first erroneous one; NULL */
 	bool of_lie;
-	bool left_out;			/* not run: a bulk case or one of clients, and the lie declares nothing that it cites */
+	bool left_out;			/* not run: a bulk case or one of clients, and a lie that declares nothing that it cites */
 	bool decided;			/* not run: the lie or knob has no occasion in this case, so it is the honest server's */
 };
 

@@ -5,6 +5,7 @@
 #include "harness/process.h"
 #include "harness/test_private.h"
 
+#include <glob.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,24 +67,51 @@ client_pidfd(const struct client *c)
 	return c->at.pidfd;
 }
 
-/* Fields 14 and 15 of /proc/PID/stat, proc(5); the name before them may hold anything. */
-uint64_t
-client_cpu(const struct client *c)
+/* Fields 14 to 17 of /proc/PID/stat, proc(5); the name before them may hold anything. */
+static uint64_t
+cpu_of(long pid)
 {
+	static const char fields[] = ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu";
 	char path[64], text[512] = "", *end;
-	unsigned long user = 0, system = 0;
+	unsigned long n[4];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)c->at.pid);
+	snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
 	f = fopen(path, "re");
 	if (f == NULL)
 		return 0;
 	(void)!fgets(text, sizeof(text), f);
 	fclose(f);
 	end = strrchr(text, ')');
-	if (end == NULL || sscanf(end, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-		return 0;
-	return (uint64_t)user + system;
+	return end != NULL && sscanf(end, fields, &n[0], &n[1], &n[2], &n[3]) == 4 ? n[0] + n[1] + n[2] + n[3] : 0;
+}
+
+static uint64_t
+cpu_of_all(long pid)
+{
+	char path[96];
+	uint64_t sum = cpu_of(pid);
+	glob_t lists = { 0 };
+	long child;
+
+	snprintf(path, sizeof(path), "/proc/%ld/task/*/children", pid);
+	(void)glob(path, GLOB_NOSORT, NULL, &lists);
+	for (size_t i = 0; i < lists.gl_pathc; i++) {
+		FILE *f = fopen(lists.gl_pathv[i], "re");
+
+		while (f != NULL && fscanf(f, "%ld", &child) == 1)
+			sum += cpu_of_all(child);
+		if (f != NULL)
+			fclose(f);
+	}
+	globfree(&lists);
+	return sum;
+}
+
+uint64_t
+client_cpu(const struct client *c)
+{
+	return cpu_of_all(c->at.pid);
 }
 
 static char *
@@ -107,7 +135,7 @@ struct client_end
 client_finish(struct client *c)
 {
 	struct pollfd ended = { .fd = c->at.pidfd, .events = POLLIN };
-	struct client_end e = { .status = -1 };
+	struct client_end e = { .ns = now_ns(), .status = -1 };
 	char *tail;
 	int status = 0;
 
@@ -167,12 +195,6 @@ bool
 client_pairwise(const struct client *c)
 {
 	return c->at.target->pairwise;
-}
-
-bool
-client_lies(const struct client *c)
-{
-	return c->at.target->breaks != NULL;
 }
 
 double

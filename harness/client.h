@@ -15,10 +15,11 @@ const char *client_dir(const struct client *c);		/* private and guarded; the mar
 const char *client_socket(const struct client *c);	/* where a server is to listen for it */
 void client_start(struct client *c);
 int client_pidfd(const struct client *c);	/* readable once it has ended */
-uint64_t client_cpu(const struct client *c);	/* time that its process has used, in clock ticks */
+uint64_t client_cpu(const struct client *c);	/* time that its processes have used, in clock ticks */
 
 struct client_end {
 	bool killed;	/* by us */
+	uint64_t ns;	/* CLOCK_MONOTONIC: when it was found to have ended, or was killed */
 	int signal;	/* that it died of, or 0 */
 	int status;	/* exit status; -1 where it has none */
 	char *text;	/* in words, with the last that it printed; malloc'd */
@@ -34,7 +35,6 @@ const char *client_export(const struct client *c);
 char *const *client_driver(const struct client *c);	/* the driver's command, or NULL: it is a plain command */
 int (*client_run_driver(const struct client *c))(char *const *argv);	/* or NULL: driver_options.run */
 bool client_pairwise(const struct client *c);	/* combinations pair by pair are enough */
-bool client_lies(const struct client *c);	/* it is known to, and need not be met with everything */
 double client_factor(const struct client *c);	/* on every time limit */
 int client_limit_ms(const struct client *c);	/* for one run of the command */
 /* For the server of the case, so that one transcript shows both: the trace of this case. */

@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -80,6 +81,38 @@ def forget_fua():
     minimal.COMMANDS["write"] = (minimal.WRITE, 3, {"fua": 0}, 0)
 
 
+def zero_by_write(command, flags):
+    """As a block device does that knows no zeroing: command() sends it."""
+    def send(self, kind, given, offset, length, data=b""):
+        if kind == minimal.WRITE_ZEROES:
+            return command(self, minimal.WRITE, given & flags, offset, length, bytes(length))
+        return command(self, kind, given, offset, length, data)
+    minimal.Client.command = send
+
+
+def look_again(client):
+    """For its server, and for ever."""
+    address = client.socket.getpeername()
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(address)
+                s.recv(1)
+        except OSError:
+            pass
+        time.sleep(0.01)
+
+
+def at_its_end(act):
+    """act(client) comes where the server has closed the connection."""
+    def receive(self, length):
+        try:
+            return RECEIVE(self, length)
+        except (OSError, minimal.Failed):
+            act(self)
+    minimal.Client.receive_bytes = receive
+
+
 def greet(*words):
     say(*words)
     sys.stdin.read()
@@ -87,6 +120,7 @@ def greet(*words):
 
 first = {}
 DISCONNECT = minimal.Client.close
+RECEIVE = minimal.Client.receive_bytes
 LIES = {
     "wrong-digest": lambda: wrong_answers(lambda op, words, a: "ok 00000000" if op == "read" and a[:2] == "ok" else a),
     "wrong-pattern": lambda: setattr(minimal, "contents", lambda pattern, offset, length: bytes([pattern & 255]) * length),
@@ -95,10 +129,14 @@ LIES = {
     "wrong-tag": swap_tags,
     "answers-early": lambda: setattr(minimal, "carry_out", early),
     "ignores-fua": forget_fua,
+    "zeroes-by-write": lambda: zero_by_write(minimal.Client.command, minimal.FUA),
+    "zeroes-without-fua": lambda: zero_by_write(minimal.Client.command, 0),
     "hides-errors": lambda: wrong_answers(lambda op, words, a: "ok" if op == "flush" else a),
     "stale": lambda: setattr(minimal, "carry_out", stale),
     "mixed-up": lambda: setattr(minimal, "carry_out", mixed_up),
     "no-disc": lambda: setattr(minimal.Client, "close", lambda self, disconnect=False: DISCONNECT(self)),
+    "waits-for-the-dead": lambda: at_its_end(lambda client: time.sleep(1000)),
+    "looks-for-the-dead": lambda: at_its_end(look_again),
     "unknown-is-ok": lambda: wrong_answers(lambda op, words, a: "ok" if a == "unsupported" else a),
     "answers-twice": lambda: wrong_answers(lambda op, words, a: a + "\n1 ok"),
     "garbage": lambda: wrong_answers(lambda op, words, a: "fine, thank you"),

@@ -1,13 +1,14 @@
 """nbdspec client: what it finds in a client's command, and that no process or file is left behind."""
 
 import json
+import os
 import shutil
 import signal
 import time
 
 import pytest
 
-from conftest import PATIENCE, until
+from conftest import PATIENCE, ROOT, until
 
 COPY = ["nbdcopy", "{uri}", "{out}"]
 HONEST = ("-c", "plain/honest")
@@ -70,6 +71,45 @@ def test_waits_for_a_liar(nbdspec):
     assert any("waits for the server" in (r["message"] or "") for r in results(nbdspec) if r["verdict"] == "info")
     nbdspec("client", *only, "sh", "-c", "nbdcopy \"$1\" null: || while :; do :; done", "sh", "{uri}", status=1)
     assert {r["verdict"] for r in results(nbdspec)} >= {"pass", "fail"}
+
+
+# The first time it leaves well; then, once a READ has succeeded, it does not.
+READS = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import minimal
+client = minimal.Client()
+client.connect(sys.argv[2])
+client.command(minimal.READ, 0, 4096, 4096)
+if not os.path.exists("was here"):
+    open("was here", "w").close()
+    client.close(True)
+    sys.exit()
+open("has read", "w").close()
+"""
+SPINS = READS + "while True: pass"
+SPINS_IN_A_CHILD = READS + "if os.fork(): os.wait()\nwhile True: pass"
+STEPS = READS + "for n in range(8192, 100000): client.command(minimal.READ, 0, n, 1); time.sleep(0.005)"
+
+
+def reads(nbdspec, client, status):
+    nbdspec("client", "-q", "-c", "lies/survived", "--pairwise", "--time-factor", "0.05", "--json", "json", "--",
+            "/usr/bin/python3", "-c", client, os.path.join(ROOT, "ci/drivers"), "{uri}", status=status)
+    assert (nbdspec.cwd / "has read").exists()
+    return results(nbdspec)
+
+
+@pytest.mark.parametrize("client", [SPINS, SPINS_IN_A_CHILD], ids=["itself", "a-child"])
+def test_spins_behind_a_success(nbdspec, client):
+    """That it once went forward does not excuse a client that runs on without end; three such points are enough."""
+    failed = [r for r in reads(nbdspec, client, 1) if r["verdict"] == "fail"]
+    assert len(failed) == 3 and all(r["got"].startswith("the client did not end") for r in failed)
+
+
+def test_small_steps(nbdspec):
+    """Whoever still goes forward when its time is up is excused; and it counts as no hang, so that all the lies are told."""
+    steps = [r for r in reads(nbdspec, STEPS, 0) if r["verdict"] == "info" and "in small steps" in r["message"]]
+    assert len(steps) > 3
 
 
 @pytest.mark.parametrize("arguments, text", [

@@ -60,3 +60,27 @@ def test_ended(nbdspec, which):
     p.communicate(timeout=PATIENCE)
     assert p.returncode == (-which if which == signal.SIGKILL else 130)
     until(lambda: not nbdspec.leftovers())
+
+
+def points_of_a_liar(nbdspec, case, lie, status):
+    nbdspec("client", "-q", "-c", case, "--time-factor", "0.2", "--json", "json", "--driver", os.path.join(ROOT, "tests/broken_driver.py"),
+            lie, status=status)
+    return {r["point"]: r for r in json.loads((nbdspec.cwd / "json").read_text())["results"]}
+
+
+def test_waits_for_a_server_that_is_gone(nbdspec):
+    """
+    What a silent server owes is waited for, but not when it is dead; three such points are enough, and on a busy machine there
+    are others in which the server is taken for silent.
+    """
+    points = points_of_a_liar(nbdspec, "lied_to/on_disk", "waits-for-the-dead", 1)
+    points.pop("the driver's end")
+    failed = {name: r["got"] for name, r in points.items() if r["verdict"] == "fail"}
+    assert "read_past_end_shortened" in failed or len(failed) == 3
+    assert set(failed.values()) == {"none within the time limit"}
+
+
+def test_looks_for_a_server_that_is_gone(nbdspec):
+    """A client that connects again and again does not wait for the dead."""
+    points = points_of_a_liar(nbdspec, "lied_to/on_disk", "looks-for-the-dead", 0)
+    assert points["block_size_past_end_dies"]["verdict"] == "pass"

@@ -21,6 +21,7 @@ LIES = {
     "wrong-tag": ("", "nothing with this tag waits"),
     "answers-early": ("nothing is answered before", "'flush' is answered 'ok' before the server"),
     "ignores-fua": ("write fua", "with flags 0x0, want 0x1"),
+    "zeroes-without-fua": ("zero fua", "'zero 0 65536 fua' is answered ok, but the command has reached the server with flags 0x0"),
     "hides-errors": ("an error of the server", "'flush' is answered 'ok', want 'error'"),
     "stale": ("a handle connects again", "size=4194304, want 1024000"),
     "mixed-up": ("several handles", "want the digest"),
@@ -85,6 +86,12 @@ def test_broken(nbdspec, lie):
     where, what = LIES[lie]
     found = lines(nbdspec("driver-check", "--time-factor", "0.3" if lie in SLOW else "1", BROKEN, lie, status=1))
     assert any(text.startswith(where) and what in text for ok, text in found if not ok)
+
+
+def test_zeroes_by_write(nbdspec):
+    """A block device may write them; then the rest holds for the WRITE."""
+    done = nbdspec("driver-check", BROKEN, "zeroes-by-write", status=0)
+    assert "# 'zero 0 65536 fua' is carried out by NBD_CMD_WRITE" in done.stdout
 
 
 def test_child_of_the_driver(nbdspec):

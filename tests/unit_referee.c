@@ -180,7 +180,7 @@ static const struct row {
 	{ "request_layout client_transmission_no_disconnect", GO "raw=2560951300 close", GO "raw=2560951300 hangup", 0 },
 	{ "request_payload_client", GO "read ok badreq=00", GO "read ok read ok" BYE, 0 },
 	{ "write_payload_follows request_payload_client", GO "write=0/512 ok badreq=00", GO "write=0/512 ok read ok" BYE, 0 },
-	{ "write_payload_follows request_payload_client client_transmission_no_disconnect",
+	{ "client_transmission_no_disconnect",
 	  GO "raw=2560951300000001000000000000000100000000000000000000020000 close",
 	  GO "raw=2560951300000001000000000000000100000000000000000000020000 hangup", 0 },
 	{ "zeroes_sent_without_payload request_payload_client", GO "zero ok badreq=00", GO "zero ok read ok" BYE, 0 },

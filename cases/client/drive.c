@@ -19,8 +19,11 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { LOOK_MS = 50, LOOKS_ON_MS = 500 };
 
 /* ---- the server, while an answer is waited for ---- */
 
@@ -238,8 +241,14 @@ start_server(struct drive *d)
 static void
 begin(struct drive *d)
 {
+	d->lied = false;
 	if (d->apart > 0)
 		end_server(d);
+	/* What still comes of a point that was broken off is for nobody: what it would be served from is set anew. */
+	if (d->open) {
+		fake_free(d->fake);
+		d->fake = NULL;
+	}
 	if (d->open || *driver_error(d->driver) != '\0' || driver_in_flight(d->driver) > 0)
 		restart_driver(d);
 	d->hold = d->interoperable = false;
@@ -285,6 +294,7 @@ drive_serve_liar(struct drive *d, const struct lie_use *use, const char *setting
 	kept = *use;
 	d->config.lies = &kept;
 	d->config.n_lies = 1;
+	d->lied = true;
 	begun(d, true);
 	d->apart = fork();
 	if (d->apart < 0)
@@ -318,7 +328,7 @@ drive_uri(struct drive *d, const char *export)
 static void
 judge(struct drive *d, bool left_unjudged)
 {
-	struct referee_setup setup = { .server_lies = d->apart > 0,
+	struct referee_setup setup = { .server_lies = d->lied,
 		                       .left_unjudged = left_unjudged,
 		                       .most_interoperable = d->interoperable,
 		                       .excused = d->excused };
@@ -463,13 +473,23 @@ drive_send(struct drive *d, unsigned handle, const char *fmt, ...)
 	return tag;
 }
 
+/* For an answer. */
+static int64_t
+limit_ms(const struct drive *d)
+{
+	return (int64_t)(DRIVER_LIMIT_MS * client_factor(d->client));
+}
+
 struct driver_answer
 drive_take(struct drive *d)
 {
+	int64_t until = now_ms() + limit_ms(d);
 	struct driver_answer a;
 
-	if (driver_take(d->driver, &a, -1) != DRIVER_TOOK)
+	if (driver_take(d->driver, &a, -1) != DRIVER_TOOK) {
+		d->n_hung += now_ms() >= until;
 		driver_broke(d, "an answer");
+	}
 	return keep(d, a);
 }
 
@@ -483,6 +503,54 @@ drive_take_soon(struct drive *d, struct driver_answer *a, int ms)
 	if (how == DRIVER_TOOK)
 		*a = keep(d, *a);
 	return how == DRIVER_TOOK;
+}
+
+bool
+drive_take_unless(struct drive *d, struct driver_answer *a, bool (*excused)(struct drive *d, int64_t waited))
+{
+	int64_t began = now_ms(), waited;
+
+	while ((waited = now_ms() - began) < limit_ms(d)) {
+		if (drive_take_soon(d, a, LOOK_MS))
+			return true;
+		if (excused(d, waited))
+			return false;
+	}
+	d->n_hung++;
+	client_broke(d, d->owed, "an answer: the connection has ended, and the client makes no other",
+	             "none within the time limit");
+}
+
+bool
+drive_is_sought(const struct drive *d)
+{
+	struct pollfd p = { .fd = d->listener, .events = POLLIN };
+
+	return poll(&p, 1, 0) > 0;
+}
+
+static bool
+looks_for_server(struct drive *d, int64_t waited)
+{
+	int fd = drive_is_sought(d) ? accept(d->listener, NULL, NULL) : -1;
+
+	if (fd >= 0) {
+		d->sought = true;
+		close(fd);
+	}
+	return d->sought && waited >= LOOKS_ON_MS * client_factor(d->client);
+}
+
+void
+drive_desert(struct drive *d)
+{
+	struct driver_answer a;
+
+	drive_stop_server(d);
+	listen_again(d);
+	d->sought = false;
+	while (driver_in_flight(d->driver) > 0 && drive_take_unless(d, &a, looks_for_server))
+		;
 }
 
 char *

@@ -47,6 +47,9 @@ struct drive {
 	bool hold;			/* the server is not served while an answer is waited for */
 	off_t from;			/* in the trace: what drive_finish and drive_sent look at */
 	/* ---- */
+	bool lied;			/* by drive_serve_liar */
+	bool sought;			/* somebody has looked for the server that drive_desert has ended */
+	unsigned n_hung;		/* so often an answer did not come within the driver's limit */
 	int listener;			/* stays while servers come and go */
 	char *socket;
 	pid_t apart;
@@ -70,6 +73,11 @@ void drive_serve_liar(struct drive *d, const struct lie_use *use, const char *se
 void drive_restart_server(struct drive *d);
 /* Nobody listens any more, and connections are dropped: until the next drive_serve or drive_restart_server. */
 void drive_stop_server(struct drive *d);
+/*
+ * Likewise, and for good: what is in flight must be answered, or d->owed is broken. A client that looks for its server is
+ * hung up on, and may go on to look; it is not waited for.
+ */
+void drive_desert(struct drive *d);
 char *drive_uri(struct drive *d, const char *export);		/* malloc'd, escaped */
 
 /* A request and its answer. A copy of the text is kept as long as the case runs. */
@@ -85,6 +93,12 @@ unsigned drive_send(struct drive *d, unsigned handle, const char *fmt, ...) __at
 struct driver_answer drive_take(struct drive *d);
 /* The same, if it comes within `ms` milliseconds, times the factor. */
 bool drive_take_soon(struct drive *d, struct driver_answer *a, int ms);
+/*
+ * The same, until it is excused, which is asked for again and again with the milliseconds that have passed: then it is
+ * false. A client that is not, and has not answered within the driver's limit, breaks d->owed.
+ */
+bool drive_take_unless(struct drive *d, struct driver_answer *a, bool (*excused)(struct drive *d, int64_t waited));
+bool drive_is_sought(const struct drive *d);	/* somebody has connected, and waits to be taken */
 /* Serves for so long, whatever comes. */
 void drive_pause(struct drive *d, int ms);
 /* The value of KEY=… in the words behind "ok", its escapes undone, malloc'd; NULL: the client does not say. */

@@ -39,9 +39,11 @@ struct host *host_new(struct test *t, const char *settings);
 void host_run(struct host *h);
 
 bool succeeded(const struct host *h);
+/* It did not end; nor did it wait for a lying server, or go on there as far as a little before it was ended. */
+bool hung(const struct host *h);
 /*
- * A client that died of a signal, or did not end, breaks `r`; that one waits for a lying server is recorded. SIGPIPE is no
- * crash: the client has given up, and whether its last write meets a closed connection is chance.
+ * A client that hung, or died of a signal, breaks `r`; that one waits for a lying server is recorded. SIGPIPE is no crash:
+ * the client has given up, and whether its last write meets a closed connection is chance.
  */
 void judge_end(struct host *h, enum requirement_id r);
 /* One that exits with success must have made the copy that it was asked for, where the command names {in} or {out}. */

@@ -51,27 +51,26 @@ map_trace(struct test *t, const struct trace *trace, off_t end)
 }
 
 bool
-goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t ms)
+goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t until, uint64_t ms)
 {
 	off_t end = trace_end(trace);
-	uint64_t reached = 0, grew = 0, now = 0;
+	uint64_t reached = 0, grew = 0;
 	struct trace_record record;
 	struct request request;
 	void *map = map_trace(t, trace, end);
 	struct wire w = wire((uint8_t *)map + from, (size_t)(end - from));
 
 	while (trace_next(&w, &record)) {
-		now = record.ns;
 		if (record.kind != TRACE_MESSAGE || record.message != MSG_REQUEST)
 			continue;
 		wire_get_request(wire(record.data.at, record.data.len), &request);
 		if (request.offset > reached) {
 			reached = request.offset;
-			grew = now;
+			grew = record.ns;
 		}
 	}
 	munmap(map, (size_t)end);
-	return grew > 0 && now - grew < ms * 1000000;
+	return grew > 0 && grew + ms * 1000000 > until;
 }
 
 void

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 CASE_CLIENT(plain, honest,
             "Against an honest server that offers everything the command succeeds, and its copy is exact",
@@ -46,16 +47,12 @@ judge_freedom(struct host *h, enum requirement_id copy)
 		observe(h->t, R(client_disc_any_time), "the client gives up: %s", h->end.text);
 }
 
-enum { SOME = 5 }; /* of the knobs, where it is known that the client lies: these runs accuse nobody else */
-
 CASE_CLIENT(
 	plain, freedoms,
 	"Whatever freedom an honest server uses, the command ends by itself, and no copy is wrong that it calls good",
 	R(read_chunks_reassembled), R(client_transmission_no_disconnect))
 {
-	unsigned step = client_lies(client_new(t)) ? SOME : 1;
-
-	for (volatile unsigned k = 0; k < N_KNOBS; k += step)
+	for (volatile unsigned k = 0; k < N_KNOBS; k++)
 		POINT(t, "%s", knob_name((enum knob)k)) {
 			struct host *h = host_new(t, NULL);
 
@@ -193,8 +190,12 @@ find_occasions(struct test *t, size_t n)
 	host_run(h);
 	/* Who falls over an honest server has not been asked for anything yet. */
 	judge_end(h, R(client_transmission_no_disconnect));
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
+		/* Where a client has several requests in flight it is chance which cookies come next to one another. */
+		if (strcmp(lie_at(i)->name, "cookie_used_again_ignored") == 0)
+			occasions[i] = false;
 		found += occasions[i];
+	}
 	if (found == 0)
 		skip(t, "connection", "the client does not connect: %s", h->end.text);
 	note(t, "%u of %zu lies can be told to this client", found, n);
@@ -208,11 +209,11 @@ survive(struct test *t)
 	size_t n = n_lies();
 	const bool *occasions = find_occasions(t, n);
 	const struct lie *volatile lie;
-	volatile unsigned told = 0, hung = 0;
+	volatile unsigned told = 0, n_hung = 0;
 	/* Where pairs are enough, so is a sample. */
 	bool few = client_pairwise(client_new(t));
 
-	for (volatile size_t i = 0; hung < HUNG_ENOUGH && i < n; i++) {
+	for (volatile size_t i = 0; n_hung < HUNG_ENOUGH && i < n; i++) {
 		if (!occasions[i] || (few && told++ % FEW != 0))
 			continue;
 		lie = lie_at(i);
@@ -224,7 +225,7 @@ survive(struct test *t)
 			h->config.n_lies = 1;
 			h->lying = true;
 			host_run(h);
-			hung += h->end.killed && !h->waited;
+			n_hung += hung(h);
 			judge_end(h, R(client_transmission_no_disconnect));
 		}
 	}

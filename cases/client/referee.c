@@ -90,6 +90,13 @@ session_free_buffers(struct session *s)
 
 /* ---- the end of a session ---- */
 
+static bool
+leaving_is_judged(const struct session *s)
+{
+	return !s->ref->setup.left_unjudged &&
+	       (s->stage == STAGE_HAGGLING || (s->stage == STAGE_TRANSMISSION && (!s->oldstyle || s->had_request)));
+}
+
 static void
 judge_rest_of_transmission(struct session *s)
 {
@@ -101,7 +108,8 @@ judge_rest_of_transmission(struct session *s)
 		return;
 	}
 	wire_get_request(wire(s->rest.at, s->rest.len), &m);
-	if (m.magic == NBD_REQUEST_MAGIC && m.type == NBD_CMD_WRITE)
+	/* Who leaves with requests under way leaves amid the data of one or between two: that is chance. */
+	if (m.magic == NBD_REQUEST_MAGIC && m.type == NBD_CMD_WRITE && !leaving_is_judged(s))
 		accuse(s, RULES(R(write_payload_follows), R(request_payload_client)),
 		       "NBD_CMD_WRITE of %u bytes at %llu: %u bytes of data followed, then the end", m.length,
 		       (unsigned long long)m.offset, s->rest_length - REQUEST_SIZE);
@@ -176,9 +184,11 @@ judge_end(struct session *s)
 		return;
 	if (s->rest_length > 0)
 		judge_rest(s);
-	if (s->stage == STAGE_HAGGLING && !s->ref->setup.left_unjudged)
+	if (!leaving_is_judged(s))
+		return;
+	if (s->stage == STAGE_HAGGLING)
 		judge_handshake_left(s);
-	else if (s->stage == STAGE_TRANSMISSION && !s->ref->setup.left_unjudged && (!s->oldstyle || s->had_request))
+	else
 		judge_transmission_left(s);
 }
 

@@ -370,5 +370,6 @@ judge_transmission_left(struct session *s)
 		accuse(s, RULES(R(unexpected_error_as_einval)),
 		       "the client %s after an error that the protocol does not define", how);
 	else
-		accuse(s, RULES(R(client_transmission_no_disconnect)), "the client %s without NBD_CMD_DISC", how);
+		accuse(s, RULES(R(client_transmission_no_disconnect)), "the client %s%s without NBD_CMD_DISC", how,
+		       s->rest_length > 0 ? ", amid a request, and" : "");
 }

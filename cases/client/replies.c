@@ -718,18 +718,6 @@ answer_in_one(void *arg, struct conn *c, const struct incoming *m)
 	       m->request.length == ABOVE && say_success(c, 0);
 }
 
-/* Some drivers read their client's dump: what takes them long is no hang. */
-static void
-needs_speed(struct drive *d, uint32_t length)
-{
-	enum { PROBE = 1 << 18 };
-	int64_t began = now_ms();
-
-	must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, PROBE);
-	if ((now_ms() - began) * (length / PROBE) > DRIVER_LIMIT_MS / 2)
-		skip(d->t, "large reads", "the driver takes too long for %u bytes", length);
-}
-
 /* A client need not send so large a request; but what it asked for it is to take. */
 static void
 take_large(struct drive *d, uint32_t length)
@@ -737,7 +725,6 @@ take_large(struct drive *d, uint32_t length)
 	enum requirement_id r = R(client_takes_32_mebibytes);
 	struct driver_answer a;
 
-	needs_speed(d, length);
 	drive_mark(d);
 	a = ask(d, 1, "read 0 %u", length);
 	if (a.result != DRIVER_OK)
