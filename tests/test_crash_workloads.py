@@ -1,5 +1,7 @@
 """ci/crash: what it leaves beside its pages."""
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import signal
@@ -54,6 +56,29 @@ def test_interrupted(nbdspec, crash, which):
 
 
 def test_kept_recordings(nbdspec, crash):
-    (nbdspec.cwd / "kept").mkdir()
     crash("--small", "--keep", "kept", "append-log")
     assert (nbdspec.cwd / "kept/append-log.trace").stat().st_size > 1000 and not list((nbdspec.cwd / "reports").glob("*.trace"))
+
+
+FINDING = """finding 1, {states} states: the checker exited 1
+  torn:    78 WRITE 0+8192
+           which is: {place}
+
+"""
+
+
+@pytest.mark.parametrize("text, is_known", [
+    (FINDING.format(states=3, place="superblock of group 0"), True),
+    (FINDING.format(states=2, place="superblock of group 0"), False),
+    (FINDING.format(states=3, place="superblock of group 0, inode 12"), False),
+    (FINDING.format(states=3, place="superblock of group 0").replace("which is", "after the mark"), False),
+    (FINDING.format(states=1, place="superblock of group 0") + FINDING.format(states=2, place="inode 12").replace("1,", "2,", 1), False),
+    (FINDING.format(states=1, place="superblock of group 0") + FINDING.format(states=2, place="superblock of group 0").replace("1,", "2,", 1), True),
+])
+def test_known_findings(text, is_known):
+    """What is known excuses what it names, and nothing beside it or unnamed."""
+    loader = importlib.machinery.SourceFileLoader("crash", os.path.join(ROOT, "ci/crash"))
+    crash = importlib.util.module_from_spec(importlib.util.spec_from_loader("crash", loader))
+    loader.exec_module(crash)
+    assert crash.all_known({"known": "superblock of group 0"}, text, "3") is is_known
+    assert not crash.all_known({}, text, "3")
