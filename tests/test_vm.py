@@ -92,16 +92,66 @@ def test_skips(nbdspec):
         (path / program).symlink_to(shutil.which(program))
     p = run(nbdspec, "true", PATH=str(path))
     assert p.returncode == 3 and "skipped: qemu-system-x86_64 is not installed" in p.stderr
+    p = run(nbdspec, "--version", PATH=str(path))
+    assert p.returncode == 3 and p.stdout == "" and "qemu-system-x86_64 is not installed" in p.stderr
     p = run(nbdspec, "true", KERNEL_DEB="/nowhere.deb")
     assert p.returncode == 3 and "skipped: KERNEL_DEB=/nowhere.deb is not there" in p.stderr
     until(lambda: not left(nbdspec))
 
 
-def matrix(nbdspec, lie, glob):
-    """Of a tree whose fake server lies, and whose reports are its own."""
+def own_tree(nbdspec):
+    """With a build directory of its own."""
     tree = nbdspec.cwd / "tree"
     (tree / "build").mkdir(parents=True)
     (tree / "ci").symlink_to(os.path.join(ROOT, "ci"))
+    return tree
+
+
+def test_one_makes_the_kernel(nbdspec):
+    """The next waits for it, and clears away what it has left when it was killed."""
+    tree, tools, deb = own_tree(nbdspec), nbdspec.cwd / "tools", nbdspec.cwd / "kernel.deb"
+    deb.touch()
+    tools.mkdir()
+    (tools / "dpkg-deb").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tools / "dpkg-deb").chmod(0o755)
+    env = {**nbdspec.env, "PATH": f"{tools}:{os.environ['PATH']}", "KERNEL_DEB": str(deb)}
+
+    def start():
+        return subprocess.Popen([tree / "ci/vm/vm", "--version"], env=env)
+
+    def folders():
+        return list((tree / "build/vm").glob("new-*"))
+
+    def unpacks():
+        return [line for line in processes(nbdspec.mark).values() if line.startswith("sleep 60")]
+
+    first = start()
+    until(unpacks)
+    kept, second = folders(), start()
+    until(lambda: has_open(second.pid, "/vm/lock"))
+    assert len(kept) == 1 and folders() == kept
+    first.kill()
+    first.wait(PATIENCE)
+    until(lambda: len(unpacks()) == 1 and folders() not in ([], kept))
+    assert len(folders()) == 1
+    second.kill()
+    second.wait(PATIENCE)
+    until(lambda: not left(nbdspec))
+
+
+def has_open(pid, end):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}").endswith(end):
+                return True
+        except FileNotFoundError:  # it is closed by now
+            pass
+    return False
+
+
+def matrix(nbdspec, lie, glob):
+    """Of a tree whose fake server lies, and whose reports are its own."""
+    tree = own_tree(nbdspec)
     (tree / "build/vm").symlink_to(os.path.join(ROOT, "build/vm"))
     (tree / "build/nbdspec").write_text(f'#!/bin/sh\nexec {NBDSPEC} "$@" {lie}\n')
     (tree / "build/nbdspec").chmod(0o755)
