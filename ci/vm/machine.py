@@ -50,6 +50,7 @@ class Machine:
         os.set_blocking(self.process.stdin.fileno(), False)
         self.run.started.append(self.process)
         self.kept = b""
+        self.factor = 1
         self.greeting = self.line(BOOT_S)
         self.boots, self.boot_s = self.boots + 1, time.monotonic() - begun
         return self.greeting != b""
@@ -121,6 +122,8 @@ class Machine:
         """Whole lines."""
         for line in data.splitlines():
             words = line.decode("latin-1").split(" ")
+            if words[0] == "options":
+                self.factor = int(next((w[12:] for w in words if re.fullmatch("time-factor=[1-9][0-9]*", w)), 1))
             if len(words) > 3 and words[2] in ("connect", "haggle"):
                 self.lead_to(words[3])
         self.say(data)
@@ -161,7 +164,7 @@ class Machine:
         self.again()
 
     def next_greeting(self):
-        until = time.monotonic() + END_S
+        until = time.monotonic() + END_S * self.factor
         while line := self.line(max(0, until - time.monotonic())):
             if line.startswith(b"nbdspec-driver "):
                 return line

@@ -22,6 +22,8 @@
 
 enum { BLOCK_LEAST = 512, BLOCK_MOST = 4096, MAX_SECTORS_KB = 1280, TRIES = 2000, TRY_US = 500 };
 
+unsigned time_factor = 1;
+
 /* No partitions: they would be read before anything else. */
 int
 load_nbd(void)
@@ -82,9 +84,10 @@ block_size(const struct terms *terms)
 static void *
 do_it(void *arg)
 {
-	const struct device *d = arg;
+	struct device *d = arg;
 
 	ioctl(d->control, NBD_DO_IT);
+	atomic_store(&d->done, true);
 	ioctl(d->control, NBD_CLEAR_SOCK);
 	return NULL;
 }
@@ -114,14 +117,16 @@ ioctl_connect(struct device *d, const char *path, int socket, const struct terms
 	    ioctl(d->control, NBD_SET_SIZE_BLOCKS, (unsigned long)(terms->size / block)) != 0 ||
 	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0)
 		return errno;
+	atomic_store(&d->done, false);
 	if (pthread_create(&d->doing, NULL, do_it, d) != 0)
 		return EAGAIN;
-	for (int i = 0; i < TRIES; i++) {
-		if (is_running(d, terms->size / block * block))
-			return 0;
+	/* How long that takes is for the host to judge. */
+	while (!is_running(d, terms->size / block * block)) {
+		if (atomic_load(&d->done))
+			return ENODEV;
 		usleep(TRY_US);
 	}
-	return ENODEV;
+	return 0;
 }
 
 /* NBD_DO_IT returns when the server has closed the connection; NBD_CLEAR_SOCK does not wait for that. */
@@ -181,6 +186,7 @@ device_start(struct device *d, int socket, const struct terms *terms)
 		/* Where the kernel has not taken it over, the session is to end properly all the same. */
 		say_goodbye(socket);
 		device_end(d, true);
+		device_close(d);
 	}
 	return failed;
 }
@@ -219,14 +225,14 @@ device_open_virtio(struct device *d, const char *serial)
 	return d->name[0] != '\0' ? open_device(d, path) : ENODEV;
 }
 
-/* The kernel is through with it when the last bytes are on their way. */
+/* The kernel is through with it when the last bytes are on their way. A server that takes none is not waited for for ever. */
 static void
 await_end(int socket)
 {
 	struct tcp_info info = { .tcpi_state = TCP_CLOSE };
 	socklen_t size = sizeof(info);
 
-	for (int i = 0; i < TRIES; i++) {
+	for (unsigned i = 0; i < TRIES * time_factor; i++) {
 		if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_state == TCP_CLOSE ||
 		    info.tcpi_state == TCP_TIME_WAIT)
 			return;
@@ -244,10 +250,15 @@ device_end(struct device *d, bool at_once)
 		await_end(d->socket);
 		close(d->socket);
 	}
+	return failed;
+}
+
+void
+device_close(struct device *d)
+{
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
-	return failed;
 }
 
 bool

@@ -2,8 +2,9 @@
  * The driver of the kernel's nbd (docs/driver-protocol.md), inside the virtual machine. The handshake is our own; all that
  * follows is the kernel's. A handle is a block device, and each request a thread that waits in a system call.
  *
- * The host's first line is "options", with "ioctl" (else netlink), or with bugs of the driver's: "keeps-flags" tells the kernel
- * the first session's flags in every later one, "panics" and "hangs" do so instead of connecting.
+ * The host's first line is "options", with "ioctl" (else netlink) and "time-factor=N" (on every time limit), or with bugs of the
+ * driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "panics" and "hangs" do so instead of
+ * connecting.
  */
 #include "guest.h"
 
@@ -341,6 +342,7 @@ end_session(struct handle *h, bool at_once, struct answer *a)
 		pthread_mutex_unlock(&lock);
 		usleep(TRY_US);
 	}
+	device_close(&h->device);
 	h->connected = h->cancelled = false;
 	owners[h->device.index] = NULL;
 	pthread_mutex_unlock(&lock);
@@ -365,17 +367,32 @@ take_device(struct handle *h)
 	return i < end;
 }
 
+static void
+give_back_device(const struct handle *h)
+{
+	pthread_mutex_lock(&lock);
+	owners[h->device.index] = NULL;
+	pthread_mutex_unlock(&lock);
+}
+
 /* "virtio:SERIAL", for those who look at what is below the machine's own disks. */
 static void
 open_virtio(struct handle *h, const char *serial, struct answer *a)
 {
-	int error = take_device(h) ? device_open_virtio(&h->device, serial) : EMFILE;
+	int error;
 
+	if (!take_device(h)) {
+		failed(a, EMFILE, "");
+		return;
+	}
+	error = device_open_virtio(&h->device, serial);
 	h->connected = error == 0;
-	if (h->connected)
+	if (h->connected) {
 		tell_device(h, a);
-	else
+	} else {
 		failed(a, error, "");
+		give_back_device(h);
+	}
 }
 
 static void
@@ -408,12 +425,12 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 	}
 	error = device_start(&h->device, fd, &terms);
 	h->connected = error == 0;
-	if (h->connected)
+	if (h->connected) {
 		tell_device(h, a);
-	else
+	} else {
 		failed(a, error, "the kernel does not take it");
-	if (!h->connected)
-		owners[h->device.index] = NULL;
+		give_back_device(h);
+	}
 }
 
 static void
@@ -447,12 +464,15 @@ static void
 do_close(const struct request *r, struct answer *a)
 {
 	struct answer unused = { .unsupported = false };
+	struct handle *h = r->handle;
 
 	(void)a;
-	r->handle->cancelled = true;
-	if (r->handle->connected)
-		end_session(r->handle, true, &unused);
-	*r->handle = (struct handle){ .next = r->handle->next, .number = r->handle->number, .device = { .fd = -1 } };
+	h->cancelled = true;
+	if (h->connected)
+		end_session(h, true, &unused);
+	/* in_flight stays: commands that found no session may not have been counted down yet. */
+	h->device = (struct device){ .fd = -1 };
+	h->cancelled = h->has_first = false;
 }
 
 /* "cached": a descriptor without O_DIRECT, so that the page cache lies between. */
@@ -596,7 +616,7 @@ greet(void)
 void
 driver_run(int on, unsigned *used)
 {
-	char *line = NULL;
+	char *line = NULL, *at;
 	size_t size = 0;
 	FILE *in = fdopen(dup(on), "r");
 
@@ -610,6 +630,8 @@ driver_run(int on, unsigned *used)
 			break;
 		if (strncmp(line, "options", 7) == 0) {
 			by_ioctl = strstr(line, " ioctl") != NULL;
+			at = strstr(line, " time-factor=");
+			time_factor = at != NULL ? (unsigned)atoi(at + 13) : 1;
 			keeps_flags = strstr(line, " keeps-flags") != NULL;
 			panics = strstr(line, " panics") != NULL;
 			hangs = strstr(line, " hangs") != NULL;

@@ -2,6 +2,7 @@
 #ifndef GUEST_H
 #define GUEST_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,13 +39,19 @@ struct device {
 	int socket;	/* our own duplicate, to see that the connection is lost */
 	int control;	/* by_ioctl: the descriptor of NBD_DO_IT */
 	unsigned long doing;	/* by_ioctl: its thread */
+	atomic_bool done;	/* by_ioctl: the kernel has given it up */
 };
+extern unsigned time_factor;	/* on every time limit */
 
 /* Each returns 0 or an errno. The socket is taken over. */
 int device_start(struct device *d, int socket, const struct terms *terms);
 int device_open_virtio(struct device *d, const char *serial);
-/* at_once: whatever the server does; by netlink it always is. */
+/*
+ * The session ends; at_once: whatever the server does; by netlink it always is. What is in flight fails, and may use the
+ * descriptor until device_close.
+ */
 int device_end(struct device *d, bool at_once);
+void device_close(struct device *d);
 bool device_is_lost(const struct device *d);
 /* Of /sys/block/nbdN/queue; false: there is none. */
 bool device_attribute(const struct device *d, const char *name, char *value, size_t size);
