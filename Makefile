@@ -72,9 +72,10 @@ build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 # The programs of the virtual machine (ci/vm): its process 1, which is all that it has, and the way out of its network.
 machine: build/vm/guest build/vm/forward
 
-build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(BUILD)/flags
+shared := harness/driver_words.c harness/names.c harness/wire.c
+build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(shared) harness/driver.h harness/names.h harness/nbd.h harness/wire.h $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $(filter %.c,$^)
+	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -static -o $@ $(filter %.c,$^) -lz
 
 build/vm/forward: ci/vm/forward.c $(BUILD)/flags
 	@mkdir -p $(@D)

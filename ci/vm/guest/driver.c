@@ -8,6 +8,8 @@
  */
 #include "guest.h"
 
+#include "harness/driver.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -92,40 +94,6 @@ failed(struct answer *a, int error, const char *text)
 	snprintf(a->failure.text, sizeof(a->failure.text), "%s", text);
 }
 
-/* ---- contents ---- */
-
-static uint32_t
-digest(const uint8_t *data, size_t length)
-{
-	static uint32_t table[256];
-	uint32_t crc = 0xffffffff;
-
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t entry = i;
-
-		for (int bit = 0; bit < 8; bit++)
-			entry = entry >> 1 ^ (entry & 1 ? 0xedb88320 : 0);
-		table[i] = entry;
-	}
-	for (size_t i = 0; i < length; i++)
-		crc = crc >> 8 ^ table[(crc ^ data[i]) & 0xff];
-	return ~crc;
-}
-
-static void
-fill_pattern(uint8_t *data, size_t length, uint64_t offset, unsigned pattern)
-{
-	char block[32];
-
-	memset(data, 0, length);
-	for (size_t i = 0; i < length && pattern != 0; i++, offset++) {
-		if (i == 0 || offset % 16 == 0)
-			snprintf(block, sizeof(block), "%04x%012" PRIx64, pattern & 0xffff,
-			         offset / 16 & 0xffffffffffff);
-		data[i] = (uint8_t)block[offset % 16];
-	}
-}
-
 /* ---- commands ---- */
 
 struct command {
@@ -162,7 +130,7 @@ call_read(const struct handle *h, const uint64_t *n, bool fua, struct answer *a)
 	(void)fua;
 	transferred(got, n[1], a);
 	if (got == (ssize_t)n[1])
-		snprintf(a->text, sizeof(a->text), " %08" PRIx32, digest(data, n[1]));
+		snprintf(a->text, sizeof(a->text), " %08" PRIx32, driver_digest(data, n[1]));
 	free(data);
 }
 
@@ -173,7 +141,7 @@ call_write(const struct handle *h, const uint64_t *n, bool fua, struct answer *a
 	ssize_t got = -1;
 
 	if (v.iov_base != NULL) {
-		fill_pattern(v.iov_base, n[1], n[0], (unsigned)n[2]);
+		driver_pattern((unsigned)n[2], n[0], n[1], v.iov_base);
 		got = pwritev2(h->device.fd, &v, 1, (off_t)n[0], fua ? RWF_DSYNC : 0);
 	}
 	transferred(got, n[1], a);
@@ -284,7 +252,7 @@ tell_device(const struct handle *h, struct answer *a)
 		                            "logical_block_size",
 		                            "physical_block_size",
 		                            "max_sectors_kb" };
-	char value[64];
+	char value[64], *word;
 	uint64_t size = 0;
 	int read_only = 0;
 	FILE *f = fmemopen(a->text, sizeof(a->text), "w");
@@ -299,9 +267,9 @@ tell_device(const struct handle *h, struct answer *a)
 	for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
 		if (!device_attribute(&h->device, told[i], value, sizeof(value)))
 			continue;
-		fprintf(f, " queue.%s=", told[i]);
-		for (char *at = value; *at != '\0'; at++)
-			*at == ' ' ? fputs("%20", f) : fputc(*at, f);
+		word = driver_escape(value);
+		fprintf(f, " queue.%s=%s", told[i], word);
+		free(word);
 	}
 	fclose(f);
 }
