@@ -92,6 +92,8 @@ LIES = {
     "wrong-pattern": lambda: setattr(minimal, "contents", lambda pattern, offset, length: bytes([pattern & 255]) * length),
     "wrong-size": lambda: wrong_answers(lambda op, words, a: a.replace("size=4194304", "size=4194303")),
     "wrong-flag": lambda: wrong_answers(lambda op, words, a: a.replace("flush=no", "flush=yes")),
+    "always-write-back": lambda: wrong_answers(
+        lambda op, words, a: a + " queue.write_cache=write%20back" if op == "connect" else a),
     "wrong-tag": swap_tags,
     "answers-early": lambda: setattr(minimal, "carry_out", early),
     "ignores-fua": forget_fua,

@@ -9,6 +9,7 @@ import pytest
 from conftest import PATIENCE, ROOT, processes, until
 
 MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
+BROKEN = os.path.join(ROOT, "tests/broken_driver.py")
 ONE = ("-c", "session/baseline")
 
 
@@ -30,6 +31,13 @@ def test_bad(nbdspec, script, what):
     nbdspec("client", "-q", *ONE, "--time-factor", "0.1", "--json", "json", "--driver", "sh", "--", "-c", driver, status=1)
     r = only_result(nbdspec)
     assert r["verdict"] == "fail" and what in r["got"]
+
+
+def test_write_cache(nbdspec):
+    """What a block device's queue says is held against the flags."""
+    nbdspec("client", "-q", "--pairwise", "-c", "flags/go_simple", "--json", "json", "--driver", BROKEN, "--", "always-write-back", status=1)
+    r = only_result(nbdspec)
+    assert r["verdict"] == "fail" and "queue.write_cache=write through" in r["expected"]
 
 
 @pytest.mark.parametrize("arguments, text", [(["--driver", "/nowhere/driver"], "/nowhere/driver: No such file or directory"),

@@ -67,11 +67,11 @@ def test_stale_flags(nbdspec):
 def test_lost_guest(nbdspec, bug, says):
     """It is that case's verdict, and the next driver has a new machine."""
     lost, after = nbdspec.cwd / "lost.json", nbdspec.cwd / "after.json"
-    p = run(nbdspec, "sh", "-c", client(lost, "-c", "write_cache/none", bug) + "; " +
-            client(after, "-c", "write_cache/none", "netlink"))
+    p = run(nbdspec, "sh", "-c", client(lost, "-c", "write_cache/flush_then_none", bug) + "; " +
+            client(after, "-c", "write_cache/flush_then_none", "netlink"))
     assert "2 boots" in p.stderr
-    assert "fail" in verdicts(lost)["write_cache/none"] and says in lost.read_text()
-    assert verdicts(after)["write_cache/none"][0] == "pass"
+    assert "fail" in verdicts(lost)["write_cache/flush_then_none"] and says in lost.read_text()
+    assert verdicts(after)["write_cache/flush_then_none"][0] == "pass"
     until(lambda: not left(nbdspec))
 
 

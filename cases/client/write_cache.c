@@ -68,24 +68,7 @@ CASE_DRIVER(write_cache, flush_then_none,
 	drive_finish(d);
 }
 
-CASE_DRIVER(write_cache, none,
-            "Where neither FLUSH nor FUA is offered neither is sent, and the device has no write cache",
-            R(flush_only_where_advertised), R(client_uses_exposed_features))
-{
-	struct drive *d = begin(t, NULL, false);
-	struct driver_answer a;
-
-	a = enter(d, 0);
-	expect_write_cache(d, R(client_uses_exposed_features), &a, "write through");
-	must(d, R(baseline_client_write), 1, "write 4096 4096 7");
-	ask(d, 1, "write 8192 4096 7 fua");
-	ask(d, 1, "flush");
-	EXPECT_EQ(t, R(flush_only_where_advertised), drive_sent(d, NBD_CMD_FLUSH, 0), 0);
-	EXPECT_EQ(t, R(client_uses_exposed_features), drive_sent(d, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA), 0);
-	must(d, R(baseline_client_disc), 1, "disconnect");
-	drive_finish(d);
-}
-
+/* The cases of flags tell of it too, but only of a client that breaks no other rule in the sessions before. */
 CASE_DRIVER(write_cache, fua_without_flush,
             "Where FUA is offered and FLUSH is not, what was asked with fua has it, or fails", R(baseline_client_write))
 {
