@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from conftest import PATIENCE, ROOT, processes, until
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
 MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
 BROKEN = os.path.join(ROOT, "tests/broken_driver.py")
@@ -38,6 +38,14 @@ def test_write_cache(nbdspec):
     nbdspec("client", "-q", "--pairwise", "-c", "flags/go_simple", "--json", "json", "--driver", BROKEN, "--", "always-write-back", status=1)
     r = only_result(nbdspec)
     assert r["verdict"] == "fail" and "queue.write_cache=write through" in r["expected"]
+
+
+@pytest.mark.parametrize("lie, point", [("flush_pretended", "flush"), ("fua_dropped_of_write", "fua")])
+def test_power_cut(nbdspec, lie, point):
+    """What the client only pretends to have done is lost."""
+    nbdspec("client", "-q", "-c", "write_cache/power_cut", "--json", "json", "--driver", NBDSPEC, "--", "driver", "--lie", lie, status=1)
+    failed = [r["point"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"] if r["verdict"] == "fail"]
+    assert failed and all(p.startswith(point) for p in failed)
 
 
 @pytest.mark.parametrize("arguments, text", [(["--driver", "/nowhere/driver"], "/nowhere/driver: No such file or directory"),
