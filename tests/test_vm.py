@@ -63,6 +63,19 @@ def test_stale_flags(nbdspec):
     assert ("fail", "client_forgets_prior_session") in [v for name, v in found.items() if name.startswith("stale/flags[")]
 
 
+def test_devices_are_given_back(nbdspec):
+    """One that cannot be opened takes none of those that a driver has."""
+    script = f"""coproc D {{ {DRIVER}; }}
+                 read -r greeting <&${{D[0]}}
+                 for tag in {{1..19}}; do
+                     echo "$tag 1 connect virtio:nobody" >&${{D[1]}}
+                     read -r answer <&${{D[0]}}
+                     echo "$answer"
+                 done"""
+    p = run(nbdspec, "bash", "-c", script)
+    assert p.returncode == 0 and p.stdout.splitlines() == [f"{tag} error ENODEV" for tag in range(1, 20)]
+
+
 @pytest.mark.parametrize("bug, says", [("panics", "the guest is gone: "), ("hangs", "does not answer")])
 def test_lost_guest(nbdspec, bug, says):
     """It is that case's verdict, and the next driver has a new machine."""
@@ -173,3 +186,10 @@ def test_matrix_differs(nbdspec):
     assert status == 1
     assert "write, fsync" in rows["server=FLUSH cache=writeback write-cache=on"]
     assert "write" in rows["server=FLUSH cache=writeback write-cache=off"]
+
+
+def test_matrix_one_flush_lost(nbdspec):
+    """The next step's flush does not make up for it."""
+    status, rows = matrix(nbdspec, "--lie power_flush_ignored:times=1", "server=FLUSH cache=writeback write-cache=on")
+    assert status == 1
+    assert [list(differs) for differs in rows.values()] == [["write, fsync"]]
