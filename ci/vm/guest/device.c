@@ -105,15 +105,17 @@ is_running(const struct device *d, uint64_t size)
 }
 
 static int
-ioctl_connect(struct device *d, const char *path, int socket, const struct terms *terms)
+ioctl_connect(struct device *d, const char *path, const struct terms *terms)
 {
 	uint32_t block = block_size(terms);
 
 	d->control = open(path, O_RDWR | O_CLOEXEC);
 	if (d->control < 0)
 		return errno;
-	if (ioctl(d->control, NBD_SET_SOCK, socket) != 0 ||
-	    ioctl(d->control, NBD_SET_BLKSIZE, (unsigned long)block) != 0 ||
+	for (unsigned i = 0; i < d->n_sockets; i++)
+		if (ioctl(d->control, NBD_SET_SOCK, d->sockets[i]) != 0)
+			return errno;
+	if (ioctl(d->control, NBD_SET_BLKSIZE, (unsigned long)block) != 0 ||
 	    ioctl(d->control, NBD_SET_SIZE_BLOCKS, (unsigned long)(terms->size / block)) != 0 ||
 	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0)
 		return errno;
@@ -162,7 +164,7 @@ open_device(struct device *d, const char *path)
 }
 
 int
-device_start(struct device *d, int socket, const struct terms *terms)
+device_start(struct device *d, const int *sockets, unsigned n, const struct terms *terms)
 {
 	char path[32];
 	int failed;
@@ -170,21 +172,23 @@ device_start(struct device *d, int socket, const struct terms *terms)
 	snprintf(d->name, sizeof(d->name), "nbd%u", d->index);
 	snprintf(path, sizeof(path), "/dev/%s", d->name);
 	d->is_virtio = false;
-	d->socket = socket;
+	memcpy(d->sockets, sockets, n * sizeof(*sockets));
+	d->n_sockets = n;
 	d->control = -1;
 	if (terms->minimum > BLOCK_MOST || (terms->maximum != 0 && terms->maximum < BLOCK_MOST))
 		failed = EINVAL;
 	else if (d->by_ioctl)
-		failed = ioctl_connect(d, path, socket, terms);
+		failed = ioctl_connect(d, path, terms);
 	else
-		failed = netlink_connect(d->index, socket, terms, block_size(terms));
+		failed = netlink_connect(d, terms, block_size(terms));
 	if (failed == 0 && !limit_requests(d, terms))
 		failed = errno;
 	if (failed == 0)
 		failed = open_device(d, path);
 	if (failed != 0) {
 		/* Where the kernel has not taken it over, the session is to end properly all the same. */
-		say_goodbye(socket);
+		for (unsigned i = 0; i < n; i++)
+			say_goodbye(sockets[i]);
 		device_end(d, true);
 		device_close(d);
 	}
@@ -247,8 +251,10 @@ device_end(struct device *d, bool at_once)
 
 	if (!d->is_virtio) {
 		failed = d->by_ioctl ? ioctl_disconnect(d, at_once) : netlink_disconnect(d->index);
-		await_end(d->socket);
-		close(d->socket);
+		for (unsigned i = 0; i < d->n_sockets; i++) {
+			await_end(d->sockets[i]);
+			close(d->sockets[i]);
+		}
 	}
 	return failed;
 }
@@ -266,5 +272,8 @@ device_is_lost(const struct device *d)
 {
 	char byte;
 
-	return !d->is_virtio && recv(d->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	for (unsigned i = 0; i < d->n_sockets && !d->is_virtio; i++)
+		if (recv(d->sockets[i], &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+			return false;
+	return !d->is_virtio;
 }

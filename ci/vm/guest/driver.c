@@ -3,12 +3,13 @@
  * follows is the kernel's. A handle is a block device, and each request a thread that waits in a system call.
  *
  * The host's first line is "options", with "ioctl" (else netlink) and "time-factor=N" (on every time limit), or with bugs of the
- * driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "panics" and "hangs" do so instead of
- * connecting.
+ * driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "no-cache" tells it of no server that
+ * it has FLUSH or FUA, "panics" and "hangs" do so instead of connecting.
  */
 #include "guest.h"
 
 #include "harness/driver.h"
+#include "harness/nbd.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -22,9 +23,10 @@
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 1 << 20, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
+enum { LINE_MOST = 1 << 20, MARK_MOST = 4096 + 8, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
 
 struct handle {
 	struct handle *next;
@@ -32,6 +34,7 @@ struct handle {
 	bool connected, cancelled;
 	unsigned in_flight;   /* commands, under the lock */
 	struct device device; /* the same one in each session, if nobody has it meanwhile */
+	unsigned connections; /* that the user has asked for; 0: one */
 	struct terms first;   /* keeps-flags */
 	bool has_first;
 };
@@ -52,7 +55,7 @@ struct answer {
 static struct handle *handles, *owners[DEVICES];
 static unsigned first_device, *n_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool by_ioctl, keeps_flags, panics, hangs;
+static bool by_ioctl, keeps_flags, no_cache, panics, hangs;
 static int port;
 
 /* ---- answers ---- */
@@ -364,11 +367,37 @@ open_virtio(struct handle *h, const char *serial, struct answer *a)
 }
 
 static void
+close_all(const int *sockets, unsigned n)
+{
+	while (n > 0)
+		close(sockets[--n]);
+}
+
+/* Several connections only where the server says that they are one disk. How many; 0: a failure. */
+static unsigned
+shake_hands(const struct handle *h, const char *export, struct terms *terms, int *sockets, struct answer *a)
+{
+	unsigned n = 0, want = 1;
+
+	for (; n < want; n++) {
+		sockets[n] = handshake(export, terms, &a->failure);
+		if (sockets[n] < 0) {
+			close_all(sockets, n);
+			return 0;
+		}
+		if ((terms->flags & NBD_FLAG_CAN_MULTI_CONN) != 0 && h->connections > 0)
+			want = h->connections;
+	}
+	return n;
+}
+
+static void
 start_session(struct handle *h, const char *uri, struct answer *a)
 {
 	struct terms terms;
 	char export[NAME_MOST + 1];
-	int fd, error;
+	int sockets[CONNECTIONS_MOST], error;
+	unsigned n;
 
 	if (strncmp(uri, "virtio:", 7) == 0) {
 		open_virtio(h, uri + 7, a);
@@ -378,20 +407,22 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 		failed(a, EINVAL, "the export's name is too long");
 		return;
 	}
-	fd = handshake(export, &terms, &a->failure);
-	if (fd < 0)
+	n = shake_hands(h, export, &terms, sockets, a);
+	if (n == 0)
 		return;
 	if (keeps_flags && h->has_first)
 		terms.flags = h->first.flags;
+	if (no_cache)
+		terms.flags &= (uint16_t)~(NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA);
 	h->first = terms;
 	h->has_first = true;
 	h->device.by_ioctl = by_ioctl;
 	if (!take_device(h)) {
-		close(fd);
+		close_all(sockets, n);
 		failed(a, EMFILE, "more handles are connected than were greeted with");
 		return;
 	}
-	error = device_start(&h->device, fd, &terms);
+	error = device_start(&h->device, sockets, n, &terms);
 	h->connected = error == 0;
 	if (h->connected) {
 		tell_device(h, a);
@@ -441,18 +472,57 @@ do_close(const struct request *r, struct answer *a)
 	/* in_flight stays: commands that found no session may not have been counted down yet. */
 	h->device = (struct device){ .fd = -1 };
 	h->cancelled = h->has_first = false;
+	h->connections = 0;
 }
 
-/* "cached": a descriptor without O_DIRECT, so that the page cache lies between. */
+/*
+ * "cached": a descriptor without O_DIRECT, so that the page cache lies between. "connections": so many, of which the kernel
+ * has a queue for each.
+ */
 static void
 do_set(const struct request *r, struct answer *a)
 {
 	const char *word = r->words[0] != NULL ? r->words[0] : "";
 
+	unsigned n;
+
 	if (strcmp(word, "cached=on") == 0 || strcmp(word, "cached=off") == 0)
 		r->handle->device.cached = strcmp(word, "cached=on") == 0;
+	else if (sscanf(word, "connections=%u", &n) == 1 && n > 0 && n <= CONNECTIONS_MOST)
+		r->handle->connections = n;
 	else
 		a->unsupported = true;
+}
+
+static void
+tell_mark(const char *text)
+{
+	char line[MARK_MOST];
+	int n = snprintf(line, sizeof(line), "mark %s\n", text);
+
+	pthread_mutex_lock(&lock);
+	put_line(line, (size_t)n);
+	pthread_mutex_unlock(&lock);
+}
+
+/* "workload FILESYSTEM OPTIONS WORD...", which no greeting tells of: ci/vm/mounted has it. */
+static void
+do_workload(const struct request *r, struct answer *a)
+{
+	struct workload w = { r->words[0], r->words[1], r->words + 2 };
+	char path[32];
+	int status = 0, error;
+
+	if (r->words[0] == NULL || r->words[1] == NULL || r->words[2] == NULL || !r->handle->connected) {
+		failed(a, EINVAL, "");
+		return;
+	}
+	snprintf(path, sizeof(path), "/dev/%s", r->handle->device.name);
+	error = workload_run(path, &w, tell_mark, &status);
+	if (error != 0)
+		failed(a, error, "");
+	else
+		snprintf(a->text, sizeof(a->text), " %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
 /* ---- lines ---- */
@@ -465,6 +535,7 @@ static const struct operation {
 	{ "disconnect", do_disconnect },
 	{ "close", do_close },
 	{ "set", do_set },
+	{ "workload", do_workload },
 };
 
 static void
@@ -574,7 +645,7 @@ greet(void)
 
 	uname(&u);
 	snprintf(line, sizeof(line),
-	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached read write+fua "
+	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached+connections read write+fua "
 	         "flush "
 	         "trim zero+no-hole\n",
 	         u.release, DEVICES_EACH);
@@ -601,8 +672,11 @@ driver_run(int on, unsigned *used)
 			at = strstr(line, " time-factor=");
 			time_factor = at != NULL ? (unsigned)atoi(at + 13) : 1;
 			keeps_flags = strstr(line, " keeps-flags") != NULL;
+			no_cache = strstr(line, " no-cache") != NULL;
 			panics = strstr(line, " panics") != NULL;
 			hangs = strstr(line, " hangs") != NULL;
+		} else if (strcmp(line, "ok") == 0) {
+			workload_answer();
 		} else {
 			take_request(line);
 		}
