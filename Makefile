@@ -81,12 +81,12 @@ build/vm/forward: ci/vm/forward.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $<
 
-# What is recorded for crash exploration, with its checkers.
+# What is recorded for crash exploration, with its checkers; static, for the virtual machine.
 workloads: $(workloads:cases/%.c=build/%)
 
 build/crash/%: cases/crash/%.c cases/crash/crash.h $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,WORKLOAD)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -o $@ $<
+	$(call quiet,WORKLOAD)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -static -o $@ $<
 
 # Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
 fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
@@ -129,8 +129,8 @@ conformance:
 
 # With every crash state that the budget has, and the recipe for a cluster on a cluster.
 conformance-full:
-	@ci/install build targets full
-	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/install build targets vm full
+	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance
 	@ci/crash
 	@ci/slurm
@@ -170,10 +170,10 @@ vm: all machine
 	@ci/conformance 'linux-*' 'matrix-linux-*'
 
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
-crash: all workloads
+crash: all workloads machine
 	@ci/crash --small
 
-crash-full: all workloads
+crash-full: all workloads machine
 	@ci/crash
 
 mutants-accept:

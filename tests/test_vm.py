@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 VM = os.path.join(ROOT, "ci/vm/vm")
 DRIVER = os.path.join(ROOT, "ci/drivers/linux-nbd")
 MATRIX = "ci/matrix/linux-virtio-blk"
+MOUNTED = os.path.join(ROOT, "ci/vm/mounted")
+LOG = os.path.join(ROOT, "build/crash/append_log")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +89,46 @@ def test_lost_guest(nbdspec, bug, says):
     assert "fail" in verdicts(lost)["write_cache/flush_then_none"] and says in lost.read_text()
     assert verdicts(after)["write_cache/flush_then_none"][0] == "pass"
     until(lambda: not left(nbdspec))
+
+
+def record(nbdspec, *options):
+    """A log on an ext4 of the guest's, recorded: {what: how many}."""
+    p = nbdspec("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
+                MOUNTED, "run", *options, "ext4", "{uri}", LOG, "write", "/mount/log", status=0)
+    until(lambda: not left(nbdspec))
+    return {what: int(n) for n, what in re.findall(r"(\d+) (writes|flushes|with FUA|marks)", p.stdout)}
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="{mount} takes root")
+
+
+@needs_root
+@pytest.mark.parametrize("options, fua, status", [((), True, 0), (("-o", "barrier=0"), False, 1), (("--no-cache",), False, 1)])
+def test_recording(nbdspec, options, fua, status):
+    """ext4's journal is written with FUA, and no cut harms it; without barriers, or with a disk that has a cache in secret, one does."""
+    subprocess.run(["make", "-s", "-C", ROOT, "workloads"], check=True)
+    told = record(nbdspec, *options)
+    assert told["marks"] == 12 and told["writes"] > 20 and (told["with FUA"] > 0) == fua
+    nbdspec("crash", "explore", "--fs", "ext4", "--budget", "40", "--check", f"{LOG} check {{mount}}/log", "trace", status=status)
+    until(lambda: not left(nbdspec))
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
+def test_recording_leaves_nothing(nbdspec, which):
+    p = nbdspec.start("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
+                      MOUNTED, "run", "ext4", "{uri}", LOG, "write", "/mount/log")
+    until(lambda: any(line.startswith("qemu-system") for line in processes(nbdspec.mark).values()))
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not left(nbdspec))
+
+
+@pytest.mark.parametrize("arguments, text", [
+    ((), "usage:"), (("run", "ext2", "x", "y"), "'run'"), (("run", "-x", "ext4", "x", "y"), "'-x'"),
+    (("make", "ext4"), "'make'"), (("run", "ext4", "x", LOG, "a b"), "'a word with a blank'")])
+def test_mounted_usage(nbdspec, arguments, text):
+    p = subprocess.run([MOUNTED, *arguments], capture_output=True, text=True, env=nbdspec.env, timeout=PATIENCE)
+    assert p.returncode == 2 and text in p.stderr
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -159,6 +159,18 @@ def initramfs(version, modules):
     return path
 
 
+def workload_files(modules, filesystem, program):
+    """What stands behind the initramfs for a workload: its program, and the modules of its filesystem."""
+    found, archive = Modules(modules), Archive()
+    found.add(filesystem)
+    for name, data in found.order:
+        archive.add(f"modules/{name}", data)
+    archive.add("modules/filesystem", "".join(f"/modules/{name}\n" for name, _ in found.order).encode())
+    with open(program, "rb") as f:
+        archive.add("workload", f.read(), mode=0o100755)
+    return archive.contents()
+
+
 def guest_files(modules):
     """The archive."""
     found = Modules(modules)

@@ -20,16 +20,23 @@ class Lost(Exception):
 
 
 class Machine:
-    """Of a Run (matrix.py); `more` are arguments of qemu's."""
+    """Of a Run (matrix.py); `more` are arguments of qemu's, and more_files(modules) an archive for its initramfs."""
 
-    def __init__(self, run, more=()):
+    def __init__(self, run, more=(), more_files=None):
         if why := missing():
             raise kernel.Untestable(why)
         self.more = more
         self.run, self.process, self.boots, self.boot_s = run, None, 0, 0.0
         self.version, self.vmlinuz, modules = kernel.find()
         self.initramfs = kernel.initramfs(self.version, modules)
+        if more_files:
+            self.add_files(more_files(modules))
         self.log, self.errors, self.server = run.folder + "/console", run.folder + "/qemu", run.folder + "/server"
+
+    def add_files(self, archive):
+        with open(self.initramfs, "rb") as base, open(self.run.folder + "/initramfs", "wb") as f:
+            f.write(base.read() + archive)
+        self.initramfs = f.name
 
     def command(self):
         to = f"{os.path.abspath(kernel.FORWARD)} {self.server}"
