@@ -79,7 +79,7 @@ build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(shared) harness/dr
 
 build/vm/forward: ci/vm/forward.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $<
+	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $<
 
 # What is recorded for crash exploration, with its checkers; static, for the virtual machine.
 workloads: $(workloads:cases/%.c=build/%)
@@ -167,7 +167,7 @@ bench: all
 
 # The Linux kernel: nbd, and virtio-blk over qemu's client, in a virtual machine. KERNEL_DEB=file.deb is another release's.
 vm: all machine
-	@ci/conformance 'linux-*' 'matrix-linux-*'
+	@ci/vm/vm ci/conformance 'linux-*' 'matrix-linux-*'
 
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads machine

@@ -6,6 +6,8 @@ import kernel
 BOOT_S, END_S = 60, 4
 QEMU = "qemu-system-x86_64"
 SERVER = "10.0.2.100:10809"
+# A session's socket is set when RCU's callbacks have run, which else is a matter of some ticks.
+HASTE = "rcu_nocbs=0"
 
 
 def missing():
@@ -42,7 +44,7 @@ class Machine:
         to = f"{os.path.abspath(kernel.FORWARD)} {self.server}"
         return ["setpriv", "--pdeathsig", "KILL", QEMU, "-accel", "tcg", "-m", "256", "-smp", "1", "-nodefaults",
                 "-no-user-config", "-display", "none", "-no-reboot", "-kernel", self.vmlinuz, "-initrd", self.initramfs,
-                "-append", "console=ttyS0 loglevel=4 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on",
+                "-append", "console=ttyS0 loglevel=3 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on " + HASTE,
                 "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
                 "-device", "virtio-serial-pci", "-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port",
                 "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=",
