@@ -40,6 +40,14 @@ def test_write_cache(nbdspec):
     assert r["verdict"] == "fail" and "queue.write_cache=write through" in r["expected"]
 
 
+@pytest.mark.parametrize("lie, wrong", [("lost-is-ok", "one_connection_dies"), ("keeps-timeout", "timeout_forgotten")])
+def test_block_device(nbdspec, lie, wrong):
+    """The others are green, as is each of the two with the other lie."""
+    nbdspec("client", "-q", "-c", "block_device/*", "--json", "json", "--driver", BROKEN, "--", lie, status=1)
+    failed = {r["case"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"] if r["verdict"] == "fail"}
+    assert failed == {f"block_device/{wrong}"}
+
+
 @pytest.mark.parametrize("lie, point", [("flush_pretended", "flush"), ("fua_dropped_of_write", "fua")])
 def test_power_cut(nbdspec, lie, point):
     """What the client only pretends to have done is lost."""

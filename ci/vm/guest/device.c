@@ -117,7 +117,8 @@ ioctl_connect(struct device *d, const char *path, const struct terms *terms)
 			return errno;
 	if (ioctl(d->control, NBD_SET_BLKSIZE, (unsigned long)block) != 0 ||
 	    ioctl(d->control, NBD_SET_SIZE_BLOCKS, (unsigned long)(terms->size / block)) != 0 ||
-	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0)
+	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0 ||
+	    (d->timeout != 0 && ioctl(d->control, NBD_SET_TIMEOUT, (unsigned long)d->timeout) != 0))
 		return errno;
 	atomic_store(&d->done, false);
 	if (pthread_create(&d->doing, NULL, do_it, d) != 0)

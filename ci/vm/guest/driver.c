@@ -477,7 +477,7 @@ do_close(const struct request *r, struct answer *a)
 
 /*
  * "cached": a descriptor without O_DIRECT, so that the page cache lies between. "connections": so many, of which the kernel
- * has a queue for each.
+ * has a queue for each. "timeout": seconds that a request may take.
  */
 static void
 do_set(const struct request *r, struct answer *a)
@@ -490,6 +490,8 @@ do_set(const struct request *r, struct answer *a)
 		r->handle->device.cached = strcmp(word, "cached=on") == 0;
 	else if (sscanf(word, "connections=%u", &n) == 1 && n > 0 && n <= CONNECTIONS_MOST)
 		r->handle->connections = n;
+	else if (sscanf(word, "timeout=%u", &n) == 1)
+		r->handle->device.timeout = n;
 	else
 		a->unsupported = true;
 }
@@ -645,7 +647,7 @@ greet(void)
 
 	uname(&u);
 	snprintf(line, sizeof(line),
-	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached+connections read write+fua "
+	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached+connections+timeout read write+fua "
 	         "flush "
 	         "trim zero+no-hole\n",
 	         u.release, DEVICES_EACH);

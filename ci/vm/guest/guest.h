@@ -35,6 +35,7 @@ struct device {
 	char name[16];	/* below /dev and /sys/block */
 	bool is_virtio;	/* a disk of the machine's, of which nothing begins or ends */
 	bool by_ioctl, cached;
+	unsigned timeout;	/* of requests, seconds; 0: the kernel is told of none */
 	int fd;		/* of the block device, or -1: no session */
 	int sockets[CONNECTIONS_MOST];	/* our own duplicates, to see that the connections are lost */
 	unsigned n_sockets;

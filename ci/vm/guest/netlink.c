@@ -128,6 +128,8 @@ netlink_connect(const struct device *d, const struct terms *terms, uint32_t bloc
 	put_u64(&m, NBD_ATTR_SIZE_BYTES, terms->size);
 	put_u64(&m, NBD_ATTR_BLOCK_SIZE_BYTES, block_size);
 	put_u64(&m, NBD_ATTR_SERVER_FLAGS, terms->flags);
+	if (d->timeout != 0)
+		put_u64(&m, NBD_ATTR_TIMEOUT, d->timeout);
 	sockets = put(&m, NBD_ATTR_SOCKETS | NLA_F_NESTED, NULL, 0);
 	for (unsigned i = 0; i < d->n_sockets; i++) {
 		item = put(&m, NBD_SOCK_ITEM | NLA_F_NESTED, NULL, 0);
