@@ -72,20 +72,21 @@ build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 # The programs of the virtual machine (ci/vm): its process 1, which is all that it has, and the way out of its network.
 machine: build/vm/guest build/vm/forward
 
-build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(BUILD)/flags
+shared := harness/driver_words.c harness/names.c harness/wire.c
+build/vm/guest: $(wildcard ci/vm/guest/*.c ci/vm/guest/*.h) $(shared) harness/driver.h harness/names.h harness/nbd.h harness/wire.h $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $(filter %.c,$^)
+	$(call quiet,GUEST)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -static -o $@ $(filter %.c,$^) -lz
 
 build/vm/forward: ci/vm/forward.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $<
+	$(call quiet,VM)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -static -o $@ $<
 
-# What is recorded for crash exploration, with its checkers.
+# What is recorded for crash exploration, with its checkers; static, for the virtual machine.
 workloads: $(workloads:cases/%.c=build/%)
 
 build/crash/%: cases/crash/%.c cases/crash/crash.h $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,WORKLOAD)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -o $@ $<
+	$(call quiet,WORKLOAD)$(CC) -std=gnu11 -D_GNU_SOURCE -I. $(warnings) -O2 -g -static -o $@ $<
 
 # Fuzz drivers are whole programs of the code that they feed, with libFuzzer.
 fuzzed := $(wildcard harness/wire.c harness/names.c harness/uri.c harness/printable.c)
@@ -128,8 +129,8 @@ conformance:
 
 # With every crash state that the budget has, and the recipe for a cluster on a cluster.
 conformance-full:
-	@ci/install build targets full
-	@$(MAKE) --no-print-directory all passthrough drivers workloads
+	@ci/install build targets vm full
+	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance
 	@ci/crash
 	@ci/slurm
@@ -166,13 +167,13 @@ bench: all
 
 # The Linux kernel: nbd, and virtio-blk over qemu's client, in a virtual machine. KERNEL_DEB=file.deb is another release's.
 vm: all machine
-	@ci/conformance 'linux-*' 'matrix-linux-*'
+	@ci/vm/vm ci/conformance 'linux-*' 'matrix-linux-*'
 
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
-crash: all workloads
+crash: all workloads machine
 	@ci/crash --small
 
-crash-full: all workloads
+crash-full: all workloads machine
 	@ci/crash
 
 mutants-accept:

@@ -83,7 +83,7 @@ int driver_fd(const struct driver *d);
 const char *driver_error(const struct driver *d);
 char *driver_log(const struct driver *d, unsigned lines); /* malloc'd tail of what it printed on stderr */
 
-/* ---- what both sides compute ---- */
+/* ---- driver_words.c: what both sides compute ---- */
 
 /* The bytes of a PATTERN, as a disk holds them from this offset on. */
 void driver_pattern(unsigned pattern, uint64_t offset, size_t length, uint8_t *data);

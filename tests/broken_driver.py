@@ -77,6 +77,41 @@ def swap_tags():
     minimal.print = say_swapped
 
 
+def block_device(lost, forgets_timeout):
+    """A session has three connections, of which it uses the first; lost() is the answer to what that does not answer."""
+    others, limit = {}, [0]
+
+    def open_all(clients, handle, words):
+        answer = right(clients, handle, "connect", words)
+        others[handle] = [minimal.Client(), minimal.Client()]
+        for client in others[handle]:
+            client.connect(*words)
+        clients[handle].socket.settimeout(limit[0] or None)
+        return answer
+
+    def carry_out(clients, handle, operation, words):
+        if operation == "set":
+            if words[0].startswith("timeout=") and (words[0] != "timeout=0" or forgets_timeout):
+                limit[0] = int(words[0][8:])
+            return "ok"
+        if operation == "connect":
+            return open_all(clients, handle, words)
+        if operation == "disconnect":
+            for client in others.pop(handle):
+                client.close(disconnect=True)
+        try:
+            return right(clients, handle, operation, words)
+        except minimal.Failed:
+            return lost()
+    minimal.carry_out = carry_out
+    minimal.print = lambda *words, **options: print(
+        *(str(w).replace(" close", " close set+connections+timeout") for w in words), **options)
+
+
+def error():
+    raise minimal.Failed("EIO")
+
+
 def forget_fua():
     minimal.COMMANDS["write"] = (minimal.WRITE, 3, {"fua": 0}, 0)
 
@@ -126,6 +161,10 @@ LIES = {
     "wrong-pattern": lambda: setattr(minimal, "contents", lambda pattern, offset, length: bytes([pattern & 255]) * length),
     "wrong-size": lambda: wrong_answers(lambda op, words, a: a.replace("size=4194304", "size=4194303")),
     "wrong-flag": lambda: wrong_answers(lambda op, words, a: a.replace("flush=no", "flush=yes")),
+    "always-write-back": lambda: wrong_answers(
+        lambda op, words, a: a + " queue.write_cache=write%20back" if op == "connect" else a),
+    "lost-is-ok": lambda: block_device(lambda: "ok", True),
+    "keeps-timeout": lambda: block_device(error, False),
     "wrong-tag": swap_tags,
     "answers-early": lambda: setattr(minimal, "carry_out", early),
     "ignores-fua": forget_fua,

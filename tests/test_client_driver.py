@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
-from conftest import PATIENCE, ROOT, processes, until
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
 MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
+BROKEN = os.path.join(ROOT, "tests/broken_driver.py")
 ONE = ("-c", "session/baseline")
 
 
@@ -30,6 +31,29 @@ def test_bad(nbdspec, script, what):
     nbdspec("client", "-q", *ONE, "--time-factor", "0.1", "--json", "json", "--driver", "sh", "--", "-c", driver, status=1)
     r = only_result(nbdspec)
     assert r["verdict"] == "fail" and what in r["got"]
+
+
+def test_write_cache(nbdspec):
+    """What a block device's queue says is held against the flags."""
+    nbdspec("client", "-q", "--pairwise", "-c", "flags/go_simple", "--json", "json", "--driver", BROKEN, "--", "always-write-back", status=1)
+    r = only_result(nbdspec)
+    assert r["verdict"] == "fail" and "queue.write_cache=write through" in r["expected"]
+
+
+@pytest.mark.parametrize("lie, wrong", [("lost-is-ok", "one_connection_dies"), ("keeps-timeout", "timeout_forgotten")])
+def test_block_device(nbdspec, lie, wrong):
+    """The others are green, as is each of the two with the other lie."""
+    nbdspec("client", "-q", "-c", "block_device/*", "--json", "json", "--driver", BROKEN, "--", lie, status=1)
+    failed = {r["case"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"] if r["verdict"] == "fail"}
+    assert failed == {f"block_device/{wrong}"}
+
+
+@pytest.mark.parametrize("lie, point", [("flush_pretended", "flush"), ("fua_dropped_of_write", "fua")])
+def test_power_cut(nbdspec, lie, point):
+    """What the client only pretends to have done is lost."""
+    nbdspec("client", "-q", "-c", "write_cache/power_cut", "--json", "json", "--driver", NBDSPEC, "--", "driver", "--lie", lie, status=1)
+    failed = [r["point"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"] if r["verdict"] == "fail"]
+    assert failed and all(p.startswith(point) for p in failed)
 
 
 @pytest.mark.parametrize("arguments, text", [(["--driver", "/nowhere/driver"], "/nowhere/driver: No such file or directory"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 VM = os.path.join(ROOT, "ci/vm/vm")
 DRIVER = os.path.join(ROOT, "ci/drivers/linux-nbd")
 MATRIX = "ci/matrix/linux-virtio-blk"
+MOUNTED = os.path.join(ROOT, "ci/vm/mounted")
+LOG = os.path.join(ROOT, "build/crash/append_log")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,16 +66,69 @@ def test_stale_flags(nbdspec):
     assert ("fail", "client_forgets_prior_session") in [v for name, v in found.items() if name.startswith("stale/flags[")]
 
 
+def test_devices_are_given_back(nbdspec):
+    """One that cannot be opened takes none of those that a driver has."""
+    script = f"""coproc D {{ {DRIVER}; }}
+                 read -r greeting <&${{D[0]}}
+                 for tag in {{1..19}}; do
+                     echo "$tag 1 connect virtio:nobody" >&${{D[1]}}
+                     read -r answer <&${{D[0]}}
+                     echo "$answer"
+                 done"""
+    p = run(nbdspec, "bash", "-c", script)
+    assert p.returncode == 0 and p.stdout.splitlines() == [f"{tag} error ENODEV" for tag in range(1, 20)]
+
+
 @pytest.mark.parametrize("bug, says", [("panics", "the guest is gone: "), ("hangs", "does not answer")])
 def test_lost_guest(nbdspec, bug, says):
     """It is that case's verdict, and the next driver has a new machine."""
     lost, after = nbdspec.cwd / "lost.json", nbdspec.cwd / "after.json"
-    p = run(nbdspec, "sh", "-c", client(lost, "-c", "write_cache/none", bug) + "; " +
-            client(after, "-c", "write_cache/none", "netlink"))
+    p = run(nbdspec, "sh", "-c", client(lost, "-c", "write_cache/flush_then_none", bug) + "; " +
+            client(after, "-c", "write_cache/flush_then_none", "netlink"))
     assert "2 boots" in p.stderr
-    assert "fail" in verdicts(lost)["write_cache/none"] and says in lost.read_text()
-    assert verdicts(after)["write_cache/none"][0] == "pass"
+    assert "fail" in verdicts(lost)["write_cache/flush_then_none"] and says in lost.read_text()
+    assert verdicts(after)["write_cache/flush_then_none"][0] == "pass"
     until(lambda: not left(nbdspec))
+
+
+def record(nbdspec, *options):
+    """A log on an ext4 of the guest's, recorded: {what: how many}."""
+    p = nbdspec("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
+                MOUNTED, "run", *options, "ext4", "{uri}", LOG, "write", "/mount/log", status=0)
+    until(lambda: not left(nbdspec))
+    return {what: int(n) for n, what in re.findall(r"(\d+) (writes|flushes|with FUA|marks)", p.stdout)}
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="{mount} takes root")
+
+
+@needs_root
+@pytest.mark.parametrize("options, fua, status", [((), True, 0), (("-o", "barrier=0"), False, 1), (("--no-cache",), False, 1)])
+def test_recording(nbdspec, options, fua, status):
+    """ext4's journal is written with FUA, and no cut harms it; without barriers, or with a disk that has a cache in secret, one does."""
+    subprocess.run(["make", "-s", "-C", ROOT, "workloads"], check=True)
+    told = record(nbdspec, *options)
+    assert told["marks"] == 12 and told["writes"] > 20 and (told["with FUA"] > 0) == fua
+    nbdspec("crash", "explore", "--fs", "ext4", "--budget", "40", "--check", f"{LOG} check {{mount}}/log", "trace", status=status)
+    until(lambda: not left(nbdspec))
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
+def test_recording_leaves_nothing(nbdspec, which):
+    p = nbdspec.start("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
+                      MOUNTED, "run", "ext4", "{uri}", LOG, "write", "/mount/log")
+    until(lambda: any(line.startswith("qemu-system") for line in processes(nbdspec.mark).values()))
+    p.send_signal(which)
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not left(nbdspec))
+
+
+@pytest.mark.parametrize("arguments, text", [
+    ((), "usage:"), (("run", "ext2", "x", "y"), "'run'"), (("run", "-x", "ext4", "x", "y"), "'-x'"),
+    (("make", "ext4"), "'make'"), (("run", "ext4", "x", LOG, "a b"), "'a word with a blank'")])
+def test_mounted_usage(nbdspec, arguments, text):
+    p = subprocess.run([MOUNTED, *arguments], capture_output=True, text=True, env=nbdspec.env, timeout=PATIENCE)
+    assert p.returncode == 2 and text in p.stderr
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -92,16 +148,66 @@ def test_skips(nbdspec):
         (path / program).symlink_to(shutil.which(program))
     p = run(nbdspec, "true", PATH=str(path))
     assert p.returncode == 3 and "skipped: qemu-system-x86_64 is not installed" in p.stderr
+    p = run(nbdspec, "--version", PATH=str(path))
+    assert p.returncode == 3 and p.stdout == "" and "qemu-system-x86_64 is not installed" in p.stderr
     p = run(nbdspec, "true", KERNEL_DEB="/nowhere.deb")
     assert p.returncode == 3 and "skipped: KERNEL_DEB=/nowhere.deb is not there" in p.stderr
     until(lambda: not left(nbdspec))
 
 
-def matrix(nbdspec, lie, glob):
-    """Of a tree whose fake server lies, and whose reports are its own."""
+def own_tree(nbdspec):
+    """With a build directory of its own."""
     tree = nbdspec.cwd / "tree"
     (tree / "build").mkdir(parents=True)
     (tree / "ci").symlink_to(os.path.join(ROOT, "ci"))
+    return tree
+
+
+def test_one_makes_the_kernel(nbdspec):
+    """The next waits for it, and clears away what it has left when it was killed."""
+    tree, tools, deb = own_tree(nbdspec), nbdspec.cwd / "tools", nbdspec.cwd / "kernel.deb"
+    deb.touch()
+    tools.mkdir()
+    (tools / "dpkg-deb").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tools / "dpkg-deb").chmod(0o755)
+    env = {**nbdspec.env, "PATH": f"{tools}:{os.environ['PATH']}", "KERNEL_DEB": str(deb)}
+
+    def start():
+        return subprocess.Popen([tree / "ci/vm/vm", "--version"], env=env)
+
+    def folders():
+        return list((tree / "build/vm").glob("new-*"))
+
+    def unpacks():
+        return [line for line in processes(nbdspec.mark).values() if line.startswith("sleep 60")]
+
+    first = start()
+    until(unpacks)
+    kept, second = folders(), start()
+    until(lambda: has_open(second.pid, "/vm/lock"))
+    assert len(kept) == 1 and folders() == kept
+    first.kill()
+    first.wait(PATIENCE)
+    until(lambda: len(unpacks()) == 1 and folders() not in ([], kept))
+    assert len(folders()) == 1
+    second.kill()
+    second.wait(PATIENCE)
+    until(lambda: not left(nbdspec))
+
+
+def has_open(pid, end):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}").endswith(end):
+                return True
+        except FileNotFoundError:  # it is closed by now
+            pass
+    return False
+
+
+def matrix(nbdspec, lie, glob):
+    """Of a tree whose fake server lies, and whose reports are its own."""
+    tree = own_tree(nbdspec)
     (tree / "build/vm").symlink_to(os.path.join(ROOT, "build/vm"))
     (tree / "build/nbdspec").write_text(f'#!/bin/sh\nexec {NBDSPEC} "$@" {lie}\n')
     (tree / "build/nbdspec").chmod(0o755)
@@ -123,3 +229,10 @@ def test_matrix_differs(nbdspec):
     assert status == 1
     assert "write, fsync" in rows["server=FLUSH cache=writeback write-cache=on"]
     assert "write" in rows["server=FLUSH cache=writeback write-cache=off"]
+
+
+def test_matrix_one_flush_lost(nbdspec):
+    """The next step's flush does not make up for it."""
+    status, rows = matrix(nbdspec, "--lie power_flush_ignored:times=1", "server=FLUSH cache=writeback write-cache=on")
+    assert status == 1
+    assert [list(differs) for differs in rows.values()] == [["write, fsync"]]

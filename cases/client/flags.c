@@ -331,6 +331,20 @@ judge_written(const struct round *n)
 	}
 }
 
+/* A block device has a write cache where FLUSH is offered, and nowhere else. */
+static void
+judge_write_cache(struct round *n, const struct driver_answer *a)
+{
+	const char *want = (n->flags & NBD_FLAG_SEND_FLUSH) != 0 ? "write back" : "write through";
+	char *said = known(a, "queue.write_cache"), wanted[40], got[60];
+
+	snprintf(wanted, sizeof(wanted), "queue.write_cache=%s", want);
+	snprintf(got, sizeof(got), "queue.write_cache=%.30s", said != NULL ? said : want);
+	if (strcmp(wanted, got) != 0)
+		wrong(n, misread(n), wanted, got);
+	free(said);
+}
+
 /*
  * What the client's API says of the flags. A client may say that it can do what it does by other commands, and that it
  * cannot write at all to what is read-only.
@@ -369,6 +383,7 @@ judge_known(struct round *n, const struct driver_answer *a)
 		}
 		free(said);
 	}
+	judge_write_cache(n, a);
 }
 
 /* ---- a session ---- */

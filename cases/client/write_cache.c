@@ -3,6 +3,7 @@
  * NBD_FLAG_SEND_FLUSH over to the next server, which had no such cache, and each FLUSH to it failed.
  */
 #include "cases/client/drive.h"
+#include "fakeserver/cache.h"
 #include "harness/nbd.h"
 
 #include <stdlib.h>
@@ -68,24 +69,7 @@ CASE_DRIVER(write_cache, flush_then_none,
 	drive_finish(d);
 }
 
-CASE_DRIVER(write_cache, none,
-            "Where neither FLUSH nor FUA is offered neither is sent, and the device has no write cache",
-            R(flush_only_where_advertised), R(client_uses_exposed_features))
-{
-	struct drive *d = begin(t, NULL, false);
-	struct driver_answer a;
-
-	a = enter(d, 0);
-	expect_write_cache(d, R(client_uses_exposed_features), &a, "write through");
-	must(d, R(baseline_client_write), 1, "write 4096 4096 7");
-	ask(d, 1, "write 8192 4096 7 fua");
-	ask(d, 1, "flush");
-	EXPECT_EQ(t, R(flush_only_where_advertised), drive_sent(d, NBD_CMD_FLUSH, 0), 0);
-	EXPECT_EQ(t, R(client_uses_exposed_features), drive_sent(d, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA), 0);
-	must(d, R(baseline_client_disc), 1, "disconnect");
-	drive_finish(d);
-}
-
+/* The cases of flags tell of it too, but only of a client that breaks no other rule in the sessions before. */
 CASE_DRIVER(write_cache, fua_without_flush,
             "Where FUA is offered and FLUSH is not, what was asked with fua has it, or fails", R(baseline_client_write))
 {
@@ -127,4 +111,70 @@ CASE_DRIVER(write_cache, error_forgotten,
 	must(d, R(client_forgets_prior_session), 1, "flush");
 	must(d, R(baseline_client_disc), 1, "disconnect");
 	drive_finish(d);
+}
+
+/* ---- power cuts ---- */
+
+static const struct promise {
+	const char *name, *words[2], *flag;
+	uint16_t flags; /* of transmission */
+	enum requirement_id r;
+} promises[] = {
+	{ "flush", { "write 8192 16384 7", "flush" }, NULL, NBD_FLAG_SEND_FLUSH, R(client_flush_awaits_replies) },
+	{ "flush, where FUA is offered",
+	  { "write 8192 16384 7", "flush" },
+	  NULL,
+	  NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA,
+	  R(client_flush_awaits_replies) },
+	{ "fua",
+	  { "write 8192 16384 7 fua", NULL },
+	  "fua",
+	  NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA,
+	  R(baseline_client_write) },
+	{ "fua, where it is not offered",
+	  { "write 8192 16384 7 fua", NULL },
+	  "fua",
+	  NBD_FLAG_SEND_FLUSH,
+	  R(baseline_client_write) },
+};
+
+/* The disk forgets whatever it may. */
+static void
+cut_behind(struct drive *d, const struct promise *p)
+{
+	enum { OFFSET = 8192, LENGTH = 16384 };
+	struct fake_export *e = &d->exports[0];
+	uint8_t data[LENGTH];
+	bool kept = true;
+
+	e->cache = cache_new(e->disk, &(struct cache_config){ .most = CACHE_MOST_DEFAULT,
+	                                                      .tear_unit = TEAR_UNIT_DEFAULT,
+	                                                      .flush_covers_all = true });
+	enter(d, p->flags);
+	for (size_t i = 0; i < 2 && p->words[i] != NULL && kept; i++)
+		kept = ask(d, 1, "%s", p->words[i]).result == DRIVER_OK;
+	fake_cut_power(d->fake, CUT_DROP);
+	driver_pattern(7, OFFSET, LENGTH, data);
+	if (kept && disk_digest(e, OFFSET, LENGTH) != driver_digest(data, LENGTH))
+		broken_values(d->t, p->r, "the data are on the disk after a power cut", "'ok', and they are lost");
+	ask(d, 1, "disconnect");
+	observe(d->t, p->r, kept ? "'ok', and the data survive a power cut" : "an error, which promises nothing");
+}
+
+CASE_DRIVER(write_cache, power_cut,
+            "What flush, or a write with fua, has called done survives a power cut right after it",
+            R(client_flush_awaits_replies), R(baseline_client_write))
+{
+	struct drive *d = drive_new(t);
+
+	drive_needs(d, "write", NULL);
+	drive_needs(d, "flush", NULL);
+	for (volatile size_t i = 0; i < sizeof(promises) / sizeof(promises[0]); i++)
+		POINT(t, "%s", promises[i].name) {
+			if (promises[i].flag != NULL)
+				drive_needs(d, "write", promises[i].flag);
+			drive_serve(d, "", NULL);
+			cut_behind(d, &promises[i]);
+			drive_finish(d);
+		}
 }

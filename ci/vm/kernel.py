@@ -1,9 +1,9 @@
 """The guest's kernel with the modules that it needs, and the initramfs made of them; kept in build/vm under the kernel's version.
 
 The kernel is Debian's cloud kernel: KERNEL_DEB=file.deb, or the one that is installed, or the one that apt has, which is
-downloaded and unpacked, and not installed.
+downloaded and unpacked, and not installed. Only one run at a time makes anything there.
 """
-import glob, io, lzma, os, re, shutil, subprocess, tempfile
+import contextlib, fcntl, glob, io, lzma, os, re, shutil, subprocess, tempfile
 
 BUILD = "build/vm"
 GUEST, FORWARD = f"{BUILD}/guest", f"{BUILD}/forward"
@@ -17,8 +17,25 @@ class Untestable(Exception):
     """What is not there, and what to do."""
 
 
+@contextlib.contextmanager
+def alone():
+    """Nobody else makes anything in build/vm meanwhile; what one that was killed has left there goes."""
+    os.makedirs(BUILD, exist_ok=True)
+    with open(f"{BUILD}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in glob.glob(f"{BUILD}/new-*"):
+            shutil.rmtree(folder)
+        yield
+
+
+def new_folder():
+    return tempfile.TemporaryDirectory(dir=BUILD, prefix="new-")
+
+
 def run(*command, **options):
-    p = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, capture_output=True, **options)
+    """Its output. It ends with us."""
+    p = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, text=True, capture_output=True,
+                       **options)
     if p.returncode:
         raise Untestable(f"{' '.join(command[:3])} fails: {(p.stderr.strip() or p.stdout.strip() or 'no word').splitlines()[-1]}")
     return p.stdout
@@ -44,7 +61,7 @@ def unpack(deb):
     to = f"{BUILD}/{name}"
     if not place_of(to):
         shutil.rmtree(to, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        with new_folder() as folder:
             run("dpkg-deb", "-x", deb, folder + "/root")
             if not place_of(folder + "/root"):
                 raise Untestable(f"{deb} has no cloud kernel for amd64")
@@ -60,7 +77,7 @@ def download():
     version = re.search(r"Candidate: (\S+)", run("apt-cache", "policy", package[1], env={**os.environ, "LC_ALL": "C"}))
     name = f"{package[1]}_{version[1].replace(':', '%3a')}_amd64.deb"
     if not os.path.exists(f"{BUILD}/{name}"):
-        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        with new_folder() as folder:
             run("apt-get", "download", package[1], cwd=folder)
             os.rename(glob.glob(folder + "/*.deb")[0], f"{BUILD}/{name}")
     return f"{BUILD}/{name}"
@@ -68,13 +85,13 @@ def download():
 
 def find():
     """(version, vmlinuz, modules)."""
-    os.makedirs(BUILD, exist_ok=True)
     deb = os.environ.get("KERNEL_DEB")
     if deb and not os.path.exists(deb):
         raise Untestable(f"KERNEL_DEB={deb} is not there")
-    if deb:
-        return unpack(deb)
-    return place_of("") or unpack(download())
+    with alone():
+        if deb:
+            return unpack(deb)
+        return place_of("") or unpack(download())
 
 
 # ---- the initramfs ----
@@ -133,8 +150,29 @@ def initramfs(version, modules):
     for program in (GUEST, FORWARD):
         if not os.path.exists(program):
             raise Untestable(f"{program} is missing: make machine")
-    if os.path.exists(path) and os.path.getmtime(path) > max(map(os.path.getmtime, (GUEST, __file__, modules))):
-        return path
+    with alone():
+        if not os.path.exists(path) or os.path.getmtime(path) <= max(map(os.path.getmtime, (GUEST, __file__, modules))):
+            with new_folder() as folder:
+                with open(f"{folder}/initramfs", "wb") as f:
+                    f.write(guest_files(modules))
+                os.rename(f"{folder}/initramfs", path)
+    return path
+
+
+def workload_files(modules, filesystem, program):
+    """What stands behind the initramfs for a workload: its program, and the modules of its filesystem."""
+    found, archive = Modules(modules), Archive()
+    found.add(filesystem)
+    for name, data in found.order:
+        archive.add(f"modules/{name}", data)
+    archive.add("modules/filesystem", "".join(f"/modules/{name}\n" for name, _ in found.order).encode())
+    with open(program, "rb") as f:
+        archive.add("workload", f.read(), mode=0o100755)
+    return archive.contents()
+
+
+def guest_files(modules):
+    """The archive."""
     found = Modules(modules)
     for name in MODULES:
         found.add(name)
@@ -149,7 +187,4 @@ def initramfs(version, modules):
     for name, data in found.order:
         archive.add(f"modules/{name}", data)
     archive.add("modules/order", "".join(f"/modules/{name}\n" for name, _ in found.order[:boot]).encode())
-    with open(path + ".new", "wb") as f:
-        f.write(archive.contents())
-    os.rename(path + ".new", path)
-    return path
+    return archive.contents()

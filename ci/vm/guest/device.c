@@ -22,6 +22,8 @@
 
 enum { BLOCK_LEAST = 512, BLOCK_MOST = 4096, MAX_SECTORS_KB = 1280, TRIES = 2000, TRY_US = 500 };
 
+unsigned time_factor = 1;
+
 /* No partitions: they would be read before anything else. */
 int
 load_nbd(void)
@@ -82,9 +84,10 @@ block_size(const struct terms *terms)
 static void *
 do_it(void *arg)
 {
-	const struct device *d = arg;
+	struct device *d = arg;
 
 	ioctl(d->control, NBD_DO_IT);
+	atomic_store(&d->done, true);
 	ioctl(d->control, NBD_CLEAR_SOCK);
 	return NULL;
 }
@@ -102,26 +105,31 @@ is_running(const struct device *d, uint64_t size)
 }
 
 static int
-ioctl_connect(struct device *d, const char *path, int socket, const struct terms *terms)
+ioctl_connect(struct device *d, const char *path, const struct terms *terms)
 {
 	uint32_t block = block_size(terms);
 
 	d->control = open(path, O_RDWR | O_CLOEXEC);
 	if (d->control < 0)
 		return errno;
-	if (ioctl(d->control, NBD_SET_SOCK, socket) != 0 ||
-	    ioctl(d->control, NBD_SET_BLKSIZE, (unsigned long)block) != 0 ||
+	for (unsigned i = 0; i < d->n_sockets; i++)
+		if (ioctl(d->control, NBD_SET_SOCK, d->sockets[i]) != 0)
+			return errno;
+	if (ioctl(d->control, NBD_SET_BLKSIZE, (unsigned long)block) != 0 ||
 	    ioctl(d->control, NBD_SET_SIZE_BLOCKS, (unsigned long)(terms->size / block)) != 0 ||
-	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0)
+	    ioctl(d->control, NBD_SET_FLAGS, (unsigned long)terms->flags) != 0 ||
+	    (d->timeout != 0 && ioctl(d->control, NBD_SET_TIMEOUT, (unsigned long)d->timeout) != 0))
 		return errno;
+	atomic_store(&d->done, false);
 	if (pthread_create(&d->doing, NULL, do_it, d) != 0)
 		return EAGAIN;
-	for (int i = 0; i < TRIES; i++) {
-		if (is_running(d, terms->size / block * block))
-			return 0;
+	/* How long that takes is for the host to judge. */
+	while (!is_running(d, terms->size / block * block)) {
+		if (atomic_load(&d->done))
+			return ENODEV;
 		usleep(TRY_US);
 	}
-	return ENODEV;
+	return 0;
 }
 
 /* NBD_DO_IT returns when the server has closed the connection; NBD_CLEAR_SOCK does not wait for that. */
@@ -157,7 +165,7 @@ open_device(struct device *d, const char *path)
 }
 
 int
-device_start(struct device *d, int socket, const struct terms *terms)
+device_start(struct device *d, const int *sockets, unsigned n, const struct terms *terms)
 {
 	char path[32];
 	int failed;
@@ -165,22 +173,25 @@ device_start(struct device *d, int socket, const struct terms *terms)
 	snprintf(d->name, sizeof(d->name), "nbd%u", d->index);
 	snprintf(path, sizeof(path), "/dev/%s", d->name);
 	d->is_virtio = false;
-	d->socket = socket;
+	memcpy(d->sockets, sockets, n * sizeof(*sockets));
+	d->n_sockets = n;
 	d->control = -1;
 	if (terms->minimum > BLOCK_MOST || (terms->maximum != 0 && terms->maximum < BLOCK_MOST))
 		failed = EINVAL;
 	else if (d->by_ioctl)
-		failed = ioctl_connect(d, path, socket, terms);
+		failed = ioctl_connect(d, path, terms);
 	else
-		failed = netlink_connect(d->index, socket, terms, block_size(terms));
+		failed = netlink_connect(d, terms, block_size(terms));
 	if (failed == 0 && !limit_requests(d, terms))
 		failed = errno;
 	if (failed == 0)
 		failed = open_device(d, path);
 	if (failed != 0) {
 		/* Where the kernel has not taken it over, the session is to end properly all the same. */
-		say_goodbye(socket);
+		for (unsigned i = 0; i < n; i++)
+			say_goodbye(sockets[i]);
 		device_end(d, true);
+		device_close(d);
 	}
 	return failed;
 }
@@ -219,14 +230,14 @@ device_open_virtio(struct device *d, const char *serial)
 	return d->name[0] != '\0' ? open_device(d, path) : ENODEV;
 }
 
-/* The kernel is through with it when the last bytes are on their way. */
+/* The kernel is through with it when the last bytes are on their way. A server that takes none is not waited for for ever. */
 static void
 await_end(int socket)
 {
 	struct tcp_info info = { .tcpi_state = TCP_CLOSE };
 	socklen_t size = sizeof(info);
 
-	for (int i = 0; i < TRIES; i++) {
+	for (unsigned i = 0; i < TRIES * time_factor; i++) {
 		if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_state == TCP_CLOSE ||
 		    info.tcpi_state == TCP_TIME_WAIT)
 			return;
@@ -241,13 +252,20 @@ device_end(struct device *d, bool at_once)
 
 	if (!d->is_virtio) {
 		failed = d->by_ioctl ? ioctl_disconnect(d, at_once) : netlink_disconnect(d->index);
-		await_end(d->socket);
-		close(d->socket);
+		for (unsigned i = 0; i < d->n_sockets; i++) {
+			await_end(d->sockets[i]);
+			close(d->sockets[i]);
+		}
 	}
+	return failed;
+}
+
+void
+device_close(struct device *d)
+{
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
-	return failed;
 }
 
 bool
@@ -255,5 +273,8 @@ device_is_lost(const struct device *d)
 {
 	char byte;
 
-	return !d->is_virtio && recv(d->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	for (unsigned i = 0; i < d->n_sockets && !d->is_virtio; i++)
+		if (recv(d->sockets[i], &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+			return false;
+	return !d->is_virtio;
 }

@@ -2,10 +2,14 @@
  * The driver of the kernel's nbd (docs/driver-protocol.md), inside the virtual machine. The handshake is our own; all that
  * follows is the kernel's. A handle is a block device, and each request a thread that waits in a system call.
  *
- * The host's first line is "options", with "ioctl" (else netlink), or with bugs of the driver's: "keeps-flags" tells the kernel
- * the first session's flags in every later one, "panics" and "hangs" do so instead of connecting.
+ * The host's first line is "options", with "ioctl" (else netlink) and "time-factor=N" (on every time limit), or with bugs of the
+ * driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "no-cache" tells it of no server that
+ * it has FLUSH or FUA, "panics" and "hangs" do so instead of connecting.
  */
 #include "guest.h"
+
+#include "harness/driver.h"
+#include "harness/nbd.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -19,9 +23,10 @@
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 1 << 20, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
+enum { LINE_MOST = 1 << 20, MARK_MOST = 4096 + 8, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
 
 struct handle {
 	struct handle *next;
@@ -29,6 +34,7 @@ struct handle {
 	bool connected, cancelled;
 	unsigned in_flight;   /* commands, under the lock */
 	struct device device; /* the same one in each session, if nobody has it meanwhile */
+	unsigned connections; /* that the user has asked for; 0: one */
 	struct terms first;   /* keeps-flags */
 	bool has_first;
 };
@@ -49,7 +55,7 @@ struct answer {
 static struct handle *handles, *owners[DEVICES];
 static unsigned first_device, *n_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool by_ioctl, keeps_flags, panics, hangs;
+static bool by_ioctl, keeps_flags, no_cache, panics, hangs;
 static int port;
 
 /* ---- answers ---- */
@@ -91,40 +97,6 @@ failed(struct answer *a, int error, const char *text)
 	snprintf(a->failure.text, sizeof(a->failure.text), "%s", text);
 }
 
-/* ---- contents ---- */
-
-static uint32_t
-digest(const uint8_t *data, size_t length)
-{
-	static uint32_t table[256];
-	uint32_t crc = 0xffffffff;
-
-	for (uint32_t i = 0; i < 256; i++) {
-		uint32_t entry = i;
-
-		for (int bit = 0; bit < 8; bit++)
-			entry = entry >> 1 ^ (entry & 1 ? 0xedb88320 : 0);
-		table[i] = entry;
-	}
-	for (size_t i = 0; i < length; i++)
-		crc = crc >> 8 ^ table[(crc ^ data[i]) & 0xff];
-	return ~crc;
-}
-
-static void
-fill_pattern(uint8_t *data, size_t length, uint64_t offset, unsigned pattern)
-{
-	char block[32];
-
-	memset(data, 0, length);
-	for (size_t i = 0; i < length && pattern != 0; i++, offset++) {
-		if (i == 0 || offset % 16 == 0)
-			snprintf(block, sizeof(block), "%04x%012" PRIx64, pattern & 0xffff,
-			         offset / 16 & 0xffffffffffff);
-		data[i] = (uint8_t)block[offset % 16];
-	}
-}
-
 /* ---- commands ---- */
 
 struct command {
@@ -161,7 +133,7 @@ call_read(const struct handle *h, const uint64_t *n, bool fua, struct answer *a)
 	(void)fua;
 	transferred(got, n[1], a);
 	if (got == (ssize_t)n[1])
-		snprintf(a->text, sizeof(a->text), " %08" PRIx32, digest(data, n[1]));
+		snprintf(a->text, sizeof(a->text), " %08" PRIx32, driver_digest(data, n[1]));
 	free(data);
 }
 
@@ -172,7 +144,7 @@ call_write(const struct handle *h, const uint64_t *n, bool fua, struct answer *a
 	ssize_t got = -1;
 
 	if (v.iov_base != NULL) {
-		fill_pattern(v.iov_base, n[1], n[0], (unsigned)n[2]);
+		driver_pattern((unsigned)n[2], n[0], n[1], v.iov_base);
 		got = pwritev2(h->device.fd, &v, 1, (off_t)n[0], fua ? RWF_DSYNC : 0);
 	}
 	transferred(got, n[1], a);
@@ -283,7 +255,7 @@ tell_device(const struct handle *h, struct answer *a)
 		                            "logical_block_size",
 		                            "physical_block_size",
 		                            "max_sectors_kb" };
-	char value[64];
+	char value[64], *word;
 	uint64_t size = 0;
 	int read_only = 0;
 	FILE *f = fmemopen(a->text, sizeof(a->text), "w");
@@ -298,9 +270,9 @@ tell_device(const struct handle *h, struct answer *a)
 	for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
 		if (!device_attribute(&h->device, told[i], value, sizeof(value)))
 			continue;
-		fprintf(f, " queue.%s=", told[i]);
-		for (char *at = value; *at != '\0'; at++)
-			*at == ' ' ? fputs("%20", f) : fputc(*at, f);
+		word = driver_escape(value);
+		fprintf(f, " queue.%s=%s", told[i], word);
+		free(word);
 	}
 	fclose(f);
 }
@@ -341,6 +313,7 @@ end_session(struct handle *h, bool at_once, struct answer *a)
 		pthread_mutex_unlock(&lock);
 		usleep(TRY_US);
 	}
+	device_close(&h->device);
 	h->connected = h->cancelled = false;
 	owners[h->device.index] = NULL;
 	pthread_mutex_unlock(&lock);
@@ -365,17 +338,57 @@ take_device(struct handle *h)
 	return i < end;
 }
 
+static void
+give_back_device(const struct handle *h)
+{
+	pthread_mutex_lock(&lock);
+	owners[h->device.index] = NULL;
+	pthread_mutex_unlock(&lock);
+}
+
 /* "virtio:SERIAL", for those who look at what is below the machine's own disks. */
 static void
 open_virtio(struct handle *h, const char *serial, struct answer *a)
 {
-	int error = take_device(h) ? device_open_virtio(&h->device, serial) : EMFILE;
+	int error;
 
+	if (!take_device(h)) {
+		failed(a, EMFILE, "");
+		return;
+	}
+	error = device_open_virtio(&h->device, serial);
 	h->connected = error == 0;
-	if (h->connected)
+	if (h->connected) {
 		tell_device(h, a);
-	else
+	} else {
 		failed(a, error, "");
+		give_back_device(h);
+	}
+}
+
+static void
+close_all(const int *sockets, unsigned n)
+{
+	while (n > 0)
+		close(sockets[--n]);
+}
+
+/* Several connections only where the server says that they are one disk. How many; 0: a failure. */
+static unsigned
+shake_hands(const struct handle *h, const char *export, struct terms *terms, int *sockets, struct answer *a)
+{
+	unsigned n = 0, want = 1;
+
+	for (; n < want; n++) {
+		sockets[n] = handshake(export, terms, &a->failure);
+		if (sockets[n] < 0) {
+			close_all(sockets, n);
+			return 0;
+		}
+		if ((terms->flags & NBD_FLAG_CAN_MULTI_CONN) != 0 && h->connections > 0)
+			want = h->connections;
+	}
+	return n;
 }
 
 static void
@@ -383,7 +396,8 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 {
 	struct terms terms;
 	char export[NAME_MOST + 1];
-	int fd, error;
+	int sockets[CONNECTIONS_MOST], error;
+	unsigned n;
 
 	if (strncmp(uri, "virtio:", 7) == 0) {
 		open_virtio(h, uri + 7, a);
@@ -393,27 +407,29 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 		failed(a, EINVAL, "the export's name is too long");
 		return;
 	}
-	fd = handshake(export, &terms, &a->failure);
-	if (fd < 0)
+	n = shake_hands(h, export, &terms, sockets, a);
+	if (n == 0)
 		return;
 	if (keeps_flags && h->has_first)
 		terms.flags = h->first.flags;
+	if (no_cache)
+		terms.flags &= (uint16_t)~(NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA);
 	h->first = terms;
 	h->has_first = true;
 	h->device.by_ioctl = by_ioctl;
 	if (!take_device(h)) {
-		close(fd);
+		close_all(sockets, n);
 		failed(a, EMFILE, "more handles are connected than were greeted with");
 		return;
 	}
-	error = device_start(&h->device, fd, &terms);
+	error = device_start(&h->device, sockets, n, &terms);
 	h->connected = error == 0;
-	if (h->connected)
+	if (h->connected) {
 		tell_device(h, a);
-	else
+	} else {
 		failed(a, error, "the kernel does not take it");
-	if (!h->connected)
-		owners[h->device.index] = NULL;
+		give_back_device(h);
+	}
 }
 
 static void
@@ -447,24 +463,68 @@ static void
 do_close(const struct request *r, struct answer *a)
 {
 	struct answer unused = { .unsupported = false };
+	struct handle *h = r->handle;
 
 	(void)a;
-	r->handle->cancelled = true;
-	if (r->handle->connected)
-		end_session(r->handle, true, &unused);
-	*r->handle = (struct handle){ .next = r->handle->next, .number = r->handle->number, .device = { .fd = -1 } };
+	h->cancelled = true;
+	if (h->connected)
+		end_session(h, true, &unused);
+	/* in_flight stays: commands that found no session may not have been counted down yet. */
+	h->device = (struct device){ .fd = -1 };
+	h->cancelled = h->has_first = false;
+	h->connections = 0;
 }
 
-/* "cached": a descriptor without O_DIRECT, so that the page cache lies between. */
+/*
+ * "cached": a descriptor without O_DIRECT, so that the page cache lies between. "connections": so many, of which the kernel
+ * has a queue for each. "timeout": seconds that a request may take.
+ */
 static void
 do_set(const struct request *r, struct answer *a)
 {
 	const char *word = r->words[0] != NULL ? r->words[0] : "";
 
+	unsigned n;
+
 	if (strcmp(word, "cached=on") == 0 || strcmp(word, "cached=off") == 0)
 		r->handle->device.cached = strcmp(word, "cached=on") == 0;
+	else if (sscanf(word, "connections=%u", &n) == 1 && n > 0 && n <= CONNECTIONS_MOST)
+		r->handle->connections = n;
+	else if (sscanf(word, "timeout=%u", &n) == 1)
+		r->handle->device.timeout = n;
 	else
 		a->unsupported = true;
+}
+
+static void
+tell_mark(const char *text)
+{
+	char line[MARK_MOST];
+	int n = snprintf(line, sizeof(line), "mark %s\n", text);
+
+	pthread_mutex_lock(&lock);
+	put_line(line, (size_t)n);
+	pthread_mutex_unlock(&lock);
+}
+
+/* "workload FILESYSTEM OPTIONS WORD...", which no greeting tells of: ci/vm/mounted has it. */
+static void
+do_workload(const struct request *r, struct answer *a)
+{
+	struct workload w = { r->words[0], r->words[1], r->words + 2 };
+	char path[32];
+	int status = 0, error;
+
+	if (r->words[0] == NULL || r->words[1] == NULL || r->words[2] == NULL || !r->handle->connected) {
+		failed(a, EINVAL, "");
+		return;
+	}
+	snprintf(path, sizeof(path), "/dev/%s", r->handle->device.name);
+	error = workload_run(path, &w, tell_mark, &status);
+	if (error != 0)
+		failed(a, error, "");
+	else
+		snprintf(a->text, sizeof(a->text), " %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
 /* ---- lines ---- */
@@ -477,6 +537,7 @@ static const struct operation {
 	{ "disconnect", do_disconnect },
 	{ "close", do_close },
 	{ "set", do_set },
+	{ "workload", do_workload },
 };
 
 static void
@@ -586,7 +647,7 @@ greet(void)
 
 	uname(&u);
 	snprintf(line, sizeof(line),
-	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached read write+fua "
+	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached+connections+timeout read write+fua "
 	         "flush "
 	         "trim zero+no-hole\n",
 	         u.release, DEVICES_EACH);
@@ -596,7 +657,7 @@ greet(void)
 void
 driver_run(int on, unsigned *used)
 {
-	char *line = NULL;
+	char *line = NULL, *at;
 	size_t size = 0;
 	FILE *in = fdopen(dup(on), "r");
 
@@ -610,9 +671,14 @@ driver_run(int on, unsigned *used)
 			break;
 		if (strncmp(line, "options", 7) == 0) {
 			by_ioctl = strstr(line, " ioctl") != NULL;
+			at = strstr(line, " time-factor=");
+			time_factor = at != NULL ? (unsigned)atoi(at + 13) : 1;
 			keeps_flags = strstr(line, " keeps-flags") != NULL;
+			no_cache = strstr(line, " no-cache") != NULL;
 			panics = strstr(line, " panics") != NULL;
 			hangs = strstr(line, " hangs") != NULL;
+		} else if (strcmp(line, "ok") == 0) {
+			workload_answer();
 		} else {
 			take_request(line);
 		}

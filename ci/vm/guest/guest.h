@@ -2,6 +2,7 @@
 #ifndef GUEST_H
 #define GUEST_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,24 +29,32 @@ void say_goodbye(int socket);
 /* ---- device.c: /dev/nbdN ---- */
 
 /* Those of the module, and how many a driver may have at once. */
-enum { DEVICES = 64, DEVICES_EACH = 16 };
+enum { DEVICES = 64, DEVICES_EACH = 16, CONNECTIONS_MOST = 8 };
 struct device {
 	unsigned index;
 	char name[16];	/* below /dev and /sys/block */
 	bool is_virtio;	/* a disk of the machine's, of which nothing begins or ends */
 	bool by_ioctl, cached;
+	unsigned timeout;	/* of requests, seconds; 0: the kernel is told of none */
 	int fd;		/* of the block device, or -1: no session */
-	int socket;	/* our own duplicate, to see that the connection is lost */
+	int sockets[CONNECTIONS_MOST];	/* our own duplicates, to see that the connections are lost */
+	unsigned n_sockets;
 	int control;	/* by_ioctl: the descriptor of NBD_DO_IT */
 	unsigned long doing;	/* by_ioctl: its thread */
+	atomic_bool done;	/* by_ioctl: the kernel has given it up */
 };
+extern unsigned time_factor;	/* on every time limit */
 
-/* Each returns 0 or an errno. The socket is taken over. */
-int device_start(struct device *d, int socket, const struct terms *terms);
+/* Each returns 0 or an errno. The sockets are taken over. */
+int device_start(struct device *d, const int *sockets, unsigned n, const struct terms *terms);
 int device_open_virtio(struct device *d, const char *serial);
-/* at_once: whatever the server does; by netlink it always is. */
+/*
+ * The session ends; at_once: whatever the server does; by netlink it always is. What is in flight fails, and may use the
+ * descriptor until device_close.
+ */
 int device_end(struct device *d, bool at_once);
-bool device_is_lost(const struct device *d);
+void device_close(struct device *d);
+bool device_is_lost(const struct device *d);	/* with all its connections */
 /* Of /sys/block/nbdN/queue; false: there is none. */
 bool device_attribute(const struct device *d, const char *name, char *value, size_t size);
 int load_nbd(void);
@@ -53,8 +62,20 @@ int unload_nbd(void);
 
 /* ---- netlink.c ---- */
 
-int netlink_connect(unsigned index, int socket, const struct terms *terms, uint32_t block_size);
+int netlink_connect(const struct device *d, const struct terms *terms, uint32_t block_size);
 int netlink_disconnect(unsigned index);
+
+/* ---- workload.c ---- */
+
+struct workload {
+	const char *filesystem, *options;
+	char *const *words;	/* of the program, NULL-terminated */
+};
+
+/* Up to its end; the filesystem stays mounted. 0 and a wait status, or an errno. mark() is told of each of its marks. */
+int workload_run(const char *device, const struct workload *w, void (*mark)(const char *text), int *status);
+/* The host has set the mark. */
+void workload_answer(void);
 
 /* ---- driver.c ---- */
 
@@ -67,6 +88,8 @@ _Noreturn void driver_run(int port, unsigned *n_used);
 /* ---- init.c ---- */
 
 int load_module(const char *path, const char *options);
+/* Those that a file lists, in this order. NULL, or the first that fails, in static memory, and errno. */
+const char *load_modules(const char *list);
 bool write_text(const char *path, const char *text);
 
 #endif

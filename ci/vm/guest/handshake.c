@@ -4,8 +4,11 @@
  */
 #include "guest.h"
 
+#include "harness/names.h"
+#include "harness/nbd.h"
+#include "harness/wire.h"
+
 #include <arpa/inet.h>
-#include <endian.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -16,177 +19,180 @@
 
 /* Where the host's forwarder listens (ci/vm/vm). */
 #define SERVER "10.0.2.100"
-enum { PORT = 10809, REPLY_MOST = 1 << 20, PADDING = 124 };
+enum { PORT = 10809, REPLY_MOST = 1 << 20 };
 
-#define NBDMAGIC    UINT64_C(0x4e42444d41474943)
-#define IHAVEOPT    UINT64_C(0x49484156454f5054)
-#define REPLY_MAGIC UINT64_C(0x3e889045565a9)
-enum { FIXED_NEWSTYLE = 1, NO_ZEROES = 2 };
-enum { OPT_EXPORT_NAME = 1, OPT_ABORT = 2, OPT_GO = 7, CMD_DISC = 2 };
-enum { REP_ACK = 1, REP_INFO = 3, INFO_EXPORT = 0, INFO_BLOCK_SIZE = 3 };
-#define REP_ERROR     (UINT32_C(1) << 31)
-#define REP_ERR_UNSUP (REP_ERROR | 1)
+/* What has been said and is to be said; the first failure stays, and nothing happens behind it. */
+struct talk {
+	int fd;
+	struct failure *why;
+	struct buf in, out;
+};
 
 static bool
-fail(struct failure *why, const char *name, const char *text)
+fail(struct talk *k, const char *name, const char *text)
 {
-	snprintf(why->name, sizeof(why->name), "%s", name);
-	snprintf(why->text, sizeof(why->text), "%s", text);
+	if (k->why->name[0] == '\0') {
+		snprintf(k->why->name, sizeof(k->why->name), "%s", name);
+		snprintf(k->why->text, sizeof(k->why->text), "%s", text);
+	}
 	return false;
 }
 
 static bool
-take(int fd, void *data, size_t length, struct failure *why)
+goes_on(const struct talk *k)
 {
-	for (ssize_t n; length > 0; data = (char *)data + n, length -= (size_t)n) {
-		n = recv(fd, data, length, MSG_WAITALL);
+	return k->why->name[0] == '\0';
+}
+
+/* The next bytes, in .in behind those that are there. */
+static bool
+take(struct talk *k, size_t length)
+{
+	uint8_t *at = buf_grow(&k->in, length);
+
+	for (ssize_t n; goes_on(k) && length > 0; at += n, length -= (size_t)n) {
+		n = recv(k->fd, at, length, MSG_WAITALL);
 		if (n <= 0)
-			return fail(why, "ENOTCONN", "the server has closed the connection");
+			return fail(k, "ENOTCONN", "the server has closed the connection");
 	}
-	return true;
+	return goes_on(k);
+}
+
+/* The next message, alone. */
+static struct wire
+take_message(struct talk *k, size_t length)
+{
+	buf_clear(&k->in);
+	return take(k, length) ? wire(k->in.at, length) : wire(NULL, 0);
 }
 
 static bool
-put(int fd, const void *data, size_t length, struct failure *why)
+put(struct talk *k)
 {
-	if (send(fd, data, length, MSG_NOSIGNAL) == (ssize_t)length)
-		return true;
-	return fail(why, "ENOTCONN", "the server takes no more");
-}
-
-static uint64_t
-take_be(int fd, unsigned bytes, struct failure *why)
-{
-	uint8_t data[8] = { 0 };
-	uint64_t n = 0;
-
-	if (!take(fd, data, bytes, why))
-		return 0;
-	for (unsigned i = 0; i < bytes; i++)
-		n = n << 8 | data[i];
-	return n;
-}
-
-static uint64_t
-get_be(const uint8_t *data, unsigned bytes)
-{
-	uint64_t n = 0;
-
-	for (unsigned i = 0; i < bytes; i++)
-		n = n << 8 | data[i];
-	return n;
+	if (goes_on(k) && send(k->fd, k->out.at, k->out.len, MSG_NOSIGNAL) != (ssize_t)k->out.len)
+		fail(k, "ENOTCONN", "the server takes no more");
+	buf_clear(&k->out);
+	return goes_on(k);
 }
 
 static bool
-put_option(int fd, uint32_t option, const void *data, uint32_t length, struct failure *why)
+put_option(struct talk *k, uint32_t option, struct bytes data)
 {
-	uint64_t magic = htobe64(IHAVEOPT);
-	uint8_t head[16];
+	wire_put_option(&k->out, &(struct option){ NBD_OPTION_MAGIC, option, (uint32_t)data.len, data });
+	return put(k);
+}
 
-	option = htobe32(option);
-	memcpy(head, &magic, 8);
-	memcpy(head + 8, &option, 4);
-	memcpy(head + 12, &(uint32_t){ htobe32(length) }, 4);
-	return put(fd, head, sizeof(head), why) && (length == 0 || put(fd, data, length, why));
+static bool
+take_option_reply(struct talk *k, uint32_t option, struct option_reply *m)
+{
+	*m = (struct option_reply){ .magic = 0 };
+	wire_get_option_reply(take_message(k, OPTION_REPLY_HEADER_SIZE), m);
+	if (goes_on(k) && (m->magic != NBD_OPTION_REPLY_MAGIC || m->option != option))
+		fail(k, "EPROTO", "this is no reply to the option");
+	if (goes_on(k) && m->length > REPLY_MOST)
+		fail(k, "EPROTO", "a reply is too long");
+	if (goes_on(k) && take(k, m->length))
+		wire_get_option_reply(wire(k->in.at, k->in.len), m);
+	return goes_on(k);
 }
 
 static void
-take_info(const uint8_t *data, uint32_t length, struct terms *terms)
+see_info(struct bytes data, struct terms *terms)
 {
-	unsigned kind = length >= 2 ? (unsigned)get_be(data, 2) : ~0u;
+	struct rep_info info;
+	struct info_export export;
+	struct info_block_size sizes;
 
-	if (kind == INFO_EXPORT && length == 12) {
-		terms->size = get_be(data + 2, 8);
-		terms->flags = (uint16_t)get_be(data + 10, 2);
-	} else if (kind == INFO_BLOCK_SIZE && length == 14) {
-		terms->minimum = (uint32_t)get_be(data + 2, 4);
-		terms->preferred = (uint32_t)get_be(data + 6, 4);
-		terms->maximum = (uint32_t)get_be(data + 10, 4);
+	if (wire_get_rep_info(wire_over(data), &info) == WIRE_SHORT)
+		return;
+	if (info.type == NBD_INFO_EXPORT && wire_get_info_export(wire_over(info.payload), &export) == WIRE_EXACT) {
+		terms->size = export.size;
+		terms->flags = export.flags;
+	} else if (info.type == NBD_INFO_BLOCK_SIZE &&
+	           wire_get_info_block_size(wire_over(info.payload), &sizes) == WIRE_EXACT) {
+		terms->minimum = sizes.minimum;
+		terms->preferred = sizes.preferred;
+		terms->maximum = sizes.maximum;
 	}
 }
 
 static bool
-refused(int fd, uint32_t type, struct failure *why)
+refused(struct talk *k, uint32_t type)
 {
-	static const char *const names[] = { "OTHER",    "UNSUP",   "POLICY",   "INVALID",         "PLATFORM",
-		                             "TLS_REQD", "UNKNOWN", "SHUTDOWN", "BLOCK_SIZE_REQD", "TOO_BIG" };
-	unsigned n = type & 0xffff;
-	struct failure unused;
+	const char *name = name_of(NAME_REPLY, type);
+	struct failure unused = { "", "" };
+	struct talk leave = { .fd = k->fd, .why = &unused };
 
-	snprintf(why->name, sizeof(why->name), "REP_ERR_%s", names[n < 10 ? n : 0]);
-	snprintf(why->text, sizeof(why->text), "the server refuses NBD_OPT_GO");
-	put_option(fd, OPT_ABORT, NULL, 0, &unused);
+	fail(k, name != NULL ? name + strlen("NBD_") : "OTHER", "the server refuses NBD_OPT_GO");
 	/* The acknowledgement may be waited for. */
-	take_be(fd, 1, &unused);
+	if (put_option(&leave, NBD_OPT_ABORT, (struct bytes){ NULL, 0 }))
+		take(&leave, 1);
+	buf_free(&leave.in);
+	buf_free(&leave.out);
 	return false;
 }
 
 /* *unknown: the server does not know NBD_OPT_GO. */
 static bool
-go(int fd, const char *export, struct terms *terms, bool *unknown, struct failure *why)
+go(struct talk *k, const char *export, struct terms *terms, bool *unknown)
 {
-	size_t name = strlen(export);
-	uint8_t *data = calloc(1, REPLY_MOST);
-	uint32_t type = 0, length, be = htobe32((uint32_t)name);
-	bool ok;
+	static const uint8_t block_size[] = { 0, NBD_INFO_BLOCK_SIZE };
+	struct bytes name = bytes_of(export);
+	struct option_reply reply = { .type = NBD_REP_INFO };
+	struct buf data = { 0 };
 
-	memcpy(data, &be, 4);
-	memcpy(data + 4, export, name);
-	data[5 + name] = 1;
-	data[7 + name] = INFO_BLOCK_SIZE;
-	ok = put_option(fd, OPT_GO, data, (uint32_t)name + 8, why);
-	while (ok && type != REP_ACK && !(type & REP_ERROR)) {
-		if (take_be(fd, 8, why) != REPLY_MAGIC || take_be(fd, 4, why) != OPT_GO)
-			ok = why->name[0] != '\0' ? false : fail(why, "EPROTO", "this is no reply to NBD_OPT_GO");
-		type = ok ? (uint32_t)take_be(fd, 4, why) : 0;
-		length = ok ? (uint32_t)take_be(fd, 4, why) : 0;
-		ok = ok && (length <= REPLY_MOST || fail(why, "EPROTO", "a reply is too long")) &&
-		     take(fd, data, length, why) && why->name[0] == '\0';
-		if (ok && type == REP_INFO)
-			take_info(data, length, terms);
-	}
-	free(data);
-	*unknown = ok && type == REP_ERR_UNSUP;
-	return ok && (type == REP_ACK || *unknown || refused(fd, type, why));
+	wire_put_opt_go(&data, &(struct opt_go){ (uint32_t)name.len, name, 1, { block_size, sizeof(block_size) } });
+	put_option(k, NBD_OPT_GO, (struct bytes){ data.at, data.len });
+	buf_free(&data);
+	while (goes_on(k) && reply.type != NBD_REP_ACK && (reply.type & NBD_REP_ERROR_BIT) == 0)
+		if (take_option_reply(k, NBD_OPT_GO, &reply) && reply.type == NBD_REP_INFO)
+			see_info(reply.data, terms);
+	*unknown = reply.type == NBD_REP_ERR_UNSUP;
+	return goes_on(k) && (reply.type == NBD_REP_ACK || *unknown || refused(k, reply.type));
 }
 
 static bool
-by_export_name(int fd, const char *export, bool padded, struct terms *terms, struct failure *why)
+by_export_name(struct talk *k, const char *export, bool padded, struct terms *terms)
 {
-	uint8_t padding[PADDING];
+	size_t length = EXPORT_NAME_REPLY_SIZE + (padded ? NBD_EXPORT_NAME_PADDING : 0);
+	struct export_name_reply reply;
 
-	if (!put_option(fd, OPT_EXPORT_NAME, export, (uint32_t)strlen(export), why))
-		return false;
-	terms->size = take_be(fd, 8, why);
-	terms->flags = (uint16_t)take_be(fd, 2, why);
-	return why->name[0] == '\0' && (!padded || take(fd, padding, PADDING, why));
+	put_option(k, NBD_OPT_EXPORT_NAME, bytes_of(export));
+	wire_get_export_name_reply(take_message(k, length), &reply);
+	terms->size = reply.size;
+	terms->flags = reply.flags;
+	return goes_on(k);
 }
 
 static bool
-haggle(int fd, const char *export, struct terms *terms, struct failure *why)
+haggle(struct talk *k, const char *export, struct terms *terms)
 {
 	bool unknown = true;
-	uint16_t flags;
+	struct greeting greeting;
 	uint32_t ours;
 
-	if (take_be(fd, 8, why) != NBDMAGIC || take_be(fd, 8, why) != IHAVEOPT)
-		return why->name[0] != '\0' ? false : fail(why, "EPROTONOSUPPORT", "this is no newstyle server");
-	flags = (uint16_t)take_be(fd, 2, why);
-	ours = htobe32(flags & (FIXED_NEWSTYLE | NO_ZEROES));
-	if (why->name[0] != '\0' || !put(fd, &ours, sizeof(ours), why))
+	wire_get_greeting(take_message(k, GREETING_SIZE), &greeting);
+	if (goes_on(k) && (greeting.magic != NBD_MAGIC || greeting.option_magic != NBD_OPTION_MAGIC))
+		fail(k, "EPROTONOSUPPORT", "this is no newstyle server");
+	/* The same bits as in the client flags. */
+	ours = greeting.flags & (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES);
+	wire_put_client_flags(&k->out, &(struct client_flags){ ours });
+	if (!put(k))
 		return false;
-	if ((flags & FIXED_NEWSTYLE) != 0 && !go(fd, export, terms, &unknown, why))
+	if ((ours & NBD_FLAG_C_FIXED_NEWSTYLE) != 0 && !go(k, export, terms, &unknown))
 		return false;
-	return !unknown || by_export_name(fd, export, (flags & NO_ZEROES) == 0, terms, why);
+	return !unknown || by_export_name(k, export, (ours & NBD_FLAG_C_NO_ZEROES) == 0, terms);
 }
 
 void
 say_goodbye(int socket)
 {
-	const uint8_t disc[28] = { 0x25, 0x60, 0x95, 0x13, 0, 0, 0, CMD_DISC };
+	struct buf b = { 0 };
 
-	send(socket, disc, sizeof(disc), MSG_NOSIGNAL);
+	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC });
+	send(socket, b.at, b.len, MSG_NOSIGNAL);
 	shutdown(socket, SHUT_WR);
+	buf_free(&b);
 }
 
 int
@@ -194,15 +200,20 @@ handshake(const char *export, struct terms *terms, struct failure *why)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(PORT) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+	struct talk k = { .fd = fd, .why = why };
+	bool ok = false;
 
 	*terms = (struct terms){ 0 };
 	why->name[0] = '\0';
 	inet_pton(AF_INET, SERVER, &to.sin_addr);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) != 0)
-		fail(why, strerrorname_np(errno), "no connection to the server");
-	else if (haggle(fd, export, terms, why))
-		return fd;
-	close(fd);
-	return -1;
+		fail(&k, strerrorname_np(errno), "no connection to the server");
+	else
+		ok = haggle(&k, export, terms);
+	buf_free(&k.in);
+	buf_free(&k.out);
+	if (!ok)
+		close(fd);
+	return ok ? fd : -1;
 }

@@ -70,19 +70,19 @@ mount_all(void)
 		give_up("mount");
 }
 
-static void
-load_all(void)
+const char *
+load_modules(const char *list)
 {
-	char path[256];
-	FILE *f = fopen("/modules/order", "re");
+	static char path[256];
+	FILE *f = fopen(list, "re");
+	int failed = 0;
 
-	while (f != NULL && fscanf(f, "%255s", path) == 1) {
-		errno = load_module(path, "");
-		if (errno != 0)
-			give_up(path);
-	}
+	while (f != NULL && failed == 0 && fscanf(f, "%255s", path) == 1)
+		failed = load_module(path, "");
 	if (f != NULL)
 		fclose(f);
+	errno = failed;
+	return failed != 0 ? path : NULL;
 }
 
 static void
@@ -170,11 +170,14 @@ int
 main(void)
 {
 	unsigned *n_used = mmap(NULL, sizeof(*n_used), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	const char *failed;
 	int port;
 
 	mount_all();
 	dup2(open("/dev/console", O_RDWR), 2);
-	load_all();
+	failed = load_modules("/modules/order");
+	if (failed != NULL)
+		give_up(failed);
 	wait_for_network();
 	bring_up("lo", "127.0.0.1");
 	bring_up("eth0", ADDRESS);

@@ -115,7 +115,7 @@ find_family(void)
 }
 
 int
-netlink_connect(unsigned index, int socket, const struct terms *terms, uint32_t block_size)
+netlink_connect(const struct device *d, const struct terms *terms, uint32_t block_size)
 {
 	struct nlattr *sockets, *item;
 	uint16_t family = find_family();
@@ -124,14 +124,18 @@ netlink_connect(unsigned index, int socket, const struct terms *terms, uint32_t 
 	if (family == 0)
 		return errno;
 	begin(&m, family, NBD_CMD_CONNECT);
-	put_u32(&m, NBD_ATTR_INDEX, index);
+	put_u32(&m, NBD_ATTR_INDEX, d->index);
 	put_u64(&m, NBD_ATTR_SIZE_BYTES, terms->size);
 	put_u64(&m, NBD_ATTR_BLOCK_SIZE_BYTES, block_size);
 	put_u64(&m, NBD_ATTR_SERVER_FLAGS, terms->flags);
+	if (d->timeout != 0)
+		put_u64(&m, NBD_ATTR_TIMEOUT, d->timeout);
 	sockets = put(&m, NBD_ATTR_SOCKETS | NLA_F_NESTED, NULL, 0);
-	item = put(&m, NBD_SOCK_ITEM | NLA_F_NESTED, NULL, 0);
-	put_u32(&m, NBD_SOCK_FD, (uint32_t)socket);
-	end_nest(&m, item);
+	for (unsigned i = 0; i < d->n_sockets; i++) {
+		item = put(&m, NBD_SOCK_ITEM | NLA_F_NESTED, NULL, 0);
+		put_u32(&m, NBD_SOCK_FD, (uint32_t)d->sockets[i]);
+		end_nest(&m, item);
+	}
 	end_nest(&m, sockets);
 	return ask(&m, NULL);
 }
