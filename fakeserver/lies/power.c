@@ -57,7 +57,7 @@ LIE(power_far_writes_stay_volatile, ON_DISK, BREAKS(R(flush_persists)),
 /* Acknowledged before it is written, and the FLUSH does not wait for it. */
 LIE(power_flush_leaves_out_some, ON_DISK, BREAKS(R(flush_persists)), "a FLUSH leaves out every third WRITE")
 {
-	if (m->type == NBD_CMD_WRITE && l->arg++ % 3 == 2 && LIE_NOW)
+	if (m->type == NBD_CMD_WRITE && l->arg++ % 3 == 0 && LIE_NOW)
 		m->volatile_only = true;
 }
 
