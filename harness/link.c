@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ROOM = 16384, SLOTS = 2 };
+enum { ROOM = 16384, SLOTS = 2, ENDING_MS = 500 };
 enum step { STEP_OPEN, STEP_SEND, STEP_RECV, STEP_END, STEP_CLOSE };
 
 const char *
@@ -237,6 +238,14 @@ link_replay(struct test *t, struct bytes log)
 
 /* ---- the server anew ---- */
 
+void
+await_server_end(const struct test *t)
+{
+	struct pollfd p = { .fd = t->private->server->pidfd, .events = POLLIN };
+
+	poll(&p, 1, ENDING_MS);
+}
+
 bool
 can_restart_server(const struct test *t)
 {
@@ -279,10 +288,11 @@ may_write(const struct test *t)
 char *
 exploration_again(const struct test *t, const char *options)
 {
-	const char *again = t->private->server->target->again;
+	const struct target *target = t->private->server->target;
 	char *text;
 
-	if (asprintf(&text, "nbdspec server %s %s", options, again != NULL ? again : "") < 0)
+	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
+	             target->again != NULL ? target->again : "") < 0)
 		abort();
 	return text;
 }

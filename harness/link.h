@@ -39,6 +39,9 @@ bool link_ends(struct link *l);
 /* Opens, sends, receives as many bytes, and closes, as a log says, without a look at what comes. */
 bool link_replay(struct test *t, struct bytes log);
 
+/* A moment for a server that has left us to be seen to have ended. */
+void await_server_end(const struct test *t);
+
 /* The server anew, over the image that it has; for one that was started by a command. False and one line in error. */
 bool can_restart_server(const struct test *t);
 bool restart_server(struct test *t, char error[512]);

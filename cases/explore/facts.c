@@ -117,17 +117,6 @@ learn_own(struct test *t, struct facts *f)
 
 /* ---- options ---- */
 
-/* As the model sums up names, whose order means nothing. */
-static uint64_t
-hash(struct bytes b)
-{
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (size_t i = 0; i < b.len; i++)
-		h = (h ^ b.at[i]) * UINT64_C(0x100000001b3);
-	return h ^ h >> 29;
-}
-
 static void
 learn_list(struct test *t, struct facts *f, struct bytes names[EXPORTS_TRIED])
 {
@@ -138,7 +127,7 @@ learn_list(struct test *t, struct facts *f, struct bytes names[EXPORTS_TRIED])
 	send_option(t, NBD_OPT_LIST, NULL, 0);
 	while ((r = recv_option_reply(t, R(list_replies))).type == NBD_REP_SERVER) {
 		wire_get_rep_server(wire_over(r.data), &server);
-		f->exports += hash(server.name);
+		f->exports += hash_bytes(server.name);
 		if (f->n_exports++ < EXPORTS_TRIED)
 			names[f->n_exports - 1] = kept(server.name);
 	}

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 256, LONGEST_WALK = 16 };
+enum { BATCH = 64, LONGEST_WALK = 16, STUCK_ENOUGH = 16 };
 
 struct explorer {
 	struct search s;
@@ -20,7 +20,8 @@ struct explorer {
 	unsigned shard;
 	const struct symbol *middle[MOST_SYMBOLS], *end[MOST_SYMBOLS];
 	unsigned n_middle, n_end;
-	bool gone;     /* the server, and it is not ours to start */
+	bool gone; /* the server, and it is not ours to start, or it hangs and dies all the time */
+	unsigned n_stuck;
 	uint64_t turn; /* of the sequences, those of the other shards as well */
 	/* Of --unchecked: */
 	struct buf log;
@@ -75,6 +76,8 @@ show(struct explorer *x, const struct finding *f)
 	x->s.w.traced = true;
 	search_breaks(&x->s, &f->shortest, &f->breach, true);
 	x->s.w.traced = false;
+	if (x->s.w.stuck)
+		await_server_end(x->s.t);
 	b = breach_again(&x->s.w, &f->breach);
 	if (b == NULL) {
 		b = &f->breach;
@@ -118,9 +121,10 @@ take_breaches(struct explorer *x, const struct path *p)
 	struct breach breach[MOST_BREACHES];
 	unsigned n = x->s.w.n_breaches;
 	const struct finding *f;
+	bool stuck = x->s.w.stuck;
 
 	memcpy(breach, x->s.w.breach, sizeof(breach));
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck)
 		if ((f = search_found(&x->s, p, &breach[i])) != NULL)
 			report(x, f);
 }
@@ -151,7 +155,9 @@ explore_path(struct explorer *x, const struct path *p)
 	x->log.len = log_from;
 	stuck = x->s.w.stuck;
 	take_breaches(x, p);
-	x->gone = stuck && !search_renews(&x->s);
+	search_walked(&x->s, p);
+	x->n_stuck += stuck;
+	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
 }
 
 static bool

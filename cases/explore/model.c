@@ -87,9 +87,8 @@ is_error(uint32_t type)
 	return (type & NBD_REP_ERROR_BIT) != 0;
 }
 
-/* In any order, so that a sum of these is that of a set. */
-static uint64_t
-hash(struct bytes b)
+uint64_t
+hash_bytes(struct bytes b)
 {
 	uint64_t h = UINT64_C(0xcbf29ce484222325);
 
@@ -112,6 +111,13 @@ is_served(const struct model *m, const struct symbol *s)
 	return s->option < COUNT(m->facts->served) && m->facts->served[s->option];
 }
 
+/* Of a MUST: any data may stand in an option that the server does not know, and in ABORT (proto.md:1197). */
+static bool
+is_violation(const struct symbol *s)
+{
+	return s->flaw != FLAW_NONE && s->option <= NBD_OPT_EXTENDED_HEADERS && s->option != NBD_OPT_ABORT;
+}
+
 void
 model_sent(struct model *m, const struct symbol *s)
 {
@@ -122,7 +128,8 @@ model_sent(struct model *m, const struct symbol *s)
 	m->now = s;
 	m->replies = m->n_export = 0;
 	m->told = 0;
-	m->violated |= s->flaw != FLAW_NONE || (is_set && !m->structured);
+	m->violated_before = m->violated;
+	m->violated |= is_violation(s) || (is_set && !m->structured);
 	m->between |= !is_set && s->option != NBD_OPT_GO && s->option != NBD_OPT_EXPORT_NAME;
 	if (!is_set)
 		return;
@@ -158,7 +165,7 @@ model_ended(struct model *m, const char *how)
 
 	if (s->option == NBD_OPT_EXPORT_NAME && !(e->there && e->by_export_name))
 		return MODEL_OVER;
-	if (s->option == NBD_OPT_SET_META_CONTEXT && !m->structured && is_served(m, s))
+	if (s->option == NBD_OPT_SET_META_CONTEXT && !m->structured && !m->violated_before && is_served(m, s))
 		warning(m, R(set_meta_unstructured_invalid), "NBD_REP_ERR_INVALID", "%s", how);
 	if (m->violated)
 		return MODEL_OVER;
@@ -201,7 +208,7 @@ take_info(struct model *m, const struct option_reply *r)
 		return wrong_type(m, R(option_malformed_invalid), "NBD_REP_ERR_INVALID", r->type);
 	if (wire_get_rep_info(wire_over(r->data), &info) != WIRE_EXACT)
 		return model_breach(m, R(info_reply_layout), "an information type", "length %" PRIu32, r->length);
-	m->told += hash(r->data);
+	m->told += hash_bytes(r->data);
 	if (info.type == NBD_INFO_BLOCK_SIZE && wire_get_info_block_size(wire_over(info.payload), &sizes) != WIRE_EXACT)
 		return model_breach(m, R(info_block_size_length), "NBD_INFO_BLOCK_SIZE of length 14", "length %zu",
 		                    info.payload.len + 2);
@@ -312,7 +319,7 @@ judge_list(struct model *m, const struct option_reply *r)
 		if (wire_get_rep_server(wire_over(r->data), &server) != WIRE_EXACT)
 			return model_breach(m, R(rep_server_layout), "a name within the reply",
 			                    "length %" PRIu32 ", name of %" PRIu32, r->length, server.name_length);
-		m->told += hash(server.name);
+		m->told += hash_bytes(server.name);
 		return MODEL_MORE;
 	}
 	if (!is_error(r->type) && r->type != NBD_REP_ACK)
@@ -360,6 +367,13 @@ take_context(struct model *m, const struct option_reply *r)
 	return MODEL_MORE;
 }
 
+/* The server may have overlooked what stands behind the queries. */
+static bool
+is_flawed(const struct model *m, const struct option_reply *r)
+{
+	return m->now->flaw != FLAW_NONE && !(m->now->flaw == FLAW_EXTRA && r->type == NBD_REP_ACK);
+}
+
 static enum model_step
 judge_flawed_meta(struct model *m, const struct option_reply *r)
 {
@@ -380,7 +394,7 @@ judge_listed(struct model *m, const struct option_reply *r)
 		return MODEL_NEXT;
 	if (!is_served(m, m->now) || (is_error(r->type) && !m->facts->export[m->now->of].there))
 		return MODEL_NEXT;
-	if (m->now->flaw != FLAW_NONE)
+	if (is_flawed(m, r))
 		return judge_flawed_meta(m, r);
 	if (is_error(r->type))
 		return wrong_type(m, R(list_meta_replies), "contexts and NBD_REP_ACK, as at other times", r->type);
@@ -414,7 +428,7 @@ judge_selected(struct model *m, const struct option_reply *r)
 	m->selection = SELECTION_FAILED;
 	if (!is_served(m, m->now) || (is_error(r->type) && !m->facts->export[m->now->of].there))
 		return MODEL_NEXT;
-	if (m->now->flaw != FLAW_NONE)
+	if (is_flawed(m, r))
 		return judge_flawed_meta(m, r);
 	if (is_error(r->type))
 		return wrong_type(m, owed == 0 ? R(set_meta_none_selected_taken) : R(set_meta_replies), "NBD_REP_ACK",
@@ -509,6 +523,8 @@ judge_form(struct model *m, const struct option_reply *r)
 {
 	char text[NAME_MAX_TEXT];
 
+	if (r->option == BAIT_OPTION)
+		return model_breach(m, R(option_data_consumed), "the data of an option is skipped", "it is answered");
 	if (r->option != m->now->option)
 		return model_breach(m, R(option_reply_echoes_option), m->now->name, "a reply to %s",
 		                    name_text(NAME_OPTION, r->option, text));

@@ -30,6 +30,7 @@ enum flaw {
 	FLAW_EMPTY,		/* no data where some must be */
 	FLAW_CUT,		/* the last byte is missing */
 	FLAW_NAME_LENGTH,	/* the name's length is 0xffffffff */
+	FLAW_EXTRA,		/* bytes stand behind the last query, which a server may overlook */
 };
 enum asked { ASKED_NOTHING, ASKED_BASE, ASKED_NO_SUCH, ASKED_ALL };	/* queries for metadata contexts */
 
@@ -48,6 +49,7 @@ struct symbol {
 };
 
 enum { MOST_SYMBOLS = 64, MOST_CONTEXTS = 16 };
+enum { BAIT_OPTION = 0x6e627371 };	/* in data that looks like an option: who does not skip it answers it */
 extern const struct symbol symbols[];
 unsigned symbol_count(void);
 const struct symbol *symbol_named(const char *name, size_t len);	/* NULL for none */
@@ -81,6 +83,9 @@ struct facts {
 bool symbol_applies(const struct symbol *s, const struct facts *f);
 /* The option's data. Appends to b. */
 void put_symbol(struct buf *b, const struct symbol *s, const struct facts *f);
+
+/* Of names in any order: the sum of these is that of a set. */
+uint64_t hash_bytes(struct bytes b);
 
 /* ---- a session ---- */
 
@@ -118,6 +123,7 @@ struct model {
 	bool between;			/* other options came behind it */
 	bool tls_refused;
 	bool listed;			/* LIST was answered; whether it is again is the server's choice (proto.md:212, 1211) */
+	bool violated_before;		/* as it was before the last option */
 	bool violated;			/* we broke a MUST: the server may leave us, now or later (proto.md:243, 447) */
 	/* Told: */
 	const struct symbol *info;	/* a successful INFO directly before */

@@ -157,22 +157,28 @@ last_of(const struct finding *f)
 	return &f->shortest.path[f->shortest.n - 1];
 }
 
+/* Where the second of two connections finds nobody it is the first that has brought the server down. */
 bool
 search_skips(const struct search *s, const struct path *p)
 {
 	for (size_t i = 0; i < s->n_findings; i++)
-		if (s->findings[i].stuck && s->findings[i].shortest.n == 1 &&
-		    contains(p, last_of(&s->findings[i]), false))
+		if (s->findings[i].stuck && s->findings[i].shortest.n <= 2 &&
+		    contains(p, &s->findings[i].shortest.path[0], false))
 			return true;
 	return false;
 }
 
-/* What breaks with the plainest ending is taken to be the same with another. */
+/*
+ * What breaks with the plainest ending is taken to be the same with another; and of what takes several connections the
+ * first is not looked for, unless it has brought the server down.
+ */
 static bool
-explains(const struct finding *f, const struct path *p)
+explains(const struct search *s, const struct finding *f, const struct path *p)
 {
 	const struct path *last = last_of(f);
 
+	if (f->stuck && f->shortest.n == 2)
+		return s->n_history > 0 && contains(&s->history[s->n_history - 1], f->shortest.path, false);
 	return f->shortest.n > 1 || contains(p, last, last->at[last->n - 1] != symbols);
 }
 
@@ -180,7 +186,7 @@ static bool
 is_explained(const struct search *s, const struct path *p, const struct breach *b)
 {
 	for (size_t i = 0; i < s->n_findings; i++)
-		if (same_breach(&s->findings[i].breach, b) && explains(&s->findings[i], p))
+		if (same_breach(&s->findings[i].breach, b) && explains(s, &s->findings[i], p))
 			return true;
 	return false;
 }

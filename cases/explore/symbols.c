@@ -22,11 +22,13 @@ const struct symbol symbols[] = {
 	OPTION("SET_META_CONTEXT:cut", SET_META_CONTEXT, .data = DATA_META, .asked = ASKED_BASE, .flaw = FLAW_CUT),
 	OPTION("SET_META_CONTEXT:name-length", SET_META_CONTEXT, .data = DATA_META, .asked = ASKED_BASE,
 	       .flaw = FLAW_NAME_LENGTH),
+	OPTION("SET_META_CONTEXT:extra", SET_META_CONTEXT, .data = DATA_META, .asked = ASKED_BASE, .flaw = FLAW_EXTRA),
 	OPTION("SET_META_CONTEXT:empty", SET_META_CONTEXT, .data = DATA_META, .flaw = FLAW_EMPTY),
 	OPTION("LIST_META_CONTEXT", LIST_META_CONTEXT, .data = DATA_META),
 	OPTION("LIST_META_CONTEXT:base", LIST_META_CONTEXT, .data = DATA_META, .asked = ASKED_BASE),
 	OPTION("LIST_META_CONTEXT:unknown", LIST_META_CONTEXT, .data = DATA_META, .of = OF_UNKNOWN),
 	OPTION("LIST_META_CONTEXT:cut", LIST_META_CONTEXT, .data = DATA_META, .asked = ASKED_BASE, .flaw = FLAW_CUT),
+	OPTION("LIST_META_CONTEXT:extra", LIST_META_CONTEXT, .data = DATA_META, .flaw = FLAW_EXTRA),
 	OPTION("LIST_META_CONTEXT:empty", LIST_META_CONTEXT, .data = DATA_META, .flaw = FLAW_EMPTY),
 	OPTION("INFO", INFO, .data = DATA_GO),
 	OPTION("INFO:bare", INFO, .data = DATA_GO, .bare = true),
@@ -110,13 +112,19 @@ put_queries(struct buf *b, const struct symbol *s, const struct facts *f)
 		put_query(b, f->all[i]);
 }
 
+static void
+put_bait(struct buf *b)
+{
+	wire_put_option(b, &(struct option){ .magic = NBD_OPTION_MAGIC, .option = BAIT_OPTION });
+}
+
 void
 put_symbol(struct buf *b, const struct symbol *s, const struct facts *f)
 {
 	struct bytes name = f->export[s->of].name;
 
 	if (s->flaw == FLAW_DATA)
-		put_bytes(b, BYTES_OF("payload"));
+		put_bait(b);
 	if (s->data == DATA_NONE || s->flaw == FLAW_EMPTY)
 		return;
 	if (s->data != DATA_NAME)
@@ -128,5 +136,7 @@ put_symbol(struct buf *b, const struct symbol *s, const struct facts *f)
 		put_be16(b, !s->bare);
 	if (s->data == DATA_GO && !s->bare)
 		put_be16(b, NBD_INFO_BLOCK_SIZE);
+	if (s->flaw == FLAW_EXTRA)
+		put_bait(b);
 	b->len -= s->flaw == FLAW_CUT;
 }

@@ -146,7 +146,7 @@ leave_in_the_middle(struct walker *w, struct link *l, const struct symbol *s)
 /* ---- transmission ---- */
 
 static void
-send_trial(struct link *l, struct trial *t, bool lawful)
+send_trial(struct link *l, const struct trial *t)
 {
 	struct buf b = { 0 };
 
@@ -157,10 +157,18 @@ send_trial(struct link *l, struct trial *t, bool lawful)
 			buf_clear(&b);
 		}
 	}
-	if (!lawful)
-		wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC });
 	if (b.len > 0)
 		link_send(l, MSG_REQUEST, 0, bytes_in(&b));
+	buf_free(&b);
+}
+
+static void
+send_disc(struct link *l)
+{
+	struct buf b = { 0 };
+
+	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC });
+	link_send(l, MSG_REQUEST, 0, bytes_in(&b));
 	buf_free(&b);
 }
 
@@ -262,12 +270,14 @@ transmission(struct walker *w, struct link *l, struct model *m)
 
 	for (int lawful = 1; lawful >= 0; lawful--) {
 		trial_plan(&t, m, lawful);
-		send_trial(l, &t, lawful);
+		send_trial(l, &t);
 		step = recv_answers(w, l, m, &t, lawful);
 		if (step != MODEL_NEXT)
 			return step;
 	}
 	w->asked = ASKS;
+	/* Only now: a server that is still busy with what we should not have sent would be free to leave without a word. */
+	send_disc(l);
 	if (link_ends(l))
 		return MODEL_OVER;
 	w->stuck |= l->end == LINK_SILENT;
