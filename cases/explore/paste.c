@@ -158,7 +158,8 @@ put_case(FILE *f, const struct walker *w, const struct finding *d, const struct 
 	const struct scenario *s = &d->shortest;
 	const char *r = requirement(b->broken[0])->id;
 
-	fputs("static struct option_reply\nfinal_reply(struct test *t, enum requirement_id owed, unsigned *n)\n{\n"
+	fputs("static struct option_reply __attribute__((unused))\nfinal_reply(struct test *t, enum requirement_id "
+	      "owed, unsigned *n)\n{\n"
 	      "\tstruct option_reply r;\n\n"
 	      "\tfor (*n = 0;; (*n)++) {\n\t\tr = recv_option_reply(t, owed);\n"
 	      "\t\tif (r.type == NBD_REP_ACK || is_error_reply(r.type))\n\t\t\treturn r;\n\t}\n}\n\n",
