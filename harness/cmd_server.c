@@ -2,6 +2,7 @@
 #include "harness/clock.h"
 #include "harness/cli.h"
 #include "harness/expect.h"
+#include "harness/exploration.h"
 #include "harness/filesystem.h"
 #include "harness/process.h"
 #include "harness/runner.h"
@@ -15,6 +16,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
@@ -52,6 +54,10 @@ enum option_id {
 	OPT_FILESYSTEM,
 	OPT_DRIVER,
 	OPT_PAIRWISE,
+	OPT_EXPLORE,
+	OPT_WALKS,
+	OPT_SEQUENCE,
+	OPT_UNCHECKED,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -89,9 +95,19 @@ enum option_id {
 	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true },
 /* clang-format on */
 
-static const struct cli_option server_options[] = { OPTIONS_OF_BOTH_1 OPTIONS_OF_ALL_2{ 0 } };
+static const struct cli_option server_options[] = {
+	OPTIONS_OF_BOTH_1{ "explore", 0, "DEPTH",
+	                   "in place of the cases: all sequences of up to DEPTH options, right and wrong", OPT_EXPLORE,
+	                   false },
+	{ "explore-walks", 0, "N", "likewise: N sequences at random, by the seed", OPT_WALKS, false },
+	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
+	{ "seed", 0, "N", "of --explore-walks (default: 1)", OPT_SEED, false },
+	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
+	  false },
+	OPTIONS_OF_ALL_2{ 0 },
+};
 
-/* A superset. */
+/* With these a superset. */
 static const struct cli_option durability_options[] = {
 	OPTIONS_OF_BOTH_1{ "check", 0, "SHELL",
 	                   "run after every power cut, with the same placeholders: it fails for a broken image",
@@ -130,7 +146,8 @@ struct server_run {
 	struct target target;
 	struct runner runner;
 	enum suite suite;
-	unsigned runs; /* with seeds of their own */
+	unsigned runs; /* with seeds of their own; of an exploration, its shards */
+	struct exploration explore;
 	bool strict, list, quiet, sized;
 	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
@@ -155,7 +172,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE ? client_options : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE     ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_UNCHECKED ? server_options
+	                                                                        : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -199,6 +218,8 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_EXPECT, NULL, &run->expect_path },
 		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
 		{ OPT_TRACE, NULL, &run->trace_path },
+		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
+		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
 	};
 
 	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
@@ -242,6 +263,15 @@ take_option(struct server_run *run, const struct cli_given *g)
 			return STATUS_USAGE;
 		run->target.seed = number;
 		return 0;
+	case OPT_EXPLORE:
+		if (!cli_number(run->cli, "--explore", g->value, 0, EXPLORE_DEPTH_MOST, &number))
+			return STATUS_USAGE;
+		run->explore.depth = (int)number;
+		return 0;
+	case OPT_WALKS:
+		return cli_number(run->cli, "--explore-walks", g->value, 1, ULONG_MAX, &run->explore.walks)
+		               ? 0
+		               : STATUS_USAGE;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);
@@ -290,6 +320,7 @@ take_uri(struct server_run *run)
 		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
 		                       SOCKET_PATH_SIZE - 1);
 	run->target.export_name = run->export_name ? run->export_name : uri->export;
+	run->target.again = shell_quote((char *const[]){ run->cli->args[0], NULL });
 	return refuse_for_uri(run);
 }
 
@@ -515,6 +546,39 @@ take_cases(struct server_run *run)
 	return run->n_cases > 0 ? 0 : cli_broken(run->cli, "there are no cases");
 }
 
+static bool
+is_given(const struct server_run *run, enum option_id id)
+{
+	for (size_t i = 0; i < run->cli->n_given; i++)
+		if (run->cli->given[i].id == (int)id)
+			return true;
+	return false;
+}
+
+/* Explorations are cases of their own, and each shard is one. */
+static int
+take_exploration(struct server_run *run)
+{
+	struct exploration *e = &run->explore;
+
+	if (run->suite != SUITE_SERVER)
+		return 0;
+	if (e->walks == 0 && is_given(run, OPT_SEED))
+		return cli_usage_error(run->cli, "--seed goes with --explore-walks");
+	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
+		run->suite = SUITE_EXPLORE;
+	else if (e->unchecked)
+		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
+	else
+		return 0;
+	e->counts = mmap(NULL, sizeof(*e->counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (e->counts == MAP_FAILED)
+		return cli_broken(run->cli, "no memory to count in: %s", strerror(errno));
+	run->runs = e->shards = run->runner.slots;
+	run->target.explore = e;
+	return 0;
+}
+
 static int
 read_command_line(struct server_run *run)
 {
@@ -525,6 +589,8 @@ read_command_line(struct server_run *run)
 		status = take_option(run, &run->cli->given[i]);
 	if (run->driver != NULL)
 		run->suite = SUITE_DRIVER;
+	if (status == 0)
+		status = take_exploration(run);
 	if (status == 0)
 		status = take_cases(run);
 	if (status != 0 || run->list)
@@ -572,6 +638,15 @@ write_expectation(struct server_run *run, const struct result *r)
 	run->written = r->requirement;
 }
 
+/* One of them speaks for all: the first one of what cannot be explored, the last one of what was. */
+static bool
+is_of_a_shard(const struct target *t, const struct result *r)
+{
+	if (r->point != NULL)
+		return false;
+	return r->verdict == VERDICT_PASS ? r->message[0] == '\0' : r->verdict == VERDICT_SKIP && t->shard > 0;
+}
+
 static void
 on_result(void *arg, const struct job *job, const struct result *came)
 {
@@ -579,9 +654,11 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	struct result r = *came;
 	char message[512], point[512];
 
+	if (run->suite == SUITE_EXPLORE && is_of_a_shard(job->target, came))
+		return;
 	/* What is known of a case is so for every seed. */
 	expect_judge(run->expect, &r, run->strict);
-	if (run->runs > 1) {
+	if (run->runs > 1 && run->suite != SUITE_EXPLORE) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
 		r.point = point;
@@ -785,7 +862,10 @@ run_all(struct server_run *run)
 		abort();
 	for (unsigned k = 0; k < run->runs; k++) {
 		targets[k] = run->target;
-		targets[k].seed += k;
+		if (run->suite == SUITE_EXPLORE)
+			targets[k].shard = k;
+		else
+			targets[k].seed += k;
 	}
 	for (size_t i = 0; i < n; i++)
 		jobs[i] = (struct job){ .def = run->cases[i % run->n_cases], .target = &targets[i / run->n_cases] };
@@ -877,6 +957,7 @@ run_suite(struct cli *cli, enum suite suite)
 	struct server_run run = { .cli = cli,
 		                  .runs = 1,
 		                  .suite = suite,
+		                  .explore = { .depth = -1 },
 		                  .target = { .size = suite == SUITE_CLIENT ? 1u << 20 : 64u << 20,
 		                              .factor = 1,
 		                              .export_name = "",

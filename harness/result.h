@@ -45,9 +45,10 @@ struct result {
 	bool red;			/* it alone makes the run fail: --strict, --require and expectations weighed */
 	enum requirement_id requirement;	/* what was broken (warn, fail) or is spoken of (info); else NONE */
 	enum requirement_id also[ALSO_MOST];	/* what the same act broke, too; up to NONE */
-	const char *message;		/* one line: why; "" for a plain pass */
+	const char *message;		/* one line: why, or what a pass has to tell; "" for a plain pass */
 	const char *expected, *got;	/* for fail and warn; "" when message says all */
 	const char *feature;		/* for skip: the feature that is missing (--require takes it); else "" */
+	const char *again;		/* how to see it again; many lines; "" */
 	const char *transcript;		/* the last messages, decoded, with hex; many lines; "" when none */
 	const char *server;		/* what happened to the server process, and the end of its stderr; "" */
 	bool server_died;		/* by a signal or with a status that is not 0, and .server says how */

@@ -266,7 +266,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
 	s->started_us = (uint64_t)now_ms() * 1000;
-	s->deadline = now_ms() + (int64_t)(CASE_MS * job->target->factor);
+	s->deadline = job->def->untimed ? INT64_MAX : now_ms() + (int64_t)(CASE_MS * job->target->factor);
 }
 
 /* ---- results ---- */
@@ -285,6 +285,7 @@ emit(struct state *st, struct slot *s, const struct report_header *h, char *cons
 		.expected = strings[REPORT_EXPECTED],
 		.got = strings[REPORT_GOT],
 		.feature = strings[REPORT_FEATURE],
+		.again = strings[REPORT_AGAIN],
 		.transcript = "",
 		.server = server,
 		.server_died = *server != '\0' && s->end_by_fault,
@@ -344,11 +345,10 @@ end_and_output(const struct slot *s)
 static void
 blame(struct state *st, struct slot *s, const struct job *job, const char *message, const char *server)
 {
-	char *strings[REPORT_STRINGS] = { [REPORT_POINT] = (char *)"",
-		                          [REPORT_MESSAGE] = (char *)message,
-		                          [REPORT_EXPECTED] = (char *)"",
-		                          [REPORT_GOT] = (char *)"",
-		                          [REPORT_FEATURE] = (char *)"" };
+	char *strings[REPORT_STRINGS] = {
+		[REPORT_POINT] = (char *)"", [REPORT_MESSAGE] = (char *)message, [REPORT_EXPECTED] = (char *)"",
+		[REPORT_GOT] = (char *)"",   [REPORT_FEATURE] = (char *)"",      [REPORT_AGAIN] = (char *)""
+	};
 	struct report_header h = { .type = REPORT_RESULT,
 		                   .verdict = VERDICT_FAIL,
 		                   .trace_from = 16,
@@ -612,7 +612,8 @@ take_report(struct state *st, struct slot *s)
 static void
 case_broke(struct state *st, struct slot *s, int status)
 {
-	char message[160], *strings[REPORT_STRINGS] = { (char *)"", message, (char *)"", (char *)"", (char *)"" };
+	char message[160],
+		*strings[REPORT_STRINGS] = { (char *)"", message, (char *)"", (char *)"", (char *)"", (char *)"" };
 	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_ERROR, .trace_from = 16 };
 
 	h.trace_to = lseek(s->trace_fd, 0, SEEK_END);
@@ -699,7 +700,8 @@ wait_ms(const struct state *st)
 	int64_t soonest = -1, now = now_ms();
 
 	for (unsigned i = 0; i < st->r->slots; i++)
-		if (st->slots[i].job != NULL && (soonest < 0 || st->slots[i].deadline < soonest))
+		if (st->slots[i].job != NULL && st->slots[i].deadline != INT64_MAX &&
+		    (soonest < 0 || st->slots[i].deadline < soonest))
 			soonest = st->slots[i].deadline;
 	return soonest < 0 ? -1 : soonest <= now ? 0 : (int)(soonest - now);
 }

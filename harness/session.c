@@ -12,8 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A server that says nothing for so long has hung; --time-factor scales it. */
-enum { WAIT_MS = 10000, BESIDE_MS = 2000, UNDER_WAY_MS = 200 };
+enum { BESIDE_MS = 2000, UNDER_WAY_MS = 200 };
 
 const char *
 wait_text(enum outcome_of_wait w)

@@ -721,12 +721,35 @@ end_abruptly(struct server *s)
 	}
 }
 
+/* The command, where the one before has ended; a daemon is still to be adopted. */
+static bool
+start_again(struct server *s, char error[512])
+{
+	int passed = -1;
+	bool ok;
+
+	if (s->target->via == VIA_UNIX || s->target->via == VIA_ACTIVATION)
+		unlink(s->socket);
+	s->starting = true;
+	ok = make_address(s, &passed, error) && spawn(s, passed, error);
+	if (passed >= 0)
+		close(passed);
+	if (ok)
+		s->pidfd = process_open(s->pid);
+	return ok;
+}
+
+bool
+server_restart(struct server *s, char error[512])
+{
+	end_abruptly(s);
+	return start_again(s, error) && (!s->target->daemon || adopt_daemon(s, error));
+}
+
 bool
 server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512])
 {
 	char request[100], reply[512], why[512] = "";
-	int passed = -1;
-	bool ok;
 
 	*failed_check = false;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -740,17 +763,10 @@ server_cut_power(struct server *s, const char *policy, bool *failed_check, char 
 	if (!lower_remount(s->lower, start_ms(s->target), error))
 		return false;
 	*failed_check = !run_command(s, "--check", s->target->check, why);
-	if (s->target->via == VIA_UNIX || s->target->via == VIA_ACTIVATION)
-		unlink(s->socket);
-	s->starting = true;
-	ok = make_address(s, &passed, error) && spawn(s, passed, error);
-	if (passed >= 0)
-		close(passed);
-	if (!ok) {
+	if (!start_again(s, error)) {
 		*failed_check = false;
 		return false;
 	}
-	s->pidfd = process_open(s->pid);
 	if (s->target->daemon && !adopt_daemon(s, error))
 		*failed_check = false;
 	else if (*failed_check)

@@ -58,6 +58,8 @@ struct target {
 	int (*run_driver)(char *const *argv);	/* in place of the command: as driver_options.run; or NULL */
 	bool pairwise;			/* for VIA_CLIENT: of what can be combined, pair by pair is enough (--pairwise) */
 	bool direct;			/* it bypasses the page cache (--direct-io) */
+	const struct exploration *explore;	/* what is asked of explorations (exploration.h); or NULL */
+	unsigned shard;			/* and which part of it is this target's */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
@@ -112,6 +114,11 @@ bool server_terminate(const struct server *s, int fd);
  * error; *failed_check: the server's image is not what target.check wants, which is no fault of the set-up.
  */
 bool server_cut_power(struct server *s, const char *policy, bool *failed_check, char error[512]);
+/*
+ * For the case, of a server that a command has started: ends it at once, and starts the command again over the image as it
+ * is. From then on the processes are the caller's. False and one line in error.
+ */
+bool server_restart(struct server *s, char error[512]);
 /* For the case, VIA_CLIENT: starts the command in *s, with .uri and .socket for it. False and one line in error. */
 bool client_spawn(struct server *s, char error[512]);
 bool server_listens(const struct server *s);		/* a new client can connect; it leaves at once */

@@ -2,6 +2,7 @@
 #include "harness/test.h"
 
 #include "harness/clock.h"
+#include "harness/exploration.h"
 #include "harness/section.h"
 #include "harness/test_private.h"
 
@@ -74,7 +75,7 @@ send_outcome(struct test *t)
 {
 	struct test_private *p = t->private;
 	struct outcome *o = &p->outcome;
-	const char *strings[REPORT_STRINGS] = { p->point, o->message, o->expected, o->got, o->feature };
+	const char *strings[REPORT_STRINGS] = { p->point, o->message, o->expected, o->got, o->feature, o->again };
 	struct report_header h = {
 		.type = REPORT_RESULT,
 		.verdict = o->verdict,
@@ -96,6 +97,7 @@ send_outcome(struct test *t)
 	free(o->expected);
 	free(o->got);
 	free(o->feature);
+	free(o->again);
 	*o = (struct outcome){ .verdict = VERDICT_PASS };
 }
 
@@ -157,7 +159,7 @@ run_case(const struct case_def *def, const struct server *server, int trace_fd, 
 	p.trace_from = trace_end(&p.trace);
 	if (sigsetjmp(p.top, 0) == 0)
 		def->run(&t);
-	if (p.points == 0 || p.outcome.verdict != VERDICT_PASS)
+	if (p.points == 0 || p.outcome.verdict != VERDICT_PASS || p.outcome.message != NULL)
 		send_outcome(&t);
 	report_ended(&t);
 	send_report(&t, &(struct report_header){ .type = REPORT_DONE }, NULL);
@@ -357,6 +359,18 @@ broken_values(struct test *t, enum requirement_id r, const char *expected, const
 }
 
 void
+broken_finding(struct test *t, const enum requirement_id *r, const char *expected, const char *got, const char *again)
+{
+	struct outcome *o = &t->private->outcome;
+
+	settle_values(t, *r, expected, got);
+	o->again = strdup(again);
+	for (int i = 0; i + 1 < ALSO_MOST && r[i] != REQUIREMENT_NONE; i++)
+		o->also[i] = r[i + 1];
+	end_case(t);
+}
+
+void
 deviates(struct test *t, enum requirement_id r, const char *expected, const char *got)
 {
 	settle_values(t, r, expected, got);
@@ -423,6 +437,16 @@ observe(struct test *t, enum requirement_id r, const char *fmt, ...)
 
 	va_start(ap, fmt);
 	settle(t, VERDICT_INFO, r, format(fmt, ap), NULL, NULL, NULL);
+	va_end(ap);
+}
+
+void
+tell(struct test *t, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, VERDICT_PASS, REQUIREMENT_NONE, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
 }
 

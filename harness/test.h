@@ -28,7 +28,7 @@
 
 #include <setjmp.h>
 
-enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH };
+enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH, SUITE_EXPLORE };
 
 struct test;
 
@@ -41,6 +41,7 @@ struct case_def {
 	const char *file;
 	int line;
 	bool bulk;				/* moves tens of megabytes, which costs as much as a hundred others */
+	bool untimed;				/* it may take hours; each of its waits has a limit all the same */
 };
 
 #define CASE(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_SERVER, false, __VA_ARGS__)
@@ -49,6 +50,9 @@ struct case_def {
 /* `nbdspec durability` runs it: it may cut the power. */
 #define CASE_DURABILITY(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DURABILITY, false, __VA_ARGS__)
 
+/* `nbdspec server --explore` runs it: it walks all sequences of something (harness/exploration.h). */
+#define CASE_EXPLORE(group, ident, title_, ...) CASE__(group, ident, title_, SUITE_EXPLORE, false, true, __VA_ARGS__)
+
 /* `nbdspec client` runs it: the case serves (cases/client/host.h), and what is judged is a client. */
 #define CASE_CLIENT(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_CLIENT, false, __VA_ARGS__)
 
@@ -56,12 +60,14 @@ struct case_def {
 #define CASE_DRIVER(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DRIVER, false, __VA_ARGS__)
 #define CASE_DRIVER_BULK(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_DRIVER, true, __VA_ARGS__)
 
-#define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                                \
+#define CASE_(group, ident, title_, suite_, bulk_, ...)                                                                \
+	CASE__(group, ident, title_, suite_, bulk_, false, __VA_ARGS__)
+#define CASE__(group, ident, title_, suite_, bulk_, untimed_, ...)                                                     \
 	static void case_##group##_##ident(struct test *t);                                                            \
 	static const struct case_def case_def_##group##_##ident = {                                                    \
 		.id = #group "/" #ident, .title = title_, .suite = suite_,                                       \
 		.cites = (const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE },                               \
-		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__, .bulk = bulk_,                                     \
+		.run = case_##group##_##ident, .file = __FILE__, .line = __LINE__, .bulk = bulk_, .untimed = untimed_,                                     \
 	};                                                                                                             \
 	static const struct case_def *const case_entry_##group##_##ident                                               \
 		__attribute__((used, section("nbdspec_cases"))) = &case_def_##group##_##ident;                         \

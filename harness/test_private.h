@@ -18,7 +18,15 @@ enum report_type {
 	REPORT_CUT,		/* it is about to end it by a power cut, and to start one of its own */
 	REPORT_ENDED,		/* that one has ended by a fault: message */
 };
-enum report_string { REPORT_POINT, REPORT_MESSAGE, REPORT_EXPECTED, REPORT_GOT, REPORT_FEATURE, REPORT_STRINGS };
+enum report_string {
+	REPORT_POINT,
+	REPORT_MESSAGE,
+	REPORT_EXPECTED,
+	REPORT_GOT,
+	REPORT_FEATURE,
+	REPORT_AGAIN,
+	REPORT_STRINGS
+};
 struct report_header {
 	uint32_t type;
 	uint32_t verdict;
@@ -36,7 +44,7 @@ enum { CLOSED_MS = 60, FAILS_ENOUGH = 3 };
 struct outcome {
 	enum verdict verdict;
 	enum requirement_id requirement;
-	char *message, *expected, *got, *feature;
+	char *message, *expected, *got, *feature, *again;
 	bool gone;
 	enum requirement_id also[ALSO_MOST];
 };
@@ -66,6 +74,9 @@ _Noreturn void run_case(const struct case_def *def, const struct server *server,
 
 /* Of a connection; those after it count up. */
 #define FIRST_COOKIE UINT64_C(0x4e42440000000001)
+
+/* A server that says nothing for so long has hung; --time-factor scales it. */
+enum { WAIT_MS = 10000 };
 
 /* How a wait on a connection ended. */
 enum outcome_of_wait { WAIT_OK, WAIT_CLOSED, WAIT_RESET, WAIT_TIMED_OUT };

@@ -38,7 +38,7 @@ result_object(const struct result *r)
 	const struct requirement *q = requirement(r->requirement);
 	bool none = r->requirement == REQUIREMENT_NONE;
 
-	return json_pack("{so so so ss sb so so so so so so so so so so so so so sI}",
+	return json_pack("{so so so ss sb so so so so so so so so so so so so so so sI}",
 			 "case", text(r->case_id),
 			 "point", text(r->point),
 			 "title", text(r->title),
@@ -54,6 +54,7 @@ result_object(const struct result *r)
 			 "got", text(r->got),
 			 "feature", text(r->feature),
 			 "transcript", text_flags(r->transcript, PRINTABLE_LINES | PRINTABLE_AGAIN),
+			 "again", text_flags(r->again, PRINTABLE_LINES | PRINTABLE_AGAIN),
 			 "server", text_flags(r->server, PRINTABLE_LINES),
 			 "expectation", text(expectation_name(r->expectation)),
 			 "reason", text(r->reason),

@@ -87,3 +87,9 @@ result_is_known(const struct result *r)
 	return !r->red && r->verdict >= VERDICT_WARN &&
 	       (r->expectation == EXPECT_KNOWN || r->expectation == EXPECT_FLAKY);
 }
+
+bool
+result_tells(const struct result *r)
+{
+	return r->verdict == VERDICT_PASS && r->message != NULL && r->message[0] != '\0';
+}

@@ -11,6 +11,9 @@ const char *expectation_name(enum expectation e); /* "known"; NULL for none */
 /* A deviation that the expectation file speaks of, and that therefore does not count. */
 bool result_is_known(const struct result *r);
 
+/* A pass that has something to tell. */
+bool result_tells(const struct result *r);
+
 /* "2.003": microseconds as seconds, rounded. Returns text. */
 enum { SECONDS_MAX_TEXT = 24 };
 const char *seconds_text(uint64_t us, char text[SECONDS_MAX_TEXT]);

@@ -93,6 +93,7 @@ put_yaml(FILE *f, const struct result *r)
 	put_key(f, "reason", r->reason);
 	fprintf(f, "  duration_ms: %" PRIu64 ".%03" PRIu64 "\n", r->duration_us / 1000, r->duration_us % 1000);
 	put_lines(f, "server", r->server, 0);
+	put_lines(f, "again", r->again, PRINTABLE_AGAIN);
 	put_lines(f, "transcript", r->transcript, PRINTABLE_AGAIN);
 	fputs("  ...\n", f);
 }
@@ -119,7 +120,7 @@ tap_result(void *state, const struct result *r)
 	put_description(t->f, id);
 	put_directive(t->f, r);
 	putc('\n', t->f);
-	if (r->red || (r->verdict != VERDICT_PASS && r->verdict != VERDICT_SKIP))
+	if (r->red || (r->verdict == VERDICT_PASS ? result_tells(r) : r->verdict != VERDICT_SKIP))
 		put_yaml(t->f, r);
 	fflush(t->f);
 }

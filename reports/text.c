@@ -172,11 +172,11 @@ put_requirement(const struct text *t, const struct result *r)
 	put_field(t, "", DIM, place, 0);
 }
 
-/* The lines are not folded, for the columns of a hex dump say something; with one space before it, one fits into 80. */
+/* The lines are not folded, for columns say something there; with one space before it, a hex dump fits into 80. */
 static void
-put_transcript(const struct text *t, const struct result *r)
+put_lines(const struct text *t, const char *lines, unsigned flags)
 {
-	autofree char *text = printable_text(r->transcript, PRINTABLE_LINES | PRINTABLE_AGAIN);
+	autofree char *text = printable_text(lines, PRINTABLE_LINES | flags);
 
 	if (text[0] != '\0')
 		putc('\n', t->f);
@@ -203,7 +203,8 @@ put_block(struct text *t, const struct result *r)
 		put_field(t, "but", PLAIN, "the expectation file expects another verdict or requirement", 0);
 	put_field(t, "reason", PLAIN, r->reason, 0);
 	put_field(t, "server", PLAIN, r->server, PRINTABLE_LINES);
-	put_transcript(t, r);
+	put_lines(t, r->transcript, PRINTABLE_AGAIN);
+	put_lines(t, r->again, PRINTABLE_AGAIN);
 	putc('\n', t->f);
 }
 
@@ -329,7 +330,7 @@ text_result(void *state, const struct result *r)
 		put_block(t, r);
 	else if (r->verdict == VERDICT_SKIP)
 		keep_skip(t, r);
-	else if (r->verdict == VERDICT_INFO)
+	else if (r->verdict == VERDICT_INFO || result_tells(r))
 		keep_info(t, r);
 	fflush(t->f);
 }

@@ -1,0 +1,13 @@
+#ifndef NBDSPEC_EXPLORE_FACTS_H
+#define NBDSPEC_EXPLORE_FACTS_H
+
+#include "cases/explore/model.h"
+#include "harness/test.h"
+
+/*
+ * What the server does with each option by itself, on new connections: the controls of all that follows. Skips where it
+ * cannot be explored.
+ */
+void learn_facts(struct test *t, struct facts *f);
+
+#endif

@@ -1,0 +1,311 @@
+/* All sequences of options up to a depth, and random ones (nbdspec server --explore). */
+#include "cases/explore/facts.h"
+#include "cases/explore/search.h"
+#include "harness/clock.h"
+#include "harness/exploration.h"
+#include "harness/random.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 64, LONGEST_WALK = 16, STUCK_ENOUGH = 16 };
+
+struct explorer {
+	struct search s;
+	struct facts facts;
+	const struct exploration *plan;
+	unsigned shard;
+	const struct symbol *middle[MOST_SYMBOLS], *end[MOST_SYMBOLS];
+	unsigned n_middle, n_end;
+	bool gone; /* the server, and it is not ours to start, or it hangs and dies all the time */
+	unsigned n_stuck;
+	uint64_t turn; /* of the sequences, those of the other shards as well */
+	/* Of --unchecked: */
+	struct buf log;
+	uint64_t logged, took_us;
+};
+
+/* ---- findings ---- */
+
+static uint64_t
+hash_text(const char *text)
+{
+	uint64_t h = UINT64_C(0xcbf29ce484222325);
+
+	for (; *text != '\0'; text++)
+		h = (h ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+	return h | 1;
+}
+
+/* False where another shard has told the same, or enough is told. */
+static bool
+claim(const struct explorer *x, const char *names, enum requirement_id r)
+{
+	uint64_t mine = hash_text(names) + 2 * (uint64_t)r;
+
+	for (unsigned i = 0; i < EXPLORE_FINDINGS_MOST; i++) {
+		uint64_t is = 0;
+
+		if (atomic_compare_exchange_strong(&x->plan->counts->found[i], &is, mine))
+			return true;
+		if (is == mine)
+			return false;
+	}
+	return false;
+}
+
+static const struct breach *
+breach_again(const struct walker *w, const struct breach *b)
+{
+	for (unsigned i = 0; i < w->n_breaches; i++)
+		if (same_breach(&w->breach[i], b))
+			return &w->breach[i];
+	return NULL;
+}
+
+/* Walks it once more, for the trace. */
+static void
+show(struct explorer *x, const struct finding *f)
+{
+	const struct breach *b;
+	char *text;
+
+	x->s.w.traced = true;
+	search_breaks(&x->s, &f->shortest, &f->breach, true);
+	x->s.w.traced = false;
+	if (x->s.w.stuck)
+		await_server_end(x->s.t);
+	b = breach_again(&x->s.w, &f->breach);
+	if (b == NULL) {
+		b = &f->breach;
+		note(x->s.t, "it was broken once, and not again");
+	}
+	text = finding_text(&x->s, f, b);
+	broken_finding(x->s.t, b->broken, b->expected, b->got, text);
+}
+
+static void
+report(struct explorer *x, const struct finding *f)
+{
+	char *names = scenario_text(&f->shortest);
+
+	if (claim(x, names, f->breach.broken[0]))
+		POINT(x->s.t, "%s", names)
+			show(x, f);
+	free(names);
+}
+
+/* ---- one sequence ---- */
+
+static void
+repeat_batch(struct explorer *x)
+{
+	struct exploration_counts *c = x->plan->counts;
+	uint64_t from = now_us();
+
+	if (link_replay(x->s.t, (struct bytes){ x->log.at, x->log.len })) {
+		c->repeated_us += now_us() - from;
+		c->checked_us += x->took_us;
+		c->repeated += x->logged;
+	}
+	buf_clear(&x->log);
+	x->logged = x->took_us = 0;
+}
+
+static void
+take_breaches(struct explorer *x, const struct path *p)
+{
+	struct breach breach[MOST_BREACHES];
+	unsigned n = x->s.w.n_breaches;
+	const struct finding *f;
+	bool stuck = x->s.w.stuck;
+
+	memcpy(breach, x->s.w.breach, sizeof(breach));
+	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck)
+		if ((f = search_found(&x->s, p, &breach[i])) != NULL)
+			report(x, f);
+}
+
+static void
+explore_path(struct explorer *x, const struct path *p)
+{
+	struct exploration_counts *c = x->plan->counts;
+	size_t log_from = x->log.len;
+	uint64_t from;
+	bool stuck;
+
+	if (x->gone || search_skips(&x->s, p)) {
+		c->skipped++;
+		return;
+	}
+	from = x->plan->unchecked ? now_us() : 0;
+	c->walked++;
+	if (walk(&x->s.w, p, x->plan->unchecked ? &x->log : NULL)) {
+		search_walked(&x->s, p);
+		x->logged += x->plan->unchecked;
+		x->took_us += x->plan->unchecked ? now_us() - from : 0;
+		if (x->logged == BATCH)
+			repeat_batch(x);
+		return;
+	}
+	c->broken++;
+	x->log.len = log_from;
+	stuck = x->s.w.stuck;
+	take_breaches(x, p);
+	search_walked(&x->s, p);
+	x->n_stuck += stuck;
+	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
+}
+
+static bool
+is_ours(struct explorer *x)
+{
+	return x->turn++ % x->plan->shards == x->shard;
+}
+
+/* ---- all of them ---- */
+
+static void
+choose_symbols(struct explorer *x)
+{
+	for (unsigned i = 0; i < symbol_count(); i++) {
+		const struct symbol *s = &symbols[i];
+		bool ends = s->ends ||
+		            (s->option == NBD_OPT_GO && s->of == OF_UNKNOWN && x->facts.export[OF_UNKNOWN].there);
+
+		if (!symbol_applies(s, &x->facts))
+			continue;
+		if (ends)
+			x->end[x->n_end++] = s;
+		else
+			x->middle[x->n_middle++] = s;
+	}
+}
+
+/* The i-th sequence of n symbols: the last one may be any, and the plainest ending stands behind it where it is none. */
+static struct path
+path_at(const struct explorer *x, unsigned n, uint64_t i)
+{
+	unsigned last = x->n_middle + x->n_end - 1, k = (unsigned)(i % last);
+	struct path p = { .n = n };
+
+	if (n > 0)
+		p.at[n - 1] = k < x->n_middle ? x->middle[k] : x->end[k - x->n_middle + 1];
+	i /= last;
+	for (unsigned at = n; at-- > 1; i /= x->n_middle)
+		p.at[at - 1] = x->middle[i % x->n_middle];
+	if (n == 0 || k < x->n_middle)
+		p.at[p.n++] = x->end[0];
+	return p;
+}
+
+static void
+explore_depth(struct explorer *x, unsigned n)
+{
+	uint64_t all = n > 0 ? x->n_middle + x->n_end - 1 : 1;
+	struct path p;
+
+	for (unsigned i = 1; i < n; i++)
+		all *= x->n_middle;
+	for (uint64_t i = 0; i < all; i++)
+		if (is_ours(x)) {
+			p = path_at(x, n, i);
+			explore_path(x, &p);
+		}
+}
+
+/* Each walk has a seed of its own, so that it is the same among any others. */
+static void
+walk_at_random(struct explorer *x, uint64_t seed)
+{
+	struct path p = { .n = 0 };
+	unsigned n = (unsigned)(random_next(&seed) % LONGEST_WALK);
+
+	while (p.n < n)
+		p.at[p.n++] = x->middle[random_next(&seed) % x->n_middle];
+	p.at[p.n++] = x->end[random_next(&seed) % x->n_end];
+	explore_path(x, &p);
+}
+
+static void
+explore_sequence(struct explorer *x, const char *text)
+{
+	struct breach breach[MOST_BREACHES];
+	struct finding f = { .again = true };
+	char error[256];
+	unsigned n;
+
+	if (!scenario_parse(text, &f.shortest, error))
+		harness_error(x->s.t, "--explore-sequence %s", error);
+	for (size_t i = 0; i < f.shortest.n; i++)
+		for (unsigned k = 0; k < f.shortest.path[i].n; k++)
+			if (!symbol_applies(f.shortest.path[i].at[k], &x->facts))
+				skip(x->s.t, f.shortest.path[i].at[k]->name,
+				     "this server does not have what it speaks of");
+	search_breaks(&x->s, &f.shortest, NULL, true);
+	x->plan->counts->walked += f.shortest.n;
+	memcpy(breach, x->s.w.breach, sizeof(breach));
+	n = x->s.w.n_breaches;
+	x->plan->counts->broken += n > 0;
+	for (unsigned i = 0; i < n; i++) {
+		f.breach = breach[i];
+		report(x, &f);
+	}
+}
+
+/* ---- what it came to ---- */
+
+static void
+tell_counts(const struct explorer *x, uint64_t took_us)
+{
+	const struct exploration_counts *c = x->plan->counts;
+	uint64_t checked = c->checked_us, repeated = c->repeated_us;
+	char skipped[120] = "", rate[160] = "";
+
+	if (c->skipped > 0)
+		snprintf(skipped, sizeof(skipped),
+		         ", %" PRIu64 " not walked, for the server is gone or hangs in what they contain", c->skipped);
+	if (c->repeated > 0 && checked > 0 && repeated > 0)
+		snprintf(rate, sizeof(rate),
+		         "; %" PRIu64 " also unchecked: %.0f a second checked, %.0f unchecked, %.0f %%", c->repeated,
+		         (double)c->repeated * 1e6 / (double)checked, (double)c->repeated * 1e6 / (double)repeated,
+		         100.0 * (double)repeated / (double)checked);
+	tell(x->s.t, "%" PRIu64 " sequences of %u symbols in %.1f s, %.0f a second; %" PRIu64 " of them deviate%s%s%s",
+	     c->walked, x->n_middle + x->n_end, (double)took_us / 1e6, (double)c->walked * 1e6 / (double)took_us,
+	     c->broken, x->s.untold ? ", in more ways than are told here" : "", skipped, rate);
+}
+
+CASE_EXPLORE(explore, haggling,
+             "All sequences of options up to a depth, each with its ending, are answered as the text allows, and what "
+             "they agree on holds in transmission",
+             R(option_gets_reply), R(handshake_no_hard_disconnect), R(option_data_consumed), R(set_meta_replaces),
+             R(set_meta_failure_clears), R(status_without_context_einval), R(read_reply_structured),
+             R(simple_reply_required), R(go_enters_transmission), R(transmission_after_export_name),
+             R(info_stays_in_haggling), R(info_then_go_same))
+{
+	static struct explorer x;
+	uint64_t from = now_us();
+
+	x.s.t = t;
+	x.plan = exploration_of(t, &x.shard);
+	learn_facts(t, &x.facts);
+	walker_start(&x.s.w, t, &x.facts);
+	/* What was learnt has left nothing behind. */
+	search_renews(&x.s);
+	choose_symbols(&x);
+	if (x.plan->sequence != NULL && x.shard == 0)
+		explore_sequence(&x, x.plan->sequence);
+	for (int n = 0; n <= x.plan->depth; n++)
+		explore_depth(&x, (unsigned)n);
+	for (uint64_t i = 0; i < x.plan->walks; i++)
+		if (is_ours(&x))
+			walk_at_random(&x, case_seed(t) + i);
+	if (x.logged > 0)
+		repeat_batch(&x);
+	if (++x.plan->counts->finished == x.plan->shards)
+		tell_counts(&x, now_us() - from);
+	walker_free(&x.s.w);
+}

@@ -1,0 +1,298 @@
+#include "harness/link.h"
+
+#include "harness/exploration.h"
+#include "harness/test_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { ROOM = 16384, SLOTS = 2, ENDING_MS = 500 };
+enum step { STEP_OPEN, STEP_SEND, STEP_RECV, STEP_END, STEP_CLOSE };
+
+const char *
+link_end_text(enum link_end e)
+{
+	static const enum outcome_of_wait waits[] = { WAIT_OK, WAIT_CLOSED, WAIT_RESET, WAIT_TIMED_OUT };
+
+	return wait_text(waits[e]);
+}
+
+/* ---- the log ---- */
+
+static void
+log_step(struct link *l, enum step step, struct bytes data)
+{
+	uint32_t n[2] = { (uint32_t)step << 8 | l->slot, (uint32_t)data.len };
+	uint32_t came[2] = { STEP_RECV << 8 | l->slot, l->unlogged };
+
+	if (l->log == NULL)
+		return;
+	if (l->unlogged > 0)
+		buf_put(l->log, came, sizeof(came));
+	l->unlogged = 0;
+	buf_put(l->log, n, sizeof(n));
+	put_bytes(l->log, data);
+}
+
+/* ---- one connection ---- */
+
+/* Blocking, so that a wait is one system call. */
+static int
+connect_blocking(struct test *t, char error[512])
+{
+	int ms = (int)(WAIT_MS * t->private->factor);
+	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
+	bool gone;
+	int fd = server_connect(t->private->server, &gone, error);
+
+	if (fd >= 0) {
+		fcntl(fd, F_SETFL, 0);
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	}
+	return fd;
+}
+
+bool
+link_open(struct link *l, struct test *t, char error[512])
+{
+	l->t = t;
+	l->end = LINK_OPEN;
+	l->at = 0;
+	l->unlogged = 0;
+	buf_clear(&l->in);
+	l->fd = connect_blocking(t, error);
+	if (l->fd < 0)
+		return false;
+	log_step(l, STEP_OPEN, (struct bytes){ 0 });
+	l->number = (uint16_t)++t->private->n_connections;
+	if (l->traced)
+		trace_text(&t->private->trace, TRACE_CONNECT, l->number, "the server");
+	return true;
+}
+
+void
+link_close(struct link *l)
+{
+	if (l->fd < 0)
+		return;
+	if (l->traced)
+		trace_text(&l->t->private->trace, TRACE_DISCONNECT, l->number, "");
+	log_step(l, STEP_CLOSE, (struct bytes){ 0 });
+	close(l->fd);
+	l->fd = -1;
+}
+
+void
+link_free(struct link *l)
+{
+	link_close(l);
+	buf_free(&l->in);
+}
+
+static void
+record(struct link *l, enum message_kind kind, enum trace_direction direction, uint64_t cookie, struct bytes b)
+{
+	trace_add(&l->t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
+	                                                         .message = kind,
+	                                                         .direction = direction,
+	                                                         .connection = l->number,
+	                                                         .cookie = cookie,
+	                                                         .length = (uint32_t)b.len,
+	                                                         .data = b });
+}
+
+void
+link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes message)
+{
+	ssize_t n;
+
+	if (l->traced)
+		record(l, kind, TO_SERVER, cookie, message);
+	log_step(l, STEP_SEND, message);
+	for (; message.len > 0; message.at += n, message.len -= (size_t)n)
+		if ((n = send(l->fd, message.at, message.len, MSG_NOSIGNAL)) <= 0)
+			return;
+}
+
+static void
+set_end(struct link *l, ssize_t n)
+{
+	static const enum trace_kind kinds[] = {
+		[LINK_CLOSED] = TRACE_CLOSED, [LINK_RESET] = TRACE_RESET, [LINK_SILENT] = TRACE_TIMEOUT
+	};
+
+	l->end = n == 0 ? LINK_CLOSED : errno == EAGAIN ? LINK_SILENT : LINK_RESET;
+	if (!l->traced)
+		return;
+	if (l->in.len > l->at)
+		record(l, MSG_RAW, TO_CLIENT, 0, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
+	trace_text(&l->t->private->trace, kinds[l->end], l->number, l->end == LINK_SILENT ? "nothing came" : "");
+}
+
+const uint8_t *
+link_need(struct link *l, size_t n)
+{
+	size_t room = n > ROOM ? n : ROOM;
+	ssize_t got;
+
+	while (l->in.len - l->at < n && l->end == LINK_OPEN) {
+		buf_consume(&l->in, l->at);
+		l->at = 0;
+		do
+			got = recv(l->fd, buf_grow(&l->in, room), room, 0);
+		while (got < 0 && errno == EINTR && (l->in.len -= room, true));
+		l->in.len -= room - (size_t)(got > 0 ? got : 0);
+		l->unlogged += (uint32_t)(got > 0 ? got : 0);
+		if (got <= 0)
+			set_end(l, got);
+	}
+	return l->in.len - l->at >= n ? l->in.at + l->at : NULL;
+}
+
+struct bytes
+link_take(struct link *l, enum message_kind kind, uint64_t cookie, size_t n)
+{
+	struct bytes b = { l->in.at + l->at, n };
+
+	if (l->traced)
+		record(l, kind, TO_CLIENT, cookie, b);
+	l->at += n;
+	return b;
+}
+
+bool
+link_ends(struct link *l)
+{
+	bool more = link_need(l, 1) != NULL;
+
+	if (!more && l->end != LINK_SILENT)
+		log_step(l, STEP_END, (struct bytes){ 0 });
+	return !more && l->end != LINK_SILENT;
+}
+
+/* ---- without a look ---- */
+
+static bool
+recv_so_many(int fd, size_t n)
+{
+	static uint8_t room[1 << 17];
+	ssize_t got;
+
+	for (; n > 0; n -= (size_t)got)
+		if ((got = recv(fd, room, n < sizeof(room) ? n : sizeof(room), 0)) <= 0)
+			return false;
+	return true;
+}
+
+static bool
+do_step(struct test *t, int *fd, enum step step, struct bytes data)
+{
+	char error[512];
+	uint8_t byte;
+
+	switch (step) {
+	case STEP_OPEN:
+		*fd = connect_blocking(t, error);
+		return *fd >= 0;
+	case STEP_SEND:
+		return send(*fd, data.at, data.len, MSG_NOSIGNAL) == (ssize_t)data.len;
+	case STEP_RECV:
+		return recv_so_many(*fd, data.len);
+	case STEP_END:
+		return recv(*fd, &byte, 1, 0) <= 0;
+	default:
+		close(*fd);
+		*fd = -1;
+		return true;
+	}
+}
+
+bool
+link_replay(struct test *t, struct bytes log)
+{
+	struct bytes data;
+	int fd[SLOTS] = { -1, -1 };
+	uint32_t n[2];
+	bool ok = true;
+
+	while (log.len > 0 && ok) {
+		memcpy(n, log.at, sizeof(n));
+		data = (struct bytes){ log.at + sizeof(n), n[1] };
+		ok = do_step(t, &fd[n[0] & 0xff], n[0] >> 8, data);
+		n[1] = n[0] >> 8 == STEP_SEND ? n[1] : 0;
+		log.at += sizeof(n) + n[1];
+		log.len -= sizeof(n) + n[1];
+	}
+	for (int i = 0; i < SLOTS; i++)
+		if (fd[i] >= 0)
+			close(fd[i]);
+	return ok;
+}
+
+/* ---- the server anew ---- */
+
+void
+await_server_end(const struct test *t)
+{
+	struct pollfd p = { .fd = t->private->server->pidfd, .events = POLLIN };
+
+	poll(&p, 1, ENDING_MS);
+}
+
+bool
+can_restart_server(const struct test *t)
+{
+	enum via via = t->private->server->target->via;
+
+	return via == VIA_UNIX || via == VIA_TCP || via == VIA_ACTIVATION;
+}
+
+bool
+restart_server(struct test *t, char error[512])
+{
+	struct test_private *p = t->private;
+
+	if (p->server != &p->cut) {
+		/* From here on its end is no news to the runner. */
+		report_cut(t);
+		p->cut = *p->server;
+	}
+	p->server = &p->cut;
+	close_sessions(t);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	return server_restart(&p->cut, error);
+}
+
+/* ---- what is asked for ---- */
+
+const struct exploration *
+exploration_of(const struct test *t, unsigned *shard)
+{
+	*shard = t->private->server->target->shard;
+	return t->private->server->target->explore;
+}
+
+bool
+may_write(const struct test *t)
+{
+	return target_may_write(t->private->server->target);
+}
+
+char *
+exploration_again(const struct test *t, const char *options)
+{
+	const struct target *target = t->private->server->target;
+	char *text;
+
+	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
+	             target->again != NULL ? target->again : "") < 0)
+		abort();
+	return text;
+}

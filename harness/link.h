@@ -1,0 +1,49 @@
+/*
+ * A connection of an exploration, which opens thousands: read through a buffer, and put into the trace only where a
+ * finding is shown. How it ends is told apart as everywhere: closed, reset, silent.
+ */
+#ifndef NBDSPEC_LINK_H
+#define NBDSPEC_LINK_H
+
+#include "harness/test.h"
+
+enum link_end { LINK_OPEN, LINK_CLOSED, LINK_RESET, LINK_SILENT };
+const char *link_end_text(enum link_end e);
+
+struct link {
+	struct test *t;
+	int fd;				/* where .end is LINK_OPEN, or is not yet closed by us; else -1 */
+	enum link_end end;
+	bool traced;			/* from link_open on */
+	uint16_t number;		/* in the trace */
+	struct buf in;			/* its memory outlives the connection */
+	size_t at;			/* so much of it was taken */
+	struct buf *log;		/* for link_replay, or NULL; of several links, as their steps followed each other */
+	uint8_t slot;			/* that tells them apart there */
+	uint32_t unlogged;		/* bytes that have come since the last step in it */
+};
+
+/* False and one line in error where the server accepts none. */
+bool link_open(struct link *l, struct test *t, char error[512]);
+void link_close(struct link *l);
+void link_free(struct link *l);
+
+/* What stops it is found by who waits for the answer. */
+void link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes message);
+/* n bytes that nobody has taken, or NULL where they do not come: .end says why. Valid until the next call. */
+const uint8_t *link_need(struct link *l, size_t n);
+struct bytes link_take(struct link *l, enum message_kind kind, uint64_t cookie, size_t n);	/* of those; valid likewise */
+/* Waits for the server to end the connection. False where another byte comes first, or nothing: .end says which. */
+bool link_ends(struct link *l);
+
+/* Opens, sends, receives as many bytes, and closes, as a log says, without a look at what comes. */
+bool link_replay(struct test *t, struct bytes log);
+
+/* A moment for a server that has left us to be seen to have ended. */
+void await_server_end(const struct test *t);
+
+/* The server anew, over the image that it has; for one that was started by a command. False and one line in error. */
+bool can_restart_server(const struct test *t);
+bool restart_server(struct test *t, char error[512]);
+
+#endif

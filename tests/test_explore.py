@@ -1,0 +1,204 @@
+"""Explorations of option haggling: the model accuses no honest server, and is not blind; what is found is short and comes again."""
+
+import glob
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from conftest import NBDSPEC, ROOT, until
+
+EXPORTS = ["--export", "name=disk,size=64M,description=a disk", "--export", "name=other,size=32M,read-only"]
+KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
+SET, BASE = "SET_META_CONTEXT", "STRUCTURED_REPLY,SET_META_CONTEXT"
+
+# Every lie about the state of a session: a depth that finds it, a requirement that it breaks, and its shortest sequence.
+LIES = {
+    "structured_for_all": (1, "simple_reply_required", "STRUCTURED_REPLY,GO; GO"),
+    "structured_of_the_last": (2, "read_reply_structured", "STRUCTURED_REPLY,visitor,GO"),
+    "structured_reply_forgotten": (1, "read_reply_structured", "STRUCTURED_REPLY,GO"),
+    "export_name_stays_in_haggling": (1, "transmission_after_export_name", "EXPORT_NAME"),
+    "go_stays_in_haggling": (0, "go_enters_transmission", "GO"),
+    "go_serves_first_export": (1, "go_enters_transmission", "GO:other"),
+    "info_enters_transmission": (1, "info_stays_in_haggling", "INFO,GO"),
+    "set_unstructured_served": (1, "set_meta_unstructured_invalid", f"{SET},GO"),
+    "set_served_without_structured": (1, "set_meta_unstructured_invalid", f"{SET},GO"),
+    "set_nothing_keeps": (3, "set_meta_replaces", f"{BASE},{SET}:nothing,GO"),
+    "set_failure_keeps": (3, "set_meta_failure_clears", f"{BASE},{SET}:unknown,GO"),
+    "set_adds": (3, "set_meta_replaces", f"{BASE},{SET},GO"),
+    "set_first_wins": (3, "set_meta_replaces", f"{BASE},{SET},GO"),
+    "set_failure_selects": (2, "status_without_context_einval", f"STRUCTURED_REPLY,{SET}:unknown,GO"),
+    "set_without_effect": (2, "set_meta_replies", f"{BASE},GO"),
+    "info_clears_contexts": (3, "status_error_code", f"{BASE},INFO,GO"),
+    "info_of_unknown_clears_contexts": (3, "status_error_code", f"{BASE},INFO:unknown,GO"),
+    "list_clears_contexts": (3, "status_error_code", f"{BASE},LIST_META_CONTEXT,GO"),
+    "export_list_clears_contexts": (3, "status_error_code", f"{BASE},LIST,GO"),
+    "export_name_clears_contexts": (3, "status_error_code", f"{BASE},EXPORT_NAME"),
+    "set_for_another_export": (2, "status_without_context_einval", f"{BASE}:other,GO"),
+    "set_for_first_export_only": (3, "set_meta_replies", f"{BASE}:other,GO:other"),
+    "set_outlives_connection": (2, "status_without_context_einval", "visitor:contexts,GO; STRUCTURED_REPLY,GO"),
+}
+# It is about the port that a server listens on, and needs no option.
+NO_SEQUENCE = {"port_10809_oldstyle"}
+
+
+def serve(*options):
+    return ["--", NBDSPEC, "serve", "--unix", "{socket}", *EXPORTS, *options]
+
+
+def explore(nbdspec, *options, status=0, factor="0.2"):
+    """The results, and what the run as a whole has to tell."""
+    nbdspec("server", "-q", "--strict", "--destructive", "--time-factor", factor, "--json", "json", *options, status=status)
+    results = json.loads((nbdspec.cwd / "json").read_text())["results"]
+    assert {r["case"] for r in results} == {"explore/haggling"}
+    told = [r for r in results if r["point"] is None]
+    assert len(told) == 1 and told[0]["verdict"] == "pass"
+    return [r for r in results if r["point"] is not None], told[0]["message"]
+
+
+def walked(message):
+    count, symbols = re.match(r"(\d+) sequences of (\d+) symbols in [\d.]+ s, \d+ a second; ", message).groups()
+    return int(count), int(symbols)
+
+
+def test_every_lie_about_the_state_is_here():
+    found = set()
+    for name in subprocess.run(["grep", "-rhoE", r"^(LIE\(\w+, ON_STATE|STATE_LIE\(\w+)", f"{ROOT}/fakeserver/lies"],
+                               capture_output=True, text=True, check=True).stdout.splitlines():
+        found.add(re.search(r"\((\w+)", name).group(1))
+    assert found == {*LIES, *NO_SEQUENCE}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_found(nbdspec, lie):
+    depth, requirement, shortest = LIES[lie]
+    findings, message = explore(nbdspec, "--explore", depth, *serve("--lie", lie), status=1)
+    assert (requirement, shortest) in {(r["requirement"], r["point"]) for r in findings}
+    assert " 0 of them deviate" not in message
+
+
+def test_the_count_is_that_of_all_sequences(nbdspec):
+    """m symbols in the middle, e endings: the plainest one stands behind each sequence that has none."""
+    for depth in range(3):
+        findings, message = explore(nbdspec, "--explore", depth, *serve())
+        count, symbols = walked(message)
+        endings = 11
+        middle = symbols - endings
+        assert symbols >= 25 and not findings
+        assert count == 1 + sum(middle ** (n - 1) * (symbols - 1) for n in range(1, depth + 1))
+
+
+@pytest.mark.parametrize("knob", [k for k in KNOBS if k != "no_fixed_newstyle"])
+def test_no_knob_is_accused(nbdspec, knob):
+    assert not explore(nbdspec, "--explore", "2", *serve("--knob", knob))[0]
+
+
+@pytest.mark.parametrize("export", ["size=512", "size=0", "size=8388607T", "flags=HAS_FLAGS", "read-only", "size=1M,min=4096,pref=65536",
+                                    "size=64M,min=65536,pref=65536,max=1048576", "size=67109376,min=512,pref=65536,max=3000320"])
+def test_no_export_is_accused(nbdspec, export):
+    for name in "", "disk":
+        command = ["--", NBDSPEC, "serve", "--unix", "{socket}", "--export", f"name=disk,{export}"]
+        assert not explore(nbdspec, "--explore", "2", "--export", name, *command)[0]
+
+
+def test_what_has_no_haggling_is_skipped(nbdspec):
+    for option in (["--knob", "no_fixed_newstyle"], ["--oldstyle"]):
+        done = nbdspec("server", "--explore", "1", *serve(*option), status=3)
+        assert "# SKIP" in done.stdout and "no case ran" in done.stderr
+
+
+def test_the_protocols_port_has_a_rule(nbdspec):
+    done = nbdspec("server", "--explore", "0", "--", NBDSPEC, "serve", "--tcp", "{port}", *EXPORTS, "--lie", "port_10809_oldstyle", status=3)
+    assert "# SKIP newstyle" in done.stdout
+
+
+def test_shards_do_the_same_work_once(nbdspec):
+    alone = walked(explore(nbdspec, "--explore", "2", *serve())[1])
+    assert walked(explore(nbdspec, "--explore", "2", "-j", "3", *serve())[1]) == alone
+    told = [[(r["point"], r["requirement"]) for r in explore(nbdspec, "--explore", "2", "-j", n, *serve("--lie", "set_without_effect"), status=1)[0]]
+            for n in ("1", "3")]
+    assert sorted(told[0]) == sorted(told[1]) == sorted(set(told[0])) != []
+
+
+def test_walks_by_seed(nbdspec):
+    lie = serve("--lie", "info_clears_contexts")
+    runs = [explore(nbdspec, "--explore-walks", "4000", "--seed", seed, *lie, status=1)[0] for seed in (7, 7, 70000)]
+    told = [[(r["point"], r["requirement"]) for r in run] for run in runs]
+    assert told[0] == told[1] != told[2]
+    assert any(re.fullmatch(rf"{BASE}(:all)?,INFO(:\w+)?,GO", point) for run in told for point, _ in run)
+    assert not explore(nbdspec, "--explore-walks", "500", *serve())[0]
+
+
+def test_unchecked_tells_both_rates(nbdspec):
+    count, _ = walked(message := explore(nbdspec, "--explore", "2", "--unchecked", *serve())[1])
+    also, checked, bare, percent = map(int, re.search(r"; (\d+) also unchecked: (\d+) a second checked, (\d+) unchecked, (\d+) %",
+                                                      message).groups())
+    assert also == count and abs(percent - 100 * checked / bare) < 2
+
+
+@pytest.mark.parametrize("lie", ["set_for_another_export", "structured_for_all", "info_clears_contexts", "set_adds", "go_serves_first_export",
+                                 "structured_of_the_last", "export_name_clears_contexts", "set_unstructured_served"])
+def test_a_finding_comes_again(nbdspec, lie):
+    """By its command, and by its case, which is C that compiles and fails for the same requirement."""
+    depth, requirement, shortest = LIES[lie]
+    findings, _ = explore(nbdspec, "--explore", depth, *serve("--lie", lie), status=1)
+    found = next(r for r in findings if (r["requirement"], r["point"]) == (requirement, shortest))
+    command, _, case = found["again"].partition("\n\n")
+    assert command.startswith(f"nbdspec server --destructive --explore-sequence '{shortest}' --")
+    again, _ = explore(nbdspec, "--explore-sequence", shortest, *serve("--lie", lie), status=1)
+    assert (shortest, requirement) in [(r["point"], r["requirement"]) for r in again]
+    assert not explore(nbdspec, "--explore-sequence", shortest, *serve())[0]
+    source = nbdspec.cwd / "case.c"
+    source.write_text('#include "cases/server/transmission.h"\n\n' + case)
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-o", nbdspec.cwd / "pasted", source,
+                           *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"R({requirement})" in case
+    for liar, status in ([], 0), (["--lie", lie], 1):
+        run = [nbdspec.cwd / "pasted", "server", "-q", "--strict", "--destructive", "-c", "explored/*", *serve(*liar)]
+        assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status
+
+
+def test_a_hang_is_bounded(nbdspec):
+    findings, message = explore(nbdspec, "--explore", "2", *serve("--lie", "info_enters_transmission"), status=1, factor="0.05")
+    assert "INFO,GO" in {r["point"] for r in findings} and " not walked" in message
+
+
+def test_a_crash_is_a_finding(nbdspec):
+    findings, message = explore(nbdspec, "--explore", "1", *serve("--lie", "disc_dies"), status=1)
+    assert findings[0]["point"] == "GO; GO" and findings[0]["verdict"] == "fail"
+    assert "killed by signal" in findings[0]["server"]
+    assert walked(message)[0] < 4 and " not walked" in message
+
+
+def test_a_server_that_runs_already(nbdspec):
+    path = nbdspec.tmp / "s"
+    with nbdspec.start("serve", "--unix", path, *EXPORTS, "--lie", "info_clears_contexts") as server:
+        until(path.exists)
+        findings, _ = explore(nbdspec, "--explore", "3", f"nbd+unix:///?socket={path}", status=1)
+        server.send_signal(signal.SIGTERM)
+    assert f"{BASE},INFO,GO" in {r["point"] for r in findings}
+
+
+def test_an_interrupt_leaves_nothing(nbdspec):
+    with nbdspec.start("server", "--explore", "6", "-j", "2", *serve()) as p:
+        until(lambda: len(nbdspec.leftovers()) > 4)
+        p.send_signal(signal.SIGINT)
+        assert p.wait(30) == 130
+
+
+@pytest.mark.parametrize("args, words", [(["--explore", "9"], ["--explore '9'", "0 to 8"]), (["--explore", "x"], ["--explore 'x'"]),
+                                         (["--unchecked"], ["--unchecked", "--explore"]), (["--seed", "3"], ["--seed", "--explore-walks"]),
+                                         (["--explore-walks", "0"], ["--explore-walks '0'"]), (["--explore-sequence", ""], ["--explore-sequence"])])
+def test_usage(nbdspec, args, words):
+    line = nbdspec.usage("server", *args, "nbd://localhost")
+    assert all(word in line for word in words)
+
+
+def test_an_unknown_symbol_is_named(nbdspec):
+    assert "'BOGUS'" in nbdspec.broken("server", "--explore-sequence", "LIST,BOGUS,GO", *serve())
