@@ -77,7 +77,7 @@ def swap_tags():
     minimal.print = say_swapped
 
 
-def block_device(lost, forgets_timeout):
+def block_device(lost, forgets_timeout, writes=True):
     """A session has three connections, of which it uses the first; lost() is the answer to what that does not answer."""
     others, limit = {}, [0]
 
@@ -99,6 +99,8 @@ def block_device(lost, forgets_timeout):
         if operation == "disconnect":
             for client in others.pop(handle):
                 client.close(disconnect=True)
+        if operation == "write" and not writes:
+            return "ok"
         try:
             return right(clients, handle, operation, words)
         except minimal.Failed:
@@ -165,6 +167,7 @@ LIES = {
         lambda op, words, a: a + " queue.write_cache=write%20back" if op == "connect" else a),
     "lost-is-ok": lambda: block_device(lambda: "ok", True),
     "keeps-timeout": lambda: block_device(error, False),
+    "writes-forgotten": lambda: block_device(error, True, writes=False),
     "wrong-tag": swap_tags,
     "answers-early": lambda: setattr(minimal, "carry_out", early),
     "ignores-fua": forget_fua,

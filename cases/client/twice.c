@@ -108,16 +108,35 @@ tell_request(FILE *f, struct bytes data)
 	        q.length, q.offset);
 }
 
+/* Has the client a request on this connection, or on any? */
+static bool
+is_used(struct wire all, uint16_t connection, bool any)
+{
+	struct trace_record r;
+
+	while (trace_next(&all, &r))
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST && (any || r.connection == connection))
+			return true;
+	return false;
+}
+
+/*
+ * A connection that is given up unused, beside one that is used, is told nothing of: a client that lost the one before it may
+ * open another as it closes its handle, and when that comes is chance.
+ */
 static void
 tell_sent(struct twice *w, FILE *f)
 {
-	struct wire all = drive_records(w->d);
+	struct wire all = drive_records(w->d), rest;
 	size_t skipped = (size_t)(w->from - w->d->from);
 	struct trace_record r;
 
 	all = wire(all.at + skipped, all.left - skipped);
-	while (trace_next(&all, &r)) {
+	rest = all;
+	while (trace_next(&rest, &r)) {
 		if (r.kind != TRACE_MESSAGE || r.direction != TO_SERVER)
+			continue;
+		if (!is_used(all, r.connection, false) && is_used(all, 0, true))
 			continue;
 		if (r.message == MSG_CLIENT_FLAGS)
 			tell_flags(f, r.data);
