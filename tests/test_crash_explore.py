@@ -665,7 +665,7 @@ def test_very_many_points(nbdspec, script):
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_and_resumed(nbdspec, log_checker, which):
     """The verdicts that were known are kept, a torn line is not, and the end is the same."""
-    log(flush_records=False).save(nbdspec.cwd / "trace")
+    log(6, flush_records=False).save(nbdspec.cwd / "trace")
     args = ("crash", "explore", "trace", "--check", log_checker, "--budget", "800")
     whole = nbdspec(*args, "--json", "whole", status=1)
     p = nbdspec.start(*args[:-1], "50000", "--resume", "verdicts", "-j", "2")

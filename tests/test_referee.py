@@ -134,7 +134,7 @@ NO_FLUSH = ("--export", "flags=SEND_FUA")
 WRONG = [
     (leaves_hard, (), {"client_transmission_no_disconnect"}),
     (resets, (), {"client_transmission_no_disconnect"}),
-    (leaves_in_payload, (), {"client_transmission_no_disconnect", "write_payload_follows", "request_payload_client"}),
+    (leaves_in_payload, (), {"client_transmission_no_disconnect"}),
     (goes_on_after_disc, (), {"disc_nothing_after"}),
     (flushes_unasked, NO_FLUSH, {"flush_only_where_advertised", "client_uses_exposed_features",
                                  "client_negotiates_extras"}),

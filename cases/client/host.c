@@ -3,6 +3,7 @@
 #include "cases/client/judge.h"
 #include "fakeserver/disk.h"
 #include "fakeserver/listen.h"
+#include "harness/exploration.h"
 #include "harness/nbd.h"
 
 #include <errno.h>
@@ -239,7 +240,7 @@ judge_end(struct host *h, enum requirement_id r)
 		broken_values(h->t, r, "the client ends by itself", h->end.text);
 	if (h->end.killed)
 		/* No verdict: whether it still asks for something when it hears the lie is chance. */
-		note(h->t, "the client %s, until it is ended",
+		tell(h->t, "the client %s, until it is ended",
 		     h->waited ? "waits for the server" : "goes on in small steps");
 }
 
