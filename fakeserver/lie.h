@@ -167,6 +167,7 @@ struct lie {
 	const enum requirement_id *breaks;	/* ends with REQUIREMENT_NONE */
 	const char *text;
 	const char *file;
+	bool by_chance;				/* its occasion hangs on which of the requests in flight come first */
 	union {
 		void (*incoming)(struct lie_use *l, struct conn *c, struct incoming *m);
 		void (*state)(struct lie_use *l, struct conn *c, struct state_change *m);
@@ -189,10 +190,13 @@ struct lie {
 
 #define BREAKS(...) ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
 
-#define LIE(ident, where, breaks_, text_)                                                                              \
+#define LIE(ident, where, breaks_, text_) LIE_(ident, where, breaks_, text_, false)
+#define LIE_BY_CHANCE(ident, where, breaks_, text_) LIE_(ident, where, breaks_, text_, true)
+#define LIE_(ident, where, breaks_, text_, by_chance_)                                                                 \
 	static void lie_##ident(struct lie_use *l, struct conn *c, LIE_ARG_##where);                                   \
 	static const struct lie lie_def_##ident = {                                                                    \
 		.name = #ident, .place = where, .breaks = breaks_, .text = text_, .file = __FILE__,                    \
+		.by_chance = by_chance_,                                                                               \
 		.LIE_CALL_##where = lie_##ident,                                                                       \
 	};                                                                                                             \
 	static const struct lie *const lie_entry_##ident __attribute__((used, section("nbdspec_lies"))) =              \

@@ -169,14 +169,6 @@ n_lies(void)
 	return n;
 }
 
-/* Which cookies come next to one another, and what is read on which connection, is chance with several requests in flight. */
-static bool
-is_chance(const struct lie *lie)
-{
-	return strcmp(lie->name, "cookie_used_again_ignored") == 0 ||
-	       strcmp(lie->name, "other_connection_reads_stale") == 0;
-}
-
 /*
  * Which lies can be told to this client: all look on while an honest server serves it. One that never gets its turn would
  * be an honest server too.
@@ -199,7 +191,7 @@ find_occasions(struct test *t, size_t n)
 	/* Who falls over an honest server has not been asked for anything yet. */
 	judge_end(h, R(client_transmission_no_disconnect));
 	for (size_t i = 0; i < n; i++) {
-		occasions[i] &= !is_chance(lie_at(i));
+		occasions[i] &= !lie_at(i)->by_chance;
 		found += occasions[i];
 	}
 	if (found == 0)

@@ -132,8 +132,8 @@ LIE(cookie_ones_closes, ON_INCOMING, BREAKS(R(cookie_opaque)), "a request whose 
 		m->close = true;
 }
 
-LIE(cookie_used_again_ignored, ON_INCOMING, BREAKS(R(cookie_opaque)),
-    "a request with the cookie of the one before is taken for a repetition")
+LIE_BY_CHANCE(cookie_used_again_ignored, ON_INCOMING, BREAKS(R(cookie_opaque)),
+              "a request with the cookie of the one before is taken for a repetition")
 {
 	if (m->kind != MSG_REQUEST)
 		return;
