@@ -108,16 +108,16 @@ tell_request(FILE *f, struct bytes data)
 	        q.length, q.offset);
 }
 
-/* Has the client a request on this connection, or on any? */
-static bool
-is_used(struct wire all, uint16_t connection, bool any)
+/* The connections that the client has a request on; 0 where it has one on any. */
+static void
+find_used(struct wire all, bool used[UINT16_MAX + 1])
 {
 	struct trace_record r;
 
+	memset(used, 0, UINT16_MAX + 1);
 	while (trace_next(&all, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST && (any || r.connection == connection))
-			return true;
-	return false;
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST)
+			used[0] = used[r.connection] = true;
 }
 
 /*
@@ -127,16 +127,15 @@ is_used(struct wire all, uint16_t connection, bool any)
 static void
 tell_sent(struct twice *w, FILE *f)
 {
-	struct wire all = drive_records(w->d), rest;
+	static bool used[UINT16_MAX + 1];
+	struct wire all = drive_records(w->d);
 	size_t skipped = (size_t)(w->from - w->d->from);
 	struct trace_record r;
 
 	all = wire(all.at + skipped, all.left - skipped);
-	rest = all;
-	while (trace_next(&rest, &r)) {
-		if (r.kind != TRACE_MESSAGE || r.direction != TO_SERVER)
-			continue;
-		if (!is_used(all, r.connection, false) && is_used(all, 0, true))
+	find_used(all, used);
+	while (trace_next(&all, &r)) {
+		if (r.kind != TRACE_MESSAGE || r.direction != TO_SERVER || (used[0] && !used[r.connection]))
 			continue;
 		if (r.message == MSG_CLIENT_FLAGS)
 			tell_flags(f, r.data);
