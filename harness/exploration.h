@@ -32,7 +32,5 @@ char *exploration_again(const struct test *t, const char *options);
 /* A verdict of several requirements, as broken_values(), with lines that tell how to see it again. */
 _Noreturn void broken_finding(struct test *t, const enum requirement_id *r, const char *expected, const char *got,
 			      const char *again);
-/* The case passes so far, and has this to tell. */
-void tell(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

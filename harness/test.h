@@ -128,6 +128,8 @@ void warns(struct test *t, enum requirement_id r, const char *fmt, ...) __attrib
 void breaks_too(struct test *t, enum requirement_id r, const char *text);
 /* Records what was seen of a MAY. */
 void observe(struct test *t, enum requirement_id r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* The case passes so far, and has this to tell. */
+void tell(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Ends the case: the server does not offer the feature ("FLUSH", "fixed newstyle"). */
 _Noreturn void skip(struct test *t, const char *feature, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Ends the case and the run: the harness or the set-up is broken. */

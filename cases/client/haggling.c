@@ -208,7 +208,7 @@ struct told {
 };
 
 static void
-tell(struct conn *c, const struct told *told, unsigned what)
+tell_info(struct conn *c, const struct told *told, unsigned what)
 {
 	static const uint8_t bytes[65536];
 
@@ -239,7 +239,7 @@ tell_infos(void *arg, struct conn *c, const struct incoming *m)
 	if (option != NBD_OPT_GO && option != NBD_OPT_INFO)
 		return false;
 	for (unsigned i = 0; i < told->n; i++)
-		tell(c, told, told->order[i]);
+		tell_info(c, told, told->order[i]);
 	say_ack(c);
 	return option == NBD_OPT_INFO || say_entered(c, told->export);
 }

@@ -3,7 +3,6 @@
 #include "cases/client/judge.h"
 #include "fakeserver/disk.h"
 #include "fakeserver/listen.h"
-#include "harness/exploration.h"
 #include "harness/nbd.h"
 
 #include <errno.h>
