@@ -351,10 +351,25 @@ drive_ask_sizes(struct drive *d, unsigned handle)
 		ask(d, handle, "set block-size=on");
 }
 
+void
+drive_skip_refused_sizes(struct drive *d)
+{
+	struct wire all = drive_records(d);
+	struct option_reply m = { .type = 0 };
+	struct trace_record r;
+
+	while (trace_next(&all, &r))
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION_REPLY)
+			wire_get_option_reply(wire_over(r.data), &m);
+	if (m.type == NBD_REP_ERR_BLOCK_SIZE_REQD)
+		skip(d->t, "block sizes", "the client does not ask for the block sizes, which this server demands");
+}
+
 /* What the client says, or that it says nothing, may come of what it sent: then that is its fault. */
 _Noreturn static void
 client_broke(struct drive *d, enum requirement_id r, const char *want, const char *got)
 {
+	drive_skip_refused_sizes(d);
 	judge(d, true);
 	drive_skip_df(d);
 	broken_values(d->t, r, want, got);

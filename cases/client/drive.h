@@ -117,6 +117,11 @@ unsigned drive_options(struct drive *d, uint32_t option);	/* likewise */
 unsigned drive_connections(struct drive *d);			/* likewise: accepted */
 void drive_mark(struct drive *d);		/* forgets them */
 void drive_skip_df(struct drive *d);		/* where .chunked, and the client has sent NBD_CMD_FLAG_DF */
+/*
+ * Where the server's last word in haggling was NBD_REP_ERR_BLOCK_SIZE_REQD: it may demand that its block sizes be asked for
+ * (proto.md:797-800, 1310), and a client that does not ask need not connect.
+ */
+void drive_skip_refused_sizes(struct drive *d);
 /* It is the user's wish that the client asks for block sizes, where the driver has a setting for it. */
 void drive_ask_sizes(struct drive *d, unsigned handle);
 /* All records since then, for trace_next. Valid until the trace grows. */

@@ -438,6 +438,7 @@ entered(struct round *n, const struct driver_answer *a)
 		deviates(t, R(interop_export_name_used), "the client connects by NBD_OPT_EXPORT_NAME", text);
 		skip(t, "EXPORT_NAME", "the client does without it");
 	}
+	drive_skip_refused_sizes(n->d);
 	n->flags = n->set;
 	wrong(n, misread(n), "the client connects", text);
 }
