@@ -54,6 +54,23 @@ def test_driver(nbdspec):
     until(lambda: not left(nbdspec))
 
 
+def test_nbd_client(nbdspec):
+    """It does the handshake; what it says of a refusal, and that it leaves without a word, is seen."""
+    if not shutil.which("nbd-client", path=os.environ["PATH"] + ":/usr/sbin"):
+        pytest.skip("nbd-client is not installed")
+    report = nbdspec.cwd / "report.json"
+    p = run(nbdspec, "sh", "-c", client(report, "-c", "session/*", "-c", "haggling/go_refused", "-c", "flags/go_block_sizes", "nbd-client"))
+    assert p.returncode == 1
+    found = verdicts(report)
+    assert found["session/baseline"][0] == "pass"
+    assert found["haggling/go_refused[UNKNOWN, no text]"] == ("fail", "client_handshake_no_hard_disconnect")
+    assert found["haggling/go_refused[UNSUP, no text]"][0] == "pass"
+    assert found["flags/go_block_sizes"][0] == "skip"
+    told = report.read_text()
+    assert "error EIO" in told and "Unknown error returned by server" in told
+    until(lambda: not left(nbdspec))
+
+
 def test_stale_flags(nbdspec):
     """The pair of sessions that Linux failed: green, and red where the driver keeps what it was told first."""
     honest, stale = nbdspec.cwd / "honest.json", nbdspec.cwd / "stale.json"

@@ -3,7 +3,7 @@
 The kernel is Debian's cloud kernel: KERNEL_DEB=file.deb, or the one that is installed, or the one that apt has, which is
 downloaded and unpacked, and not installed. Only one run at a time makes anything there.
 """
-import contextlib, fcntl, glob, io, lzma, os, re, shutil, subprocess, tempfile
+import contextlib, fcntl, glob, io, lzma, os, pathlib, re, shutil, subprocess, tempfile
 
 BUILD = "build/vm"
 GUEST, FORWARD = f"{BUILD}/guest", f"{BUILD}/forward"
@@ -144,14 +144,29 @@ class Archive:
         return self.out.getvalue()
 
 
+def changed(path):
+    """When; one that was installed is not older than its installation."""
+    return max(os.stat(path).st_mtime, os.stat(path).st_ctime) if path else 0
+
+
+def shared_objects(program):
+    """What the loader needs for it, under the names by which it asks for them."""
+    return re.findall(r"(?:=> |\t)(/\S+) \(0x", run("ldd", program))
+
+
+def nbd_client():
+    """Its path, or None."""
+    return shutil.which("nbd-client", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
 def initramfs(version, modules):
-    """Its path; made anew when our own program has changed."""
+    """Its path; made anew when a program in it has changed."""
     path = f"{BUILD}/initramfs-{version}"
     for program in (GUEST, FORWARD):
         if not os.path.exists(program):
             raise Untestable(f"{program} is missing: make machine")
     with alone():
-        if not os.path.exists(path) or os.path.getmtime(path) <= max(map(os.path.getmtime, (GUEST, __file__, modules))):
+        if not os.path.exists(path) or os.path.getmtime(path) <= max(map(changed, (GUEST, __file__, modules, nbd_client()))):
             with new_folder() as folder:
                 with open(f"{folder}/initramfs", "wb") as f:
                     f.write(guest_files(modules))
@@ -171,6 +186,15 @@ def workload_files(modules, filesystem, program):
     return archive.contents()
 
 
+def add_program(archive, program, name):
+    """With its folders, and what it is linked to."""
+    files = {name: program, **{path: path for path in shared_objects(program)}}
+    for folder in sorted({str(parent) for path in files for parent in pathlib.PurePath(path).parents} - {"/"}):
+        archive.add(folder[1:], mode=0o040755)
+    for path, source in files.items():
+        archive.add(path[1:], open(source, "rb").read(), mode=0o100755)
+
+
 def guest_files(modules):
     """The archive."""
     found = Modules(modules)
@@ -184,6 +208,8 @@ def guest_files(modules):
         archive.add(folder, mode=0o040755)
     archive.add("dev/console", mode=0o020600, rdev=(5, 1))
     archive.add("init", open(GUEST, "rb").read(), mode=0o100755)
+    if nbd_client():
+        add_program(archive, nbd_client(), "/usr/sbin/nbd-client")
     for name, data in found.order:
         archive.add(f"modules/{name}", data)
     archive.add("modules/order", "".join(f"/modules/{name}\n" for name, _ in found.order[:boot]).encode())

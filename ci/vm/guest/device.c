@@ -196,6 +196,28 @@ device_start(struct device *d, const int *sockets, unsigned n, const struct term
 	return failed;
 }
 
+bool
+device_start_client(struct device *d, const char *export, unsigned connections, struct failure *why)
+{
+	char path[32];
+	int failed;
+
+	snprintf(d->name, sizeof(d->name), "nbd%u", d->index);
+	snprintf(path, sizeof(path), "/dev/%s", d->name);
+	d->is_virtio = false;
+	d->by_client = true;
+	d->n_sockets = d->n_ports = 0;
+	if (!nbd_client_connect(d, export, connections, why))
+		return false;
+	failed = open_device(d, path);
+	if (failed != 0) {
+		snprintf(why->name, sizeof(why->name), "%s", strerrorname_np(failed));
+		device_end(d, true);
+		device_close(d);
+	}
+	return failed == 0;
+}
+
 static bool
 has_serial(const char *name, const char *serial)
 {
@@ -250,6 +272,8 @@ device_end(struct device *d, bool at_once)
 {
 	int failed = 0;
 
+	if (d->by_client)
+		return nbd_client_disconnect(d);
 	if (!d->is_virtio) {
 		failed = d->by_ioctl ? ioctl_disconnect(d, at_once) : netlink_disconnect(d->index);
 		for (unsigned i = 0; i < d->n_sockets; i++) {
@@ -273,6 +297,8 @@ device_is_lost(const struct device *d)
 {
 	char byte;
 
+	if (d->by_client)
+		return nbd_client_is_lost(d);
 	for (unsigned i = 0; i < d->n_sockets && !d->is_virtio; i++)
 		if (recv(d->sockets[i], &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
 			return false;

@@ -2,8 +2,8 @@
  * The driver of the kernel's nbd (docs/driver-protocol.md), inside the virtual machine. The handshake is our own; all that
  * follows is the kernel's. A handle is a block device, and each request a thread that waits in a system call.
  *
- * The host's first line is "options", with "ioctl" (else netlink) and "time-factor=N" (on every time limit), or with bugs of the
- * driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "no-cache" tells it of no server that
+ * The host's first line is "options", with "ioctl" (else netlink) or "nbd-client" (which then does all of that, by netlink) and
+ * "time-factor=N" (on every time limit), or with bugs of the driver's: "keeps-flags" tells the kernel the first session's flags in every later one, "no-cache" tells it of no server that
  * it has FLUSH or FUA, "panics" and "hangs" do so instead of connecting.
  */
 #include "guest.h"
@@ -55,7 +55,8 @@ struct answer {
 static struct handle *handles, *owners[DEVICES];
 static unsigned first_device, *n_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool by_ioctl, keeps_flags, no_cache, panics, hangs;
+static pthread_mutex_t one_connects = PTHREAD_MUTEX_INITIALIZER;
+static bool by_ioctl, by_client, keeps_flags, no_cache, panics, hangs;
 static int port;
 
 /* ---- answers ---- */
@@ -391,6 +392,36 @@ shake_hands(const struct handle *h, const char *export, struct terms *terms, int
 	return n;
 }
 
+/* It is no answer: the driver that the host has is to die of it. */
+static void
+tell_death(const char *why)
+{
+	char line[128];
+	int n = snprintf(line, sizeof(line), "!%s\n", why);
+
+	pthread_mutex_lock(&lock);
+	put_line(line, (size_t)n);
+	pthread_mutex_unlock(&lock);
+}
+
+static void
+start_client(struct handle *h, const char *export, struct answer *a)
+{
+	if (!take_device(h)) {
+		failed(a, EMFILE, "more handles are connected than were greeted with");
+		return;
+	}
+	pthread_mutex_lock(&one_connects);
+	h->connected = device_start_client(&h->device, export, h->connections > 0 ? h->connections : 1, &a->failure);
+	pthread_mutex_unlock(&one_connects);
+	if (strcmp(a->failure.name, CLIENT_DIED) == 0)
+		tell_death(a->failure.text);
+	if (h->connected)
+		tell_device(h, a);
+	else
+		give_back_device(h);
+}
+
 static void
 start_session(struct handle *h, const char *uri, struct answer *a)
 {
@@ -405,6 +436,10 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 	}
 	if (!export_of(uri, export, sizeof(export))) {
 		failed(a, EINVAL, "the export's name is too long");
+		return;
+	}
+	if (by_client) {
+		start_client(h, export, a);
 		return;
 	}
 	n = shake_hands(h, export, &terms, sockets, a);
@@ -671,6 +706,7 @@ driver_run(int on, unsigned *used)
 			break;
 		if (strncmp(line, "options", 7) == 0) {
 			by_ioctl = strstr(line, " ioctl") != NULL;
+			by_client = strstr(line, " nbd-client") != NULL;
 			at = strstr(line, " time-factor=");
 			time_factor = at != NULL ? (unsigned)atoi(at + 13) : 1;
 			keeps_flags = strstr(line, " keeps-flags") != NULL;

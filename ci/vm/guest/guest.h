@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Where the host's forwarder listens (ci/vm/machine.py). */
+#define SERVER "10.0.2.100"
+enum { SERVER_PORT = 10809 };
+
 /* ---- handshake.c: NBD's handshake, which the kernel leaves to its user ---- */
 
 struct terms {
@@ -34,11 +38,12 @@ struct device {
 	unsigned index;
 	char name[16];	/* below /dev and /sys/block */
 	bool is_virtio;	/* a disk of the machine's, of which nothing begins or ends */
-	bool by_ioctl, cached;
+	bool by_ioctl, by_client, cached;
 	unsigned timeout;	/* of requests, seconds; 0: the kernel is told of none */
 	int fd;		/* of the block device, or -1: no session */
 	int sockets[CONNECTIONS_MOST];	/* our own duplicates, to see that the connections are lost */
 	unsigned n_sockets;
+	unsigned ports[CONNECTIONS_MOST], n_ports;	/* by_client: the connections' local ports */
 	int control;	/* by_ioctl: the descriptor of NBD_DO_IT */
 	unsigned long doing;	/* by_ioctl: its thread */
 	atomic_bool done;	/* by_ioctl: the kernel has given it up */
@@ -48,6 +53,8 @@ extern unsigned time_factor;	/* on every time limit */
 /* Each returns 0 or an errno. The sockets are taken over. */
 int device_start(struct device *d, const int *sockets, unsigned n, const struct terms *terms);
 int device_open_virtio(struct device *d, const char *serial);
+/* By nbd-client, which does the handshake, too; false: why. */
+bool device_start_client(struct device *d, const char *export, unsigned connections, struct failure *why);
 /*
  * The session ends; at_once: whatever the server does; by netlink it always is. What is in flight fails, and may use the
  * descriptor until device_close.
@@ -64,6 +71,15 @@ int unload_nbd(void);
 
 int netlink_connect(const struct device *d, const struct terms *terms, uint32_t block_size);
 int netlink_disconnect(unsigned index);
+
+/* ---- nbd_client.c ---- */
+
+#define CLIENT_DIED "DIED"	/* the name of a failure that is its crash */
+
+/* No two at once. */
+bool nbd_client_connect(struct device *d, const char *export, unsigned connections, struct failure *why);
+int nbd_client_disconnect(const struct device *d);
+bool nbd_client_is_lost(const struct device *d);	/* the server has closed all connections */
 
 /* ---- workload.c ---- */
 
