@@ -359,11 +359,14 @@ hear_all(struct test *t, enum lie_place place)
 	struct drive *d = drive_new(t);
 	unsigned step = stride(d, place);
 	const struct lie *volatile lie;
-	volatile unsigned n = 0;
+	volatile unsigned n = 0, untold = 0;
 
 	learn_speed(d);
-	for (volatile size_t i = 0; d->n_hung < HUNG_ENOUGH && (lie = lie_at(i)) != NULL; i++) {
+	for (volatile size_t i = 0; (lie = lie_at(i)) != NULL; i++) {
 		if (lie->place != place || n++ % step != 0)
+			continue;
+		untold += d->n_hung >= HUNG_ENOUGH;
+		if (untold > 0)
 			continue;
 		POINT(t, "%s", lie->name)
 			hear_lie(d, lie);
@@ -373,6 +376,9 @@ hear_all(struct test *t, enum lie_place place)
 	}
 	POINT(t, "the driver's end")
 		end_driver(d);
+	if (untold > 0)
+		POINT(t, "the other lies")
+			skip(t, "an end", "the client hangs over %d lies; %u others are not told", HUNG_ENOUGH, untold);
 }
 
 #define CITES R(client_transmission_no_disconnect), R(client_error_chunk_fails_reply), R(read_chunks_reassembled)
