@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KIB = 1 << 10, MIB = 1 << 20, PATTERN = 7, MARGIN = 1024, PAYLOAD_MOST = 128 << 10 };
+enum { KIB = 1 << 10, MIB = 1 << 20, PATTERN = 7, MARGIN = 1024, PAYLOAD_MOST = 128 << 10, BLOCK_MOST = 4096 };
 #define NO_LIMIT    UINT32_MAX
 #define LARGEST     ((UINT64_C(1) << 63) - 1)
 #define LARGEST_SET "size=9223372036854775807"
@@ -247,10 +247,12 @@ judge_told(struct drive *d, const struct driver_answer *a)
 	char *block = known(a, "queue.logical_block_size");
 	const struct fake_export *e = &d->exports[0];
 	uint64_t unit = block != NULL ? strtoull(block, NULL, 10) : 1;
+	uint64_t most = e->block.minimum > BLOCK_MOST ? e->block.minimum : BLOCK_MOST;
 
 	EXPECT(d->t, R(baseline_client_info_go),
-	       size == NULL || (unit > 0 && strtoull(size, NULL, 10) == e->size / unit * unit),
-	       "the client tells a size of %s, and the server one of %" PRIu64, size, e->size);
+	       size == NULL || (unit > 0 && unit <= most && strtoull(size, NULL, 10) == e->size / unit * unit),
+	       "the client tells a size of %s%s%s, and the server one of %" PRIu64, size,
+	       block != NULL ? " in blocks of " : "", block != NULL ? block : "", e->size);
 	EXPECT(d->t, R(client_abides_by_block_size), min == NULL || strtoull(min, NULL, 10) >= e->block.minimum,
 	       "the client tells a minimum block size of %s, and the server one of %u", min, e->block.minimum);
 	EXPECT(d->t, R(client_abides_by_block_size), max == NULL || strtoull(max, NULL, 10) <= e->block.maximum,
