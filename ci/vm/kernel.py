@@ -17,6 +17,10 @@ class Untestable(Exception):
     """What is not there, and what to do."""
 
 
+class Failed(Untestable):
+    """A command, for what it was given."""
+
+
 @contextlib.contextmanager
 def alone():
     """Nobody else makes anything in build/vm meanwhile; what one that was killed has left there goes."""
@@ -37,7 +41,8 @@ def run(*command, **options):
     p = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, text=True, capture_output=True,
                        **options)
     if p.returncode:
-        raise Untestable(f"{' '.join(command[:3])} fails: {(p.stderr.strip() or p.stdout.strip() or 'no word').splitlines()[-1]}")
+        lines = (p.stderr.strip() or p.stdout.strip() or "no word").splitlines()
+        raise Failed(f"{' '.join(command[:3])} fails: {next((line for line in lines if ': ' in line), lines[-1])}")
     return p.stdout
 
 
