@@ -244,6 +244,17 @@ do_command(const struct request *r, const struct command *c, struct answer *a)
 
 /* ---- sessions ---- */
 
+/* Linux 5.10 says how much of a device can be discarded at once where nothing can; no granularity then tells (sysfs-block). */
+static bool
+can_trim(const struct device *d)
+{
+	char most[64] = "0", granularity[64] = "0";
+
+	device_attribute(d, "discard_max_bytes", most, sizeof(most));
+	device_attribute(d, "discard_granularity", granularity, sizeof(granularity));
+	return strcmp(most, "0") != 0 && strcmp(granularity, "0") != 0;
+}
+
 /* What the kernel says of the device. Where it would say the same of any server, that is told of the queue alone. */
 static void
 tell_device(const struct handle *h, struct answer *a)
@@ -256,9 +267,11 @@ tell_device(const struct handle *h, struct answer *a)
 		                            "logical_block_size",
 		                            "physical_block_size",
 		                            "max_sectors_kb" };
+	enum { MOST_TRIMMED = 3 };
 	char value[64], *word;
 	uint64_t size = 0;
 	int read_only = 0;
+	bool trims;
 	FILE *f = fmemopen(a->text, sizeof(a->text), "w");
 
 	ioctl(h->device.fd, BLKGETSIZE64, &size);
@@ -266,10 +279,10 @@ tell_device(const struct handle *h, struct answer *a)
 	fprintf(f, " size=%" PRIu64 " read-only=%s", size, read_only ? "yes" : "no");
 	if (device_attribute(&h->device, "write_cache", value, sizeof(value)))
 		fprintf(f, " flush=%s", strcmp(value, "write back") == 0 ? "yes" : "no");
-	if (device_attribute(&h->device, "discard_max_bytes", value, sizeof(value)))
-		fprintf(f, " trim=%s", strcmp(value, "0") != 0 ? "yes" : "no");
+	trims = can_trim(&h->device);
+	fprintf(f, " trim=%s", trims ? "yes" : "no");
 	for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++) {
-		if (!device_attribute(&h->device, told[i], value, sizeof(value)))
+		if (!device_attribute(&h->device, told[i], value, sizeof(value)) || (i == MOST_TRIMMED && !trims))
 			continue;
 		word = driver_escape(value);
 		fprintf(f, " queue.%s=%s", told[i], word);
