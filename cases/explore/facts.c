@@ -127,7 +127,7 @@ learn_list(struct test *t, struct facts *f, struct bytes names[EXPORTS_TRIED])
 	send_option(t, NBD_OPT_LIST, NULL, 0);
 	while ((r = recv_option_reply(t, R(list_replies))).type == NBD_REP_SERVER) {
 		wire_get_rep_server(wire_over(r.data), &server);
-		f->exports += hash_bytes(server.name);
+		f->exports += sum_of(server.name);
 		if (f->n_exports++ < EXPORTS_TRIED)
 			names[f->n_exports - 1] = kept(server.name);
 	}

@@ -2,6 +2,7 @@
 #include "cases/explore/model.h"
 
 #include "harness/names.h"
+#include "harness/sum.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -88,13 +89,9 @@ is_error(uint32_t type)
 }
 
 uint64_t
-hash_bytes(struct bytes b)
+sum_of(struct bytes b)
 {
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
-
-	for (size_t i = 0; i < b.len; i++)
-		h = (h ^ b.at[i]) * UINT64_C(0x100000001b3);
-	return h ^ h >> 29;
+	return sum_bytes(~(uint64_t)b.len, b.at, b.len);
 }
 
 /* ---- a session ---- */
@@ -208,7 +205,7 @@ take_info(struct model *m, const struct option_reply *r)
 		return wrong_type(m, R(option_malformed_invalid), "NBD_REP_ERR_INVALID", r->type);
 	if (wire_get_rep_info(wire_over(r->data), &info) != WIRE_EXACT)
 		return model_breach(m, R(info_reply_layout), "an information type", "length %" PRIu32, r->length);
-	m->told += hash_bytes(r->data);
+	m->told += sum_of(r->data);
 	if (info.type == NBD_INFO_BLOCK_SIZE && wire_get_info_block_size(wire_over(info.payload), &sizes) != WIRE_EXACT)
 		return model_breach(m, R(info_block_size_length), "NBD_INFO_BLOCK_SIZE of length 14", "length %zu",
 		                    info.payload.len + 2);
@@ -319,7 +316,7 @@ judge_list(struct model *m, const struct option_reply *r)
 		if (wire_get_rep_server(wire_over(r->data), &server) != WIRE_EXACT)
 			return model_breach(m, R(rep_server_layout), "a name within the reply",
 			                    "length %" PRIu32 ", name of %" PRIu32, r->length, server.name_length);
-		m->told += hash_bytes(server.name);
+		m->told += sum_of(server.name);
 		return MODEL_MORE;
 	}
 	if (!is_error(r->type) && r->type != NBD_REP_ACK)

@@ -84,8 +84,8 @@ bool symbol_applies(const struct symbol *s, const struct facts *f);
 /* The option's data. Appends to b. */
 void put_symbol(struct buf *b, const struct symbol *s, const struct facts *f);
 
-/* Of names in any order: the sum of these is that of a set. */
-uint64_t hash_bytes(struct bytes b);
+/* Of names in any order: the total of these is that of a set, in which the empty name counts, too. */
+uint64_t sum_of(struct bytes b);
 
 /* ---- a session ---- */
 

@@ -180,6 +180,16 @@ no_reply(struct walker *w, struct link *l, struct model *m, struct trial *t, boo
 	                             : trial_ended(t, m, lawful, link_end_text(l->end));
 }
 
+/* From here on all that breaks is about the request that this replies to. */
+static struct ask *
+find_ask(struct walker *w, struct model *m, struct trial *t, uint64_t cookie)
+{
+	struct ask *a = trial_find(t, m, cookie);
+
+	w->asked = a != NULL ? a->what : w->asked;
+	return a;
+}
+
 static enum model_step
 recv_simple(struct walker *w, struct link *l, struct model *m, struct trial *t, bool lawful)
 {
@@ -191,10 +201,9 @@ recv_simple(struct walker *w, struct link *l, struct model *m, struct trial *t, 
 	if (at == NULL)
 		return no_reply(w, l, m, t, lawful);
 	wire_get_simple_reply(wire(at, SIMPLE_REPLY_SIZE), &r);
-	a = trial_find(t, m, r.cookie);
+	a = find_ask(w, m, t, r.cookie);
 	if (a == NULL)
 		return MODEL_BREACH;
-	w->asked = a->what;
 	size = SIMPLE_REPLY_SIZE;
 	if (a->request.type == NBD_CMD_READ && r.error == NBD_SUCCESS && !m->structured)
 		size += a->request.length;
@@ -214,10 +223,9 @@ recv_chunk_part(struct walker *w, struct link *l, struct model *m, struct trial 
 	if (at == NULL)
 		return no_reply(w, l, m, t, lawful);
 	wire_get_chunk(wire(at, CHUNK_HEADER_SIZE), &c);
-	a = trial_find(t, m, c.cookie);
+	a = find_ask(w, m, t, c.cookie);
 	if (a == NULL)
 		return MODEL_BREACH;
-	w->asked = a->what;
 	if (c.length > MOST_DATA)
 		return model_breach(m, R(structured_chunk_length), "the payload of a chunk", "%u bytes", c.length);
 	if (link_need(l, CHUNK_HEADER_SIZE + c.length) == NULL)

@@ -1,7 +1,7 @@
 #include "harness/crash/recording.h"
 
-#include "harness/crash/sum.h"
 #include "harness/nbd.h"
+#include "harness/sum.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 #include "harness/crash/space.h"
 
-#include "harness/crash/sum.h"
+#include "harness/sum.h"
 
 #include <stdlib.h>
 #include <string.h>

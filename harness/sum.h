@@ -1,6 +1,6 @@
 /* Sums by which equal things are known again; not against who wants them to be mistaken. */
-#ifndef NBDSPEC_CRASH_SUM_H
-#define NBDSPEC_CRASH_SUM_H
+#ifndef NBDSPEC_SUM_H
+#define NBDSPEC_SUM_H
 
 #include <stddef.h>
 #include <stdint.h>
