@@ -66,9 +66,9 @@ show(struct explorer *x, const struct finding *f)
 	char *text;
 
 	x->s.w.traced = true;
-	search_breaks(&x->s, &f->shortest, &f->breach, true);
+	search_breaks(&x->s, &f->shortest, &f->breach);
 	x->s.w.traced = false;
-	if (x->s.w.stuck)
+	if (x->s.w.stuck && x->s.w.link[0].end != LINK_SILENT)
 		await_server_end(x->s.t);
 	b = breach_again(&x->s.w, &f->breach);
 	if (b == NULL) {
@@ -237,7 +237,7 @@ explore_sequence(struct explorer *x, const char *text)
 			if (!symbol_applies(f.shortest.path[i].at[k], &x->facts))
 				skip(x->s.t, f.shortest.path[i].at[k]->name,
 				     "this server does not have what it speaks of");
-	search_breaks(&x->s, &f.shortest, NULL, true);
+	search_breaks(&x->s, &f.shortest, NULL);
 	x->plan->counts->walked += f.shortest.n;
 	memcpy(breach, x->s.w.breach, sizeof(breach));
 	n = x->s.w.n_breaches;

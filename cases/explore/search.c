@@ -123,12 +123,11 @@ same_breach(const struct breach *a, const struct breach *b)
 }
 
 bool
-search_breaks(struct search *s, const struct scenario *c, const struct breach *b, bool anew)
+search_breaks(struct search *s, const struct scenario *c, const struct breach *b)
 {
 	bool broken = false;
 
-	if (anew || s->w.stuck)
-		start_anew(s);
+	start_anew(s);
 	for (size_t i = 0; i < c->n; i++) {
 		walk(&s->w, &c->path[i], NULL);
 		search_walked(s, &c->path[i]);
@@ -215,14 +214,14 @@ find_scenario(struct search *s, const struct path *p, const struct breach *b, st
 	bool breaks = false;
 
 	*c = copy_of(p, 1);
-	breaks = search_breaks(s, c, b, true);
+	breaks = search_breaks(s, c, b);
 	for (size_t k = 1; !breaks && can_restart_server(s->t) && k < 2 * n; k *= 2) {
 		size_t some = k < n ? k : n;
 
 		free(c->path);
 		*c = copy_of(before.path + n - some, some);
 		c->path[c->n++] = *p;
-		breaks = search_breaks(s, c, b, true);
+		breaks = search_breaks(s, c, b);
 	}
 	free(before.path);
 	return breaks;
@@ -236,7 +235,7 @@ try_without(struct search *s, struct scenario *c, size_t from, size_t n, const s
 
 	memmove(less.path + from, less.path + from + n, (c->n - from - n) * sizeof(*less.path));
 	less.n -= n;
-	breaks = search_breaks(s, &less, b, true);
+	breaks = search_breaks(s, &less, b);
 	free(breaks ? c->path : less.path);
 	if (breaks)
 		*c = less;
@@ -259,7 +258,7 @@ try_path(struct search *s, struct scenario *c, size_t i, struct path p, const st
 	struct path was = c->path[i];
 
 	c->path[i] = p;
-	if (search_breaks(s, c, b, c->n > 1))
+	if (search_breaks(s, c, b))
 		return true;
 	c->path[i] = was;
 	return false;
