@@ -5,6 +5,7 @@
 #include "harness/exploration.h"
 #include "harness/filesystem.h"
 #include "harness/process.h"
+#include "harness/progress.h"
 #include "harness/runner.h"
 #include "harness/trace.h"
 
@@ -575,6 +576,7 @@ take_exploration(struct server_run *run)
 	if (e->counts == MAP_FAILED)
 		return cli_broken(run->cli, "no memory to count in: %s", strerror(errno));
 	run->runs = e->shards = run->runner.slots;
+	run->runner.progress_ms = PROGRESS_MS;
 	run->target.explore = e;
 	return 0;
 }
@@ -680,15 +682,33 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	}
 }
 
+/* An exploration is one case, and may last. */
+static const char *
+what_is_done(const struct server_run *run, const struct case_def *running, char text[256])
+{
+	const struct exploration_counts *c = run->explore.counts;
+	char pace[PROGRESS_MAX_TEXT];
+	uint64_t walked;
+
+	if (c == NULL || c->planned == 0)
+		return running->id;
+	walked = c->walked + c->skipped;
+	snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " sequences, %s", walked, c->planned,
+	         progress_pace(pace, walked, c->planned, (double)(now_us() - c->since_us) / 1e6, ""));
+	return text;
+}
+
 static void
 on_progress(void *arg, unsigned done, const struct case_def *running)
 {
 	struct server_run *run = arg;
+	char text[256];
+	const char *doing = what_is_done(run, running, text);
 
 	for (unsigned i = 0; i < run->n_outputs; i++)
 		if (run->outputs[i].writer->progress != NULL)
 			run->outputs[i].writer->progress(run->outputs[i].state, done,
-			                                 (unsigned)run->n_cases * run->runs, running->id);
+			                                 (unsigned)run->n_cases * run->runs, doing);
 }
 
 static bool

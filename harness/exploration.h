@@ -9,6 +9,8 @@ enum { EXPLORE_DEPTH_MOST = 8, EXPLORE_FINDINGS_MOST = 32 };
 /* In memory that all shards share. */
 struct exploration_counts {
 	_Atomic uint64_t walked, skipped, broken;	/* sequences */
+	_Atomic uint64_t planned;			/* so many there are; 0 until that is known */
+	_Atomic uint64_t since_us;			/* when the first of them was walked */
 	_Atomic uint64_t checked_us, repeated, repeated_us;	/* of --unchecked: those that were also done without a look */
 	_Atomic uint64_t longest_us;			/* of one shard */
 	_Atomic unsigned finished;			/* shards */

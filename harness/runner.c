@@ -61,6 +61,7 @@ struct state {
 	const struct job *jobs;
 	size_t n, next, done;
 	int signals;
+	int64_t progress_at; /* ms */
 	struct run_end end;
 	bool stopping;
 	bool served; /* a server has greeted at least once */
@@ -697,13 +698,26 @@ read_reports(struct state *st, struct slot *s)
 static int
 wait_ms(const struct state *st)
 {
-	int64_t soonest = -1, now = now_ms();
+	int64_t soonest = st->r->progress_ms > 0 ? st->progress_at : -1, now = now_ms();
 
 	for (unsigned i = 0; i < st->r->slots; i++)
 		if (st->slots[i].job != NULL && st->slots[i].deadline != INT64_MAX &&
 		    (soonest < 0 || st->slots[i].deadline < soonest))
 			soonest = st->slots[i].deadline;
 	return soonest < 0 ? -1 : soonest <= now ? 0 : (int)(soonest - now);
+}
+
+static void
+show_progress(struct state *st, int64_t now)
+{
+	if (st->r->progress_ms == 0 || now < st->progress_at)
+		return;
+	st->progress_at = now + st->r->progress_ms;
+	for (unsigned i = 0; i < st->r->slots; i++)
+		if (st->slots[i].job != NULL) {
+			st->r->progress(st->r->arg, (unsigned)st->done, st->slots[i].job->def);
+			return;
+		}
 }
 
 static void
@@ -730,6 +744,7 @@ turn(struct state *st)
 			kill(s->pid, SIGKILL);
 		}
 	}
+	show_progress(st, now);
 }
 
 /* NULL: there is none left for this slot. */

@@ -24,6 +24,7 @@ struct runner {
 	/* A result as it comes; its strings live during the call. */
 	void (*result)(void *arg, const struct job *job, const struct result *r);
 	void (*progress)(void *arg, unsigned done, const struct case_def *running);	/* may be NULL */
+	int64_t progress_ms;		/* how often, where one case takes long; 0: as each begins */
 };
 
 struct run_end {

@@ -3,13 +3,15 @@
 import glob
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, ROOT, until
+from conftest import NBDSPEC, PATIENCE, ROOT, read_until, until
 
 EXPORTS = ["--export", "name=disk,size=64M,description=a disk", "--export", "name=other,size=32M,read-only"]
 KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
@@ -209,6 +211,26 @@ def test_an_interrupt_leaves_nothing(nbdspec):
         until(lambda: len(nbdspec.leftovers()) > 4)
         p.send_signal(signal.SIGINT)
         assert p.wait(30) == 130
+
+
+@pytest.mark.parametrize("options", [["--explore", "6"], ["--explore-walks", "4000000", "-j", "2"]])
+def test_progress(nbdspec, options):
+    """On a terminal: how many there are, how fast they are walked, and the time that is left."""
+    ours, theirs = pty.openpty()
+    p = nbdspec.start("server", *options, *serve(), stdout=theirs)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        told = read_until(terminal, " left")
+        walked, of = re.search(r"\[0/[12]\] (\d+) of (\d+) sequences, \d+/s, at most \d+ s left", told).groups()
+        assert int(walked) < int(of) and int(of) >= 4000000
+        p.send_signal(signal.SIGINT)
+        while select.select([terminal], [], [], PATIENCE)[0]:
+            try:
+                terminal.read(65536)
+            except OSError:  # nobody has the other end any more
+                break
+    assert p.wait(PATIENCE) == 130
+    p.stderr.close()
 
 
 @pytest.mark.parametrize("args, words", [(["--explore", "9"], ["--explore '9'", "0 to 8"]), (["--explore", "x"], ["--explore 'x'"]),

@@ -194,14 +194,33 @@ path_at(const struct explorer *x, unsigned n, uint64_t i)
 	return p;
 }
 
-static void
-explore_depth(struct explorer *x, unsigned n)
+static uint64_t
+count_of_length(const struct explorer *x, unsigned n)
 {
 	uint64_t all = n > 0 ? x->n_middle + x->n_end - 1 : 1;
-	struct path p;
 
 	for (unsigned i = 1; i < n; i++)
 		all *= x->n_middle;
+	return all;
+}
+
+static void
+tell_plan(const struct explorer *x)
+{
+	uint64_t planned = x->plan->walks, nobody = 0;
+
+	for (int n = 0; n <= x->plan->depth; n++)
+		planned += count_of_length(x, (unsigned)n);
+	atomic_compare_exchange_strong(&x->plan->counts->since_us, &nobody, now_us());
+	x->plan->counts->planned = planned;
+}
+
+static void
+explore_depth(struct explorer *x, unsigned n)
+{
+	uint64_t all = count_of_length(x, n);
+	struct path p;
+
 	for (uint64_t i = 0; i < all; i++)
 		if (is_ours(x)) {
 			p = path_at(x, n, i);
@@ -288,6 +307,7 @@ CASE_EXPLORE(explore, haggling,
 	/* What was learnt has left nothing behind. */
 	search_renews(&x.s);
 	choose_symbols(&x);
+	tell_plan(&x);
 	if (x.plan->sequence != NULL && x.shard == 0)
 		explore_sequence(&x, x.plan->sequence);
 	for (int n = 0; n <= x.plan->depth; n++)

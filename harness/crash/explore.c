@@ -7,6 +7,7 @@
 #include "harness/crash/verdicts.h"
 #include "harness/filesystem.h"
 #include "harness/process.h"
+#include "harness/progress.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -104,17 +105,15 @@ print_progress(struct explorer *x)
 {
 	const struct exploration *e = x->e;
 	uint64_t done = e->verdicts[VERDICT_GOOD] + e->n_failing;
-	double seconds = seconds_since(x->started), rate = (double)done / seconds;
-	uint64_t left = x->o->budget / x->o->shards > done ? x->o->budget / x->o->shards - done : 0;
+	char point[40], pace[PROGRESS_MAX_TEXT];
 
-	if (!x->o->progress || now_ns() - x->progressed < 200000000)
+	if (!x->o->progress || now_ns() - x->progressed < UINT64_C(1000000) * PROGRESS_MS)
 		return;
 	x->progressed = now_ns();
-	fprintf(stderr,
-	        "\r%" PRIu64 " verdicts, %zu failing, %.0f/s, point %" PRIu32 " of %" PRIu32
-	        ", at most %.0f s left\033[K",
-	        done, e->n_failing, rate, x->view->space->n_points - x->view->point, x->view->space->n_points,
-	        rate > 0 ? (double)left / rate : 0);
+	snprintf(point, sizeof(point), "point %" PRIu32 " of %" PRIu32 ", ", x->view->space->n_points - x->view->point,
+	         x->view->space->n_points);
+	fprintf(stderr, "\r%" PRIu64 " verdicts, %zu failing, %s\033[K", done, e->n_failing,
+	        progress_pace(pace, done, x->o->budget / x->o->shards, seconds_since(x->started), point));
 }
 
 static struct hash
