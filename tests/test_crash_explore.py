@@ -723,7 +723,7 @@ def test_hangs_are_checked_anew(nbdspec, explore):
     """What took too long may have time enough when it goes on."""
     (nbdspec.cwd / "slow").touch()
     args = (log(1), f"sh -c 'test ! -e {nbdspec.cwd}/slow || sleep 1000; : {{file}}'", "--budget", "3", "--resume", "verdicts")
-    _, first = explore(*args, "--timeout", "1", status=1)
+    _, first = explore(*args, "--timeout", "1", "-j", "3", status=1)
     (nbdspec.cwd / "slow").unlink()
     _, second = explore(*args, status=0)
     assert first["states"]["hang"] == 3 and second["states"]["hang"] == second["states"]["resumed"] == 0
