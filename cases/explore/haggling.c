@@ -66,7 +66,7 @@ show(struct explorer *x, const struct finding *f)
 	char *text;
 
 	x->s.w.traced = true;
-	search_breaks(&x->s, &f->shortest, &f->breach);
+	search_breaks(&x->s, &f->shortest, &f->breach, true);
 	x->s.w.traced = false;
 	if (x->s.w.stuck && x->s.w.link[0].end != LINK_SILENT)
 		await_server_end(x->s.t);
@@ -256,7 +256,7 @@ explore_sequence(struct explorer *x, const char *text)
 			if (!symbol_applies(f.shortest.path[i].at[k], &x->facts))
 				skip(x->s.t, f.shortest.path[i].at[k]->name,
 				     "this server does not have what it speaks of");
-	search_breaks(&x->s, &f.shortest, NULL);
+	search_breaks(&x->s, &f.shortest, NULL, true);
 	x->plan->counts->walked += f.shortest.n;
 	memcpy(breach, x->s.w.breach, sizeof(breach));
 	n = x->s.w.n_breaches;

@@ -123,11 +123,12 @@ same_breach(const struct breach *a, const struct breach *b)
 }
 
 bool
-search_breaks(struct search *s, const struct scenario *c, const struct breach *b)
+search_breaks(struct search *s, const struct scenario *c, const struct breach *b, bool anew)
 {
 	bool broken = false;
 
-	start_anew(s);
+	if (anew || s->w.stuck)
+		start_anew(s);
 	for (size_t i = 0; i < c->n; i++) {
 		walk(&s->w, &c->path[i], NULL);
 		search_walked(s, &c->path[i]);
@@ -214,14 +215,14 @@ find_scenario(struct search *s, const struct path *p, const struct breach *b, st
 	bool breaks = false;
 
 	*c = copy_of(p, 1);
-	breaks = search_breaks(s, c, b);
+	breaks = search_breaks(s, c, b, true);
 	for (size_t k = 1; !breaks && can_restart_server(s->t) && k < 2 * n; k *= 2) {
 		size_t some = k < n ? k : n;
 
 		free(c->path);
 		*c = copy_of(before.path + n - some, some);
 		c->path[c->n++] = *p;
-		breaks = search_breaks(s, c, b);
+		breaks = search_breaks(s, c, b, true);
 	}
 	free(before.path);
 	return breaks;
@@ -235,7 +236,7 @@ try_without(struct search *s, struct scenario *c, size_t from, size_t n, const s
 
 	memmove(less.path + from, less.path + from + n, (c->n - from - n) * sizeof(*less.path));
 	less.n -= n;
-	breaks = search_breaks(s, &less, b);
+	breaks = search_breaks(s, &less, b, true);
 	free(breaks ? c->path : less.path);
 	if (breaks)
 		*c = less;
@@ -253,26 +254,26 @@ drop_connections(struct search *s, struct scenario *c, const struct breach *b)
 }
 
 static bool
-try_path(struct search *s, struct scenario *c, size_t i, struct path p, const struct breach *b)
+try_path(struct search *s, struct scenario *c, size_t i, struct path p, const struct breach *b, bool anew)
 {
 	struct path was = c->path[i];
 
 	c->path[i] = p;
-	if (search_breaks(s, c, b))
+	if (search_breaks(s, c, b, anew))
 		return true;
 	c->path[i] = was;
 	return false;
 }
 
 static void
-drop_symbols(struct search *s, struct scenario *c, size_t i, const struct breach *b)
+drop_symbols(struct search *s, struct scenario *c, size_t i, const struct breach *b, bool anew)
 {
 	for (unsigned k = 0; k + 1 < c->path[i].n;) {
 		struct path p = c->path[i];
 
 		memmove(p.at + k, p.at + k + 1, (p.n - k - 1) * sizeof(p.at[0]));
 		p.n--;
-		if (!try_path(s, c, i, p, b))
+		if (!try_path(s, c, i, p, b, anew))
 			k++;
 	}
 	/* The plainest ending, where that does as well. */
@@ -280,14 +281,31 @@ drop_symbols(struct search *s, struct scenario *c, size_t i, const struct breach
 		struct path p = c->path[i];
 
 		p.at[p.n - 1] = symbols;
-		try_path(s, c, i, p, b);
+		try_path(s, c, i, p, b, anew);
 	}
+}
+
+/*
+ * On the server that is there, which is quick. What that has kept from one try may break the next: the end is tried on a
+ * new one, and where it breaks nothing there, so is all of it.
+ */
+static void
+drop_symbols_of_one(struct search *s, struct scenario *c, const struct breach *b)
+{
+	struct path was = c->path[0];
+
+	drop_symbols(s, c, 0, b, false);
+	if (search_breaks(s, c, b, true))
+		return;
+	c->path[0] = was;
+	drop_symbols(s, c, 0, b, true);
 }
 
 static struct scenario
 shortest(struct search *s, const struct path *p, const struct breach *b, bool *again)
 {
 	struct scenario c, was = copy_of(p, 1);
+	bool hangs = s->w.stuck; /* each time that it does costs a wait */
 
 	*again = find_scenario(s, p, b, &c);
 	if (!*again) {
@@ -296,8 +314,11 @@ shortest(struct search *s, const struct path *p, const struct breach *b, bool *a
 	}
 	free(was.path);
 	drop_connections(s, &c, b);
-	for (size_t i = 0; i < c.n; i++)
-		drop_symbols(s, &c, i, b);
+	if (c.n == 1 && !hangs)
+		drop_symbols_of_one(s, &c, b);
+	else
+		for (size_t i = 0; i < c.n; i++)
+			drop_symbols(s, &c, i, b, true);
 	return c;
 }
 

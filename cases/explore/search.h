@@ -39,8 +39,8 @@ bool search_renews(struct search *s);
 bool search_skips(const struct search *s, const struct path *p);
 /* The last walk, of p, has broken b: what of it is new is brought down to its shortest. NULL: it is explained. */
 const struct finding *search_found(struct search *s, const struct path *p, const struct breach *b);
-/* Walks the scenario, on a new server where one can be had; has its last path broken the same? */
-bool search_breaks(struct search *s, const struct scenario *c, const struct breach *b);
+/* Walks the scenario, on a new server where that is asked for and can be had; has its last path broken the same? */
+bool search_breaks(struct search *s, const struct scenario *c, const struct breach *b, bool anew);
 bool same_breach(const struct breach *a, const struct breach *b);
 
 /* How to see it again, by the last walk, which was the finding's: the command, and a case in C; malloc'd. */
