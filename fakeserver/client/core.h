@@ -96,6 +96,7 @@ struct fc_op {
 	struct request request;		/* .data of a WRITE points to .data */
 	unsigned pattern;		/* of a WRITE without .data */
 	bool sent;
+	int64_t sent_at;		/* ms */
 	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
 	bool unchecked, pretend, early;
 	bool replied;			/* a chunk has come */
@@ -113,6 +114,7 @@ struct fc_settings {
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
 	bool chosen;			/* one of them was set: no habit changes them */
+	unsigned timeout_s;		/* in which a request has its reply, or the session ends; 0: no limit */
 	struct buf queries;		/* contexts: be32 length, text, … */
 	uint32_t n_queries;
 };

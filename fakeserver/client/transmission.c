@@ -1,5 +1,6 @@
 /* Requests of the honest client: only what was advertised, within what was told. */
 #include "fakeserver/client/lying.h"
+#include "harness/clock.h"
 #include "harness/driver.h"
 
 #include <stdlib.h>
@@ -133,6 +134,7 @@ send_request(struct fc_session *s, struct fc_op *op)
 	m.request = op->request;
 	fc_send(s, &m);
 	op->sent = true;
+	op->sent_at = now_ms();
 	if (op->early)
 		op->done(op);
 	if (op->request.type == NBD_CMD_WRITE) {
