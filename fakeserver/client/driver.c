@@ -19,7 +19,7 @@ enum { WORDS_MOST = 300, DEPTH = 4096, HANDLES = 256, READ_SIZE = 1 << 16, TIMEO
 static const char greeting[] =
 	"connect disconnect close read+df+flags write+fua+flags flush+flags trim+fua+flags zero+no-hole+fast+fua+flags "
 	"cache+flags block_status+req-one+flags "
-	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+timeout "
+	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout "
 	"haggle list info contexts go\n";
 
 /* A line: its words, and what it asks for. */
@@ -392,11 +392,14 @@ set_switch(struct fc_settings *s, const char *key, const char *value)
 static bool
 set_number(struct fc_settings *s, const char *key, const char *value)
 {
+	bool connections = strcmp(key, "connections") == 0;
 	uint64_t n;
 
-	if (strcmp(key, "timeout") != 0 || !read_number(value, TIMEOUT_MOST_S, &n))
+	if (!connections && strcmp(key, "timeout") != 0)
 		return false;
-	s->timeout_s = (unsigned)n;
+	if (!read_number(value, connections ? FC_CONNECTIONS_MOST : TIMEOUT_MOST_S, &n) || (connections && n == 0))
+		return false;
+	*(connections ? &s->connections : &s->timeout_s) = (unsigned)n;
 	return true;
 }
 
