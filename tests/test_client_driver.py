@@ -3,10 +3,14 @@
 import json
 import os
 import signal
+import socket
+import threading
 
 import pytest
 
 from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
+from test_drivers import control
+from test_fake_client import DISC, FLUSH, Driver, Peer
 
 MINIMAL = os.path.join(ROOT, "ci/drivers/minimal.py")
 BROKEN = os.path.join(ROOT, "tests/broken_driver.py")
@@ -109,3 +113,190 @@ def test_looks_for_a_server_that_is_gone(nbdspec):
     """A client that connects again and again does not wait for the dead."""
     points = points_of_a_liar(nbdspec, "lied_to/on_disk", "looks-for-the-dead", 0)
     assert points["block_size_past_end_dies"]["verdict"] == "pass"
+
+
+# ---- the fake client as a block device ----
+
+
+@pytest.fixture
+def device(nbdspec):
+    """Our own client, asked by hand."""
+    d = Driver(nbdspec)
+    yield d
+    d.process.kill()
+    d.process.communicate()
+
+
+@pytest.fixture
+def peers(nbdspec):
+    """Serves each connection with the next of these functions, all at once; returns the URI and, in this order, what they return."""
+    started = []
+
+    def start(*scripts):
+        said = [None] * len(scripts)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(nbdspec.cwd / "peers"))
+        listener.listen()
+
+        def serve(i, sock):
+            with sock:
+                try:
+                    said[i] = scripts[i](Peer(sock))
+                except (EOFError, OSError) as e:
+                    said[i] = e
+
+        def accept():
+            for i in range(len(scripts)):
+                threads.append(threading.Thread(target=serve, args=(i, listener.accept()[0]), daemon=True))
+                threads[-1].start()
+
+        threads = [threading.Thread(target=accept, daemon=True)]
+        threads[0].start()
+        started.append((listener, threads))
+        return f"nbd+unix:///?socket={nbdspec.cwd / 'peers'}", said
+
+    yield start
+    for listener, threads in started:
+        listener.close()
+        for thread in threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def disk(nbdspec, fake):
+    """Serves a disk with these transmission flags; returns its URI, and what counts its connections."""
+    def start(flags):
+        path = nbdspec.cwd / "control"
+        uri = fake("--unix", nbdspec.cwd / "s", "--control", path, "--export", f"size=1M,flags={flags}")
+        return uri, lambda: int(control(path, "status").split("connections=")[1].split()[0])
+
+    return start
+
+
+@pytest.mark.parametrize("flags, wanted, opened", [("SEND_FLUSH+CAN_MULTI_CONN", 3, 3), ("SEND_FLUSH", 3, 1),
+                                                   ("SEND_FLUSH+CAN_MULTI_CONN", None, 1)])
+def test_connections(device, disk, flags, wanted, opened):
+    """So many as are wanted and offered; what one has written another reads, and all are left."""
+    uri, connections = disk(flags)
+    if wanted:
+        assert device.ask(f"1 set connections={wanted}") == "ok"
+    for _ in range(2):
+        assert device.ask(f"1 connect {uri}").startswith("ok size=1048576 ")
+        assert connections() == opened
+        assert [device.ask(f"1 write {n * 4096} 4096 7") for n in range(4)] == ["ok"] * 4
+        whole = device.ask("1 read 0 16384")
+        assert whole.startswith("ok ") and {device.ask("1 read 0 16384") for _ in range(4)} == {whole}
+        assert device.ask("1 disconnect") == "ok"
+        until(lambda: connections() == 0)
+
+
+def test_connections_by_go(device, disk):
+    uri, connections = disk("CAN_MULTI_CONN")
+    device.ask("1 set connections=2")
+    assert device.ask(f"1 haggle {uri}").startswith("ok") and connections() == 1
+    assert device.ask("1 go").startswith("ok size=") and connections() == 2
+    assert device.ask("1 close") == "ok"
+    until(lambda: connections() == 0)
+
+
+@pytest.mark.parametrize("setting", ["connections=0", "connections=17", "connections=", "connections=two", "timeout=-1", "timeout=1s"])
+def test_setting_refused(device, setting):
+    assert device.ask(f"1 set {setting}") == "unsupported"
+
+
+def test_strict_of_all_connections(nbdspec, device, disk):
+    """It holds at once, whichever connection is next: the server sees what it has not offered."""
+    uri, _ = disk("CAN_MULTI_CONN")
+    device.ask("1 set connections=2")
+    device.ask(f"1 connect {uri}")
+    for strict, seen in (("on", 0), ("off", 2)):
+        device.ask(f"1 set strict={strict}")
+        assert [device.ask("1 flush") for _ in range(2)] == ["error EINVAL"] * 2
+        assert f" requests={seen} " in control(nbdspec.cwd / "control", "counters")
+
+
+def test_one_after_the_other_dies(nbdspec, device, disk):
+    """As long as one is there the handle is connected."""
+    uri, connections = disk("SEND_FLUSH+CAN_MULTI_CONN")
+    device.ask("1 set connections=3")
+    device.ask(f"1 connect {uri}")
+    for n in (1, 2):
+        control(nbdspec.cwd / "control", f"disconnect {n}")
+        assert [device.ask("1 flush") for _ in range(4)] == ["ok"] * 4
+        assert device.ask(f"1 connect {uri}") == "error EISCONN"
+    control(nbdspec.cwd / "control", "disconnect 3")
+    assert device.ask("1 flush") == "error ENOTCONN"
+    assert device.ask(f"1 connect {uri}").startswith("ok") and connections() == 3
+
+
+def leave_open(p):
+    p.serve_options()
+    return p.rest()
+
+
+def answer_flushes(p):
+    """Returns what has come, up to the end."""
+    kinds = []
+    p.serve_options()
+    while DISC not in kinds:
+        _, kind, cookie, *_ = p.request()
+        kinds.append(kind)
+        if kind == FLUSH:
+            p.simple(cookie)
+    return kinds
+
+
+def test_timeout_of_one_connection(device, peers):
+    """What one does not answer in time goes over the other; the one is left, and is not asked again."""
+    uri, said = peers(leave_open, answer_flushes)
+    device.ask("1 set connections=2")
+    device.ask("1 set timeout=1")
+    assert device.ask(f"1 connect {uri}").startswith("ok")
+    tags = device.send("1 flush", "1 flush")
+    assert device.answers_within(tags[1], 0.5) and not device.answers_within(tags[0], 0.5)
+    assert [device.take(t) for t in tags] == ["ok", "ok"]
+    assert device.ask("1 flush") == "ok" and device.ask("1 disconnect") == "ok"
+    until(lambda: None not in said)
+    assert said[1] == [FLUSH] * 3 + [DISC] and len(said[0]) == 28
+
+
+def test_timeout_of_all_connections(device, peers):
+    uri, _ = peers(leave_open, leave_open)
+    device.ask("1 set connections=2")
+    device.ask("1 set timeout=1")
+    device.ask(f"1 connect {uri}")
+    assert device.ask("1 flush") == "error ETIMEDOUT"
+    assert device.ask("1 flush") == "error ENOTCONN"
+
+
+def test_does_without_one(device, peers):
+    """A connection beside the first that does not come about."""
+    uri, said = peers(answer_flushes, lambda p: "gone")
+    device.ask("1 set connections=2")
+    assert device.ask(f"1 connect {uri}").startswith("ok")
+    assert [device.ask("1 flush") for _ in range(2)] == ["ok"] * 2 and device.ask("1 disconnect") == "ok"
+    until(lambda: None not in said)
+    assert said == [[FLUSH, FLUSH, DISC], "gone"]
+
+
+def test_first_dies_before_all_are_there(device, peers):
+    """Then the connect has failed: the other is left, and the handle can connect again."""
+    second_waits = threading.Event()
+
+    def go_too_early(p):
+        p.serve_options()
+        second_waits.wait(PATIENCE)
+
+    def wait(p):
+        second_waits.set()
+        return p.rest()
+
+    uri, said = peers(go_too_early, wait, answer_flushes, lambda p: (p.serve_options(), p.request()[1])[1])
+    device.ask("1 set connections=2")
+    assert device.ask(f"1 connect {uri}") == "error ENOTCONN"
+    until(lambda: said[1] is not None)
+    assert device.ask(f"1 connect {uri}").startswith("ok") and device.ask("1 flush") == "ok"
+    assert device.ask("1 disconnect") == "ok"
+    until(lambda: None not in said[1:])
+    assert said[1:] == [b"", [FLUSH, DISC], DISC]

@@ -15,6 +15,7 @@
 
 enum {
 	FC_CONTEXTS_MOST = 64,          /* metadata contexts of a session */
+	FC_CONNECTIONS_MOST = 16,       /* of a handle */
 	FC_REPLIES_MOST = 10000,        /* to one option */
 	FC_OPTION_REPLY_MOST = 1 << 25, /* bytes */
 	FC_READ_MOST = 1 << 28,         /* bytes in one request */
@@ -96,6 +97,7 @@ struct fc_op {
 	struct request request;		/* .data of a WRITE points to .data */
 	unsigned pattern;		/* of a WRITE without .data */
 	bool sent;
+	int64_t sent_at;		/* ms */
 	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
 	bool unchecked, pretend, early;
 	bool replied;			/* a chunk has come */
@@ -113,6 +115,8 @@ struct fc_settings {
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
 	bool chosen;			/* one of them was set: no habit changes them */
+	unsigned connections;		/* of the handle, where the server lets it have several */
+	unsigned timeout_s;		/* in which a request has its reply, or the session ends; 0: no limit */
 	struct buf queries;		/* contexts: be32 length, text, … */
 	uint32_t n_queries;
 };
@@ -175,6 +179,14 @@ struct fc_handle {
 	bool had_session;
 	char *again;			/* the URI of a session that the server dropped, where it reconnects */
 	struct fc_ops waiting;		/* commands, for the new session */
+
+	/* Several connections: */
+	struct fc_handle *beside_of;	/* the first, which has the settings; NULL: it is that itself */
+	struct fc_handle *beside[FC_CONNECTIONS_MOST - 1];	/* of the first: the others, once they are needed */
+	size_t n_beside;
+	unsigned turn;			/* of the next command */
+	unsigned n_joining, n_parting;	/* that are about to connect, and to disconnect */
+	struct fc_op *parting;		/* the user's disconnect */
 };
 
 struct fc_client {
@@ -189,7 +201,7 @@ extern struct fc_client fc_client;
 
 /* ---- handle.c ---- */
 struct fc_handle *fc_handle_new(unsigned long number);
-struct fc_handle *fc_handle_find(unsigned long number);	/* or NULL */
+struct fc_handle *fc_handle_find(unsigned long number);	/* or NULL; never one beside another */
 void fc_handle_free(struct fc_handle *h);		/* unanswered ops get ECANCELED */
 struct fc_op *fc_op_new(struct fc_handle *h, enum fc_ask ask, const char *tag, void (*done)(struct fc_op *));
 /*
@@ -207,6 +219,15 @@ void fc_reap(struct fc_handle *h);
 bool fc_sound(struct fc_session *s, bool sound, const char *rule);
 bool fc_is_connected(const struct fc_handle *h);
 uint16_t fc_flags(const struct fc_facts *f);		/* transmission flags, as far as they hold */
+
+/* ---- beside.c ---- */
+struct fc_handle *fc_first(struct fc_handle *h);
+struct fc_handle *fc_pick(struct fc_handle *h);		/* for the next command, or the first where none is connected */
+bool fc_is_beside(const struct fc_handle *h);		/* one beside it is connected */
+/* The connect, or GO, has succeeded. True: the user is told of it once the others are connected, too. */
+bool fc_join(struct fc_op *op);
+void fc_stop_joining(struct fc_handle *h);		/* the first is over */
+void fc_part(struct fc_op *op);				/* the disconnect of all */
 
 /* ---- stream.c ---- */
 void fc_connect(struct fc_session *s, const char *uri);
@@ -229,6 +250,8 @@ void fc_abort_haggling(struct fc_session *s);
 
 /* ---- transmission.c ---- */
 void fc_command(struct fc_op *op);			/* checks it, and queues it */
+/* Its session is over. True: it is queued on another connection of its handle. */
+bool fc_send_again(struct fc_op *op);
 void fc_send_requests(struct fc_session *s);
 void fc_disconnect(struct fc_session *s);		/* NBD_CMD_DISC, now */
 void fc_drop_unsent(struct fc_session *s, const char *error);	/* it is answered to what is not sent yet */

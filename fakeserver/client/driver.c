@@ -14,12 +14,13 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WORDS_MOST = 300, DEPTH = 4096, HANDLES = 256, READ_SIZE = 1 << 16 };
+enum { WORDS_MOST = 300, DEPTH = 4096, HANDLES = 256, READ_SIZE = 1 << 16, TIMEOUT_MOST_S = 1 << 20 };
 
 static const char greeting[] =
 	"connect disconnect close read+df+flags write+fua+flags flush+flags trim+fua+flags zero+no-hole+fast+fua+flags "
 	"cache+flags block_status+req-one+flags "
-	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context haggle list info contexts go\n";
+	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout "
+	"haggle list info contexts go\n";
 
 /* A line: its words, and what it asks for. */
 struct line {
@@ -389,6 +390,20 @@ set_switch(struct fc_settings *s, const char *key, const char *value)
 }
 
 static bool
+set_number(struct fc_settings *s, const char *key, const char *value)
+{
+	bool connections = strcmp(key, "connections") == 0;
+	uint64_t n;
+
+	if (!connections && strcmp(key, "timeout") != 0)
+		return false;
+	if (!read_number(value, connections ? FC_CONNECTIONS_MOST : TIMEOUT_MOST_S, &n) || (connections && n == 0))
+		return false;
+	*(connections ? &s->connections : &s->timeout_s) = (unsigned)n;
+	return true;
+}
+
+static bool
 set_context(struct fc_settings *s, const char *value)
 {
 	if (*value == '\0') {
@@ -412,7 +427,8 @@ do_set(const struct line *l)
 
 	if (value != NULL && l->words[1] == NULL) {
 		*value++ = '\0';
-		known = strcmp(key, "context") == 0 ? set_context(s, value) : set_switch(s, key, value);
+		known = strcmp(key, "context") == 0 ? set_context(s, value)
+		                                    : set_switch(s, key, value) || set_number(s, key, value);
 	}
 	answer(l->tag, known ? " ok" : " unsupported");
 }

@@ -173,7 +173,7 @@ fc_handle_find(unsigned long number)
 	struct fc_handle *h;
 
 	LIST_FOREACH(h, &fc_client.handles, entry)
-	if (h->number == number)
+	if (h->number == number && h->beside_of == NULL)
 		return h;
 	return NULL;
 }
@@ -204,6 +204,8 @@ fc_handle_free(struct fc_handle *h)
 	if (h->session != NULL)
 		fc_over(h->session, "ECANCELED");
 	fc_reap(h);
+	while (h->n_beside > 0)
+		fc_handle_free(h->beside[--h->n_beside]);
 	LIST_REMOVE(h, entry);
 	fc_facts_reset(&h->before);
 	buf_free(&h->settings.queries);
@@ -224,9 +226,9 @@ session_new(struct fc_handle *h)
 	s->fd = -1;
 	s->number = ++fc_client.n_sessions;
 	TAILQ_INIT(&s->ops);
-	s->settings = h->settings;
+	s->settings = fc_first(h)->settings;
 	s->settings.queries = (struct buf){ 0 };
-	copy_buf(&s->settings.queries, &h->settings.queries);
+	copy_buf(&s->settings.queries, &fc_first(h)->settings.queries);
 	h->session = s;
 	fc_lie_state(s, FC_STATE_NEW);
 	return s;
@@ -272,8 +274,11 @@ fc_reap(struct fc_handle *h)
 
 	if (s == NULL || s->stage != FC_OVER)
 		return;
+	fc_stop_joining(h);
 	while ((op = TAILQ_FIRST(&s->ops)) != NULL) {
-		if (!op->pretend || op->ask != FC_DISCONNECT)
+		if (fc_send_again(op))
+			continue;
+		if (!op->pretend)
 			fc_fail(op, s->end);
 		fc_finish(op);
 	}
@@ -315,7 +320,7 @@ fc_start(struct fc_op *op, const char *uri)
 	fc_reap(h);
 	free(h->again);
 	h->again = NULL;
-	if (h->session != NULL) {
+	if (h->session != NULL || fc_is_beside(h)) {
 		fc_fail(op, "EISCONN");
 		fc_finish(op);
 		return;
@@ -374,10 +379,15 @@ ask_anew(struct fc_handle *h, struct fc_op *op)
 void
 fc_ask(struct fc_op *op)
 {
-	struct fc_handle *h = op->handle;
+	struct fc_handle *h = op->ask == FC_COMMAND ? fc_pick(op->handle) : op->handle;
 	struct fc_session *s = h->session;
 	bool haggles = s != NULL && s->stage == FC_OPTIONS;
 
+	op->handle = h;
+	if (op->ask == FC_DISCONNECT && h->parting == NULL && fc_is_beside(h)) {
+		fc_part(op);
+		return;
+	}
 	if (op->ask == FC_COMMAND && (h->again != NULL || !TAILQ_EMPTY(&h->waiting))) {
 		ask_anew(h, op);
 	} else if (op->ask == FC_DISCONNECT && s != NULL) {

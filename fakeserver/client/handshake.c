@@ -17,7 +17,8 @@ enter_transmission(struct fc_session *s)
 		fc_contexts_reset(&s->facts);
 	fc_lie_state(s, FC_STATE_TRANSMISSION);
 	fc_facts_copy(&fc_client.elsewhere, &s->facts);
-	fc_finish(TAILQ_FIRST(&s->ops));
+	if (!fc_join(TAILQ_FIRST(&s->ops)))
+		fc_finish(TAILQ_FIRST(&s->ops));
 }
 
 static bool
@@ -243,7 +244,8 @@ is_in_vain(const struct fc_session *s, struct fc_op *op, uint32_t option)
 		fc_fail(op, "EINVAL");
 		return true;
 	}
-	if (op->ask != FC_LIST_CONTEXTS || s->facts.structured || !s->handle->settings.strict || op->unchecked)
+	if (op->ask != FC_LIST_CONTEXTS || s->facts.structured || !fc_first(s->handle)->settings.strict ||
+	    op->unchecked)
 		return false;
 	fc_fail(op, "EINVAL");
 	return true;

@@ -299,13 +299,27 @@ fc_set_limit(struct fc_session *s)
 	s->until = now_ms() + FC_PATIENCE_MS;
 }
 
+/* The moment at which it ends in any case, ms; 0: none. The first that was sent is the one that waits longest. */
+static int64_t
+end_of(const struct fc_session *s)
+{
+	const struct fc_op *op;
+
+	if (s->settings.timeout_s == 0 || s->stage != FC_TRANSMISSION)
+		return s->until;
+	TAILQ_FOREACH(op, &s->ops, entry)
+	if (op->ask == FC_COMMAND && op->sent)
+		return op->sent_at + (int64_t)s->settings.timeout_s * 1000;
+	return 0;
+}
+
 /* When something is to be done for it without an event, in ms; -1: never. */
 static int64_t
 left_of(const struct fc_session *s)
 {
-	int64_t left = s->retry ? RETRY_MS : s->until != 0 ? s->until - now_ms() : -1;
+	int64_t end = end_of(s), left = s->retry ? RETRY_MS : end != 0 ? end - now_ms() : -1;
 
-	return s->until != 0 && left < 0 ? 0 : left;
+	return end != 0 && left < 0 ? 0 : left;
 }
 
 static int
@@ -326,10 +340,11 @@ static void
 expire(struct fc_session *s)
 {
 	struct fc_handle *h = s->handle;
+	int64_t end = end_of(s);
 
 	if (s->retry && !try_connect(s))
 		over_with_errno(s, errno);
-	if (s->until != 0 && now_ms() >= s->until) {
+	if (end != 0 && now_ms() >= end) {
 		/* It waits in vain for replies, or for the end. */
 		if (s->stage == FC_DISCONNECTING)
 			fc_disconnect(s);
@@ -355,7 +370,7 @@ fc_turn(void)
 			notify(h->session, events[i].events);
 	}
 	LIST_FOREACH(h, &fc_client.handles, entry)
-	if (h->session != NULL && (h->session->retry || h->session->until != 0))
+	if (h->session != NULL && (h->session->retry || end_of(h->session) != 0))
 		expire(h->session);
 	return readable;
 }

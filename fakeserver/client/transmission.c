@@ -1,5 +1,6 @@
 /* Requests of the honest client: only what was advertised, within what was told. */
 #include "fakeserver/client/lying.h"
+#include "harness/clock.h"
 #include "harness/driver.h"
 
 #include <stdlib.h>
@@ -75,7 +76,7 @@ check(const struct fc_session *s, const struct fc_op *op)
 	const struct request *r = &op->request;
 	const char *error = check_limits(r);
 
-	if (error == NULL && s->handle->settings.strict && !op->unchecked) {
+	if (error == NULL && fc_first(s->handle)->settings.strict && !op->unchecked) {
 		error = check_flags(s, r);
 		if (error == NULL)
 			error = check_range(s, r);
@@ -84,6 +85,16 @@ check(const struct fc_session *s, const struct fc_op *op)
 }
 
 /* ---- sending ---- */
+
+static void
+queue(struct fc_session *s, struct fc_op *op)
+{
+	op->request.magic = NBD_REQUEST_MAGIC;
+	op->request.cookie = ++s->last_cookie;
+	TAILQ_INSERT_TAIL(&s->ops, op, entry);
+	fc_send_requests(s);
+	fc_flush(s);
+}
 
 void
 fc_command(struct fc_op *op)
@@ -101,11 +112,39 @@ fc_command(struct fc_op *op)
 		fc_finish(op);
 		return;
 	}
-	op->request.magic = NBD_REQUEST_MAGIC;
-	op->request.cookie = ++s->last_cookie;
-	TAILQ_INSERT_TAIL(&s->ops, op, entry);
-	fc_send_requests(s);
-	fc_flush(s);
+	queue(s, op);
+}
+
+/* As if nothing of the reply had come. */
+static void
+begin_anew(struct fc_op *op)
+{
+	free(op->data);
+	free(op->covered);
+	op->data = op->covered = NULL;
+	op->n_covered = op->n_extents = 0;
+	op->sent = op->replied = op->has_content = false;
+	memset(op->told, 0, sizeof(op->told));
+	buf_clear(&op->said);
+	op->error[0] = '\0';
+}
+
+/* Neither what the user has given up, nor what a server has answered wrongly: the next would do the same. */
+bool
+fc_send_again(struct fc_op *op)
+{
+	struct fc_session *s = op->handle->session;
+	struct fc_handle *other = fc_pick(op->handle);
+
+	if (op->ask != FC_COMMAND || op->pretend || op->early || strcmp(s->end, "ECANCELED") == 0 ||
+	    strcmp(s->end, "EPROTO") == 0 || !fc_is_connected(other))
+		return false;
+	TAILQ_REMOVE(&s->ops, op, entry);
+	begin_anew(op);
+	op->handle = other;
+	queue(other->session, op);
+	fc_reap(other);
+	return true;
 }
 
 static void
@@ -133,6 +172,7 @@ send_request(struct fc_session *s, struct fc_op *op)
 	m.request = op->request;
 	fc_send(s, &m);
 	op->sent = true;
+	op->sent_at = now_ms();
 	if (op->early)
 		op->done(op);
 	if (op->request.type == NBD_CMD_WRITE) {

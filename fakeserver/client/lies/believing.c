@@ -255,6 +255,33 @@ CLIENT_LIE(eof_unnoticed, STATE, BREAKS(R(client_transmission_no_disconnect)),
 		s->deaf = true;
 }
 
+CLIENT_LIE(lost_writes_are_done, STATE, BREAKS(R(baseline_client_write)),
+           "says that a WRITE is done when the server goes before it has answered")
+{
+	struct fc_op *op;
+
+	if (moment != FC_STATE_EOF || s->stage != FC_TRANSMISSION)
+		return;
+	TAILQ_FOREACH(op, &s->ops, entry)
+	if (is_command(op, NBD_CMD_WRITE) && op->sent && CLIENT_LIE_NOW)
+		op->pretend = true;
+}
+
+/* Linux, without a timeout (drivers/block/nbd.c): what a dead connection of several has in flight is with nobody. */
+CLIENT_LIE(lost_requests_forgotten, STATE, BREAKS(R(client_transmission_no_disconnect)),
+           "waits for ever for what one of several connections has not answered when the server ends it")
+{
+	static struct fc_ops forgotten = TAILQ_HEAD_INITIALIZER(forgotten);
+	struct fc_op *op;
+
+	if (moment != FC_STATE_EOF || s->stage != FC_TRANSMISSION || fc_first(s->handle)->n_beside == 0)
+		return;
+	while ((op = TAILQ_FIRST(&s->ops)) != NULL && CLIENT_LIE_NOW) {
+		TAILQ_REMOVE(&s->ops, op, entry);
+		TAILQ_INSERT_TAIL(&forgotten, op, entry);
+	}
+}
+
 /* ---- sizes that are told ---- */
 
 static uint32_t

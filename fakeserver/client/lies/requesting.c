@@ -115,6 +115,10 @@ FUA_DROPPED_LIE(fua_dropped_of_write, NBD_CMD_WRITE, "WRITE")
 FUA_DROPPED_LIE(fua_dropped_of_trim, NBD_CMD_TRIM, "TRIM")
 FUA_DROPPED_LIE(fua_dropped_of_zeroes, NBD_CMD_WRITE_ZEROES, "WRITE_ZEROES")
 
+CLIENT_LIE_WHERE(timeout_ignored, STATE, BREAKS(R(baseline_client_read), R(client_transmission_no_disconnect)),
+                 "waits for ever for a reply, whatever limit was set",
+                 moment == FC_STATE_NEW && s->settings.timeout_s != 0, s->settings.timeout_s = 0)
+
 #define PRETENDED_LIE(ident, cmd, text_, rule)                                                                         \
 	COMMAND_LIE(ident, BREAKS(R(rule)), text_, is_command(op, cmd), op->pretend = true)
 PRETENDED_LIE(flush_pretended, NBD_CMD_FLUSH, "sends no FLUSH, and says that it is done", client_flush_awaits_replies)

@@ -215,6 +215,16 @@ CLIENT_LIE(keeps_error_of_others, ANSWER, STALE, "tells the last error of any se
 	}
 }
 
+/* ---- what the user had set ---- */
+
+CLIENT_LIE(keeps_timeout, STATE, STALE, "keeps the limit on requests of a session before where none is set any more")
+{
+	if (moment == FC_STATE_END && s->settings.timeout_s != 0)
+		l->memory = s->settings.timeout_s;
+	if (moment == FC_STATE_NEW && s->settings.timeout_s == 0 && l->memory != 0 && CLIENT_LIE_NOW)
+		s->settings.timeout_s = (unsigned)l->memory;
+}
+
 /* A disconnect is for good. */
 CLIENT_LIE(keeps_dead, STATE, STALE, "does not connect a handle again that was connected before")
 {
