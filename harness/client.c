@@ -5,7 +5,6 @@
 #include "harness/process.h"
 #include "harness/test_private.h"
 
-#include <glob.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,51 +66,10 @@ client_pidfd(const struct client *c)
 	return c->at.pidfd;
 }
 
-/* Fields 14 to 17 of /proc/PID/stat, proc(5); the name before them may hold anything. */
-static uint64_t
-cpu_of(long pid)
+struct work
+client_work(const struct client *c)
 {
-	static const char fields[] = ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu";
-	char path[64], text[512] = "", *end;
-	unsigned long n[4];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
-	f = fopen(path, "re");
-	if (f == NULL)
-		return 0;
-	(void)!fgets(text, sizeof(text), f);
-	fclose(f);
-	end = strrchr(text, ')');
-	return end != NULL && sscanf(end, fields, &n[0], &n[1], &n[2], &n[3]) == 4 ? n[0] + n[1] + n[2] + n[3] : 0;
-}
-
-static uint64_t
-cpu_of_all(long pid)
-{
-	char path[96];
-	uint64_t sum = cpu_of(pid);
-	glob_t lists = { 0 };
-	long child;
-
-	snprintf(path, sizeof(path), "/proc/%ld/task/*/children", pid);
-	(void)glob(path, GLOB_NOSORT, NULL, &lists);
-	for (size_t i = 0; i < lists.gl_pathc; i++) {
-		FILE *f = fopen(lists.gl_pathv[i], "re");
-
-		while (f != NULL && fscanf(f, "%ld", &child) == 1)
-			sum += cpu_of_all(child);
-		if (f != NULL)
-			fclose(f);
-	}
-	globfree(&lists);
-	return sum;
-}
-
-uint64_t
-client_cpu(const struct client *c)
-{
-	return cpu_of_all(c->at.pid);
+	return work_of(c->at.pid);
 }
 
 static char *

@@ -7,6 +7,7 @@
 
 #include "harness/test.h"
 #include "harness/trace.h"
+#include "harness/work.h"
 
 struct client;
 
@@ -15,7 +16,7 @@ const char *client_dir(const struct client *c);		/* private and guarded; the mar
 const char *client_socket(const struct client *c);	/* where a server is to listen for it */
 void client_start(struct client *c);
 int client_pidfd(const struct client *c);	/* readable once it has ended */
-uint64_t client_cpu(const struct client *c);	/* time that its processes have used, in clock ticks */
+struct work client_work(const struct client *c);	/* of its processes */
 
 struct client_end {
 	bool killed;	/* by us */

@@ -90,22 +90,26 @@ host_new(struct test *t, const char *settings)
 struct watch {
 	struct host *host;
 	int fd;
+	pid_t server; /* where it is a process of its own; else 0 */
 	unsigned ticks, quiet;
 	uint64_t activity;
 };
 
 /*
  * Time is up; or, for a client that a lie keeps waiting, nothing has come and gone for a while, and it does nothing. Whoever
- * is quiet when time is up is given that while.
+ * is quiet when time is up is given that while. Who would go on if it had a processor is not quiet, nor is who waits for a
+ * server that would.
  */
 static bool
 is_over(struct watch *w)
 {
 	struct host *h = w->host;
-	uint64_t activity = (uint64_t)trace_end(h->config.trace) + client_cpu(h->client);
+	struct work client = client_work(h->client);
+	uint64_t activity = (uint64_t)trace_end(h->config.trace) + client.cpu;
+	bool runs = client.runs || (w->server > 0 && work_of(w->server).runs);
 
 	w->ticks++;
-	w->quiet = activity == w->activity ? w->quiet + 1 : 0;
+	w->quiet = activity == w->activity && !runs ? w->quiet + 1 : 0;
 	w->activity = activity;
 	h->waited = h->lying && w->quiet >= QUIET_TICKS;
 	return h->waited ||
@@ -124,9 +128,9 @@ on_tick(void *arg)
 }
 
 static void
-watch_from_beside(struct host *h)
+watch_from_beside(struct host *h, pid_t server)
 {
-	struct watch w = { .host = h };
+	struct watch w = { .host = h, .server = server };
 	struct pollfd ended = { .fd = client_pidfd(h->client), .events = POLLIN };
 
 	while (poll(&ended, 1, TICK_MS) == 0)
@@ -200,7 +204,7 @@ host_run(struct host *h)
 		server = serve_apart(h);
 	client_start(h->client);
 	if (h->lying)
-		watch_from_beside(h);
+		watch_from_beside(h, server);
 	else
 		serve_until_it_ends(h);
 	h->end = client_finish(h->client);
