@@ -508,18 +508,20 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 	bool unserved = h->gone || (ungreeted && e.closed);
 	bool ended = h->verdict >= VERDICT_WARN && notice_end(s, end_ms(s, h, &e, ungreeted));
 	bool fault = ended && s->end_by_fault;
+	/* What an exploration has brought down was seen on servers of its own, which nobody before it has touched. */
+	bool brought_down = *strings[REPORT_AGAIN] != '\0';
 	char *text;
 
 	s->fault |= fault;
 	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
-	if ((ungreeted || h->gone) && try_again(s, ended, e.timed_out))
+	if (!brought_down && (ungreeted || h->gone) && try_again(s, ended, e.timed_out))
 		return;
 	if (s->job->target->via != VIA_FORK && !st->served && (ungreeted || fault)) {
 		never_greeted(st, s, h, strings, ended);
 		return;
 	}
 	text = ended || (h->gone && s->end != NULL) ? end_and_output(s) : strdup("");
-	if (unserved && is_innocent(s))
+	if (unserved && !brought_down && is_innocent(s))
 		make_skip(h, strings, s->end != NULL ? s->end : strings[REPORT_GOT]);
 	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone || ungreeted);
 	s->closed_in_case |= h->verdict == VERDICT_FAIL && e.closed;

@@ -1,0 +1,38 @@
+"""What explorations make of servers that are worse than most: a verdict of each, and of what is left of them, and no end of waiting."""
+
+import json
+import os
+import sys
+
+from conftest import ROOT
+
+SERVER = ["--", sys.executable, "-I", "-S", os.path.join(ROOT, "tests/haggling_server.py"), "{socket}"]
+
+
+def explore(nbdspec, *options, status=0, factor="0.1"):
+    """The findings, and the summary."""
+    nbdspec("server", "-q", "--time-factor", factor, "--json", "json", *options, status=status)
+    results = json.loads((nbdspec.cwd / "json").read_text())["results"]
+    told = [r for r in results if r["point"] is None]
+    assert {r["case"] for r in results} == {"explore/haggling"} and len(told) == 1
+    return [r for r in results if r["point"] is not None], told[0]
+
+
+def points(findings):
+    return {r["point"]: (r["verdict"], r["requirement"]) for r in findings}
+
+
+def test_an_honest_server_is_not_accused(nbdspec):
+    """So what the others are told for is what they were told to do."""
+    findings, told = explore(nbdspec, "--strict", "--explore", "2", *SERVER)
+    assert not findings and told["verdict"] == "pass"
+
+
+def test_each_death_is_a_fail(nbdspec):
+    """The second one finds no server that the first one had left, but it has brought down its own."""
+    dies = ("fail", "handshake_no_hard_disconnect")
+    found = dict.fromkeys(["PEEK_EXPORT,GO", "PEEK_EXPORT,GO; GO", "STRUCTURED_REPLY+data,GO; GO"], dies)
+    command = ["--explore", "1", "-j", "1", *SERVER, "dies=4", "dies=8+"]
+    assert points(explore(nbdspec, *command, status=1)[0]) == found
+    (nbdspec.cwd / "known").write_text("explore/haggling[STRUCT*]  fail  handshake_no_hard_disconnect  it dies\n")
+    assert points(explore(nbdspec, "--expect", "known", *command, status=1)[0]) == found
