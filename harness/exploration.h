@@ -28,6 +28,8 @@ struct exploration {
 
 /* What is asked of the case, which does every shards-th sequence from this one on. */
 const struct exploration *exploration_of(const struct test *t, unsigned *shard);
+/* What it is based on is learnt, in the time that any case has; from here on it may take hours. */
+void exploration_begins(struct test *t);
 bool may_write(const struct test *t);		/* the export is ours, or --destructive was given */
 /* The command line up to the exploration's own options, malloc'd. */
 char *exploration_again(const struct test *t, const char *options);

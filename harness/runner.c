@@ -267,7 +267,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
 	s->started_us = (uint64_t)now_ms() * 1000;
-	s->deadline = job->def->untimed ? INT64_MAX : now_ms() + (int64_t)(CASE_MS * job->target->factor);
+	s->deadline = now_ms() + (int64_t)(CASE_MS * job->target->factor);
 }
 
 /* ---- results ---- */
@@ -598,6 +598,9 @@ take_report(struct state *st, struct slot *s)
 		free(s->end);
 		s->end = strdup(strings[REPORT_MESSAGE]);
 		s->end_by_fault = s->told_end = true;
+		break;
+	case REPORT_UNTIMED:
+		s->deadline = s->job->def->untimed ? INT64_MAX : s->deadline;
 		break;
 	case REPORT_BROKEN:
 		take_broken(st, s, &h, strings[REPORT_MESSAGE]);

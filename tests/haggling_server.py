@@ -27,7 +27,7 @@ SIZE = int(WORDS.get("size", 1 << 20))
 
 class Connection:
     def __init__(self, conn):
-        self.conn, self.options = conn, []
+        self.conn, self.options, self.lists = conn, [], 0
 
     def take(self, n):
         data = b""
@@ -41,10 +41,10 @@ class Connection:
         self.conn.sendall(struct.pack(">QIII", 0x3E889045565A9, self.options[-1], kind, len(data)) + data)
 
     def list(self):
-        times = self.options.count(3)
-        while str(times) == WORDS.get("endless"):
+        self.lists += 1
+        while str(self.lists) == WORDS.get("endless"):
             self.reply(2, struct.pack(">I", 1) + b"x")
-        if str(times) == WORDS.get("drips"):
+        if str(self.lists) == WORDS.get("drips"):
             self.conn.sendall(struct.pack(">QIII", 0x3E889045565A9, 3, 2, 1 << 19))
             while True:
                 self.conn.sendall(b"\0")

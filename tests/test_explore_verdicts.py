@@ -4,6 +4,8 @@ import json
 import os
 import sys
 
+import pytest
+
 from conftest import ROOT
 
 SERVER = ["--", sys.executable, "-I", "-S", os.path.join(ROOT, "tests/haggling_server.py"), "{socket}"]
@@ -36,3 +38,20 @@ def test_each_death_is_a_fail(nbdspec):
     assert points(explore(nbdspec, *command, status=1)[0]) == found
     (nbdspec.cwd / "known").write_text("explore/haggling[STRUCT*]  fail  handshake_no_hard_disconnect  it dies\n")
     assert points(explore(nbdspec, "--expect", "known", *command, status=1)[0]) == found
+
+
+@pytest.mark.parametrize("word, found", [("endless=2", ("LIST,LIST,GO", "fail", "list_replies")),
+                                         ("drips=2", ("LIST,LIST,GO", "fail", "option_reply_length")),
+                                         ("chunks", ("STRUCTURED_REPLY,GO", "fail", "done_set_on_last"))])
+def test_an_answer_without_end_is_a_finding(nbdspec, word, found):
+    """Of a server that goes on and on no wait for a byte ever ends without one."""
+    point, *verdict = found
+    findings, _ = explore(nbdspec, "--explore-sequence", point, *SERVER, word, status=1, factor="0.05")
+    assert points(findings) == {point: tuple(verdict)}
+    findings, _ = explore(nbdspec, "--explore", "2" if "2" in word else "1", "-j", "2", *SERVER, word, status=1, factor="0.05")
+    assert points(findings) == {point: tuple(verdict)}
+
+
+def test_facts_are_learnt_in_time(nbdspec):
+    done = nbdspec("server", "-q", "--time-factor", "0.01", "--explore", "1", "--tap", "-", *SERVER, "endless=1", status=3)
+    assert "did not end within 3 s" in done.stdout

@@ -155,6 +155,18 @@ model_silent(struct model *m, const char *how)
 }
 
 enum model_step
+model_endless(struct model *m)
+{
+	enum requirement_id r = m->now->option == NBD_OPT_LIST                ? R(list_replies)
+	                        : m->now->option == NBD_OPT_LIST_META_CONTEXT ? R(list_meta_replies)
+	                        : m->now->option == NBD_OPT_SET_META_CONTEXT  ? R(set_meta_replies)
+	                                                                      : R(info_go_same_format);
+
+	return model_breach(m, r, "NBD_REP_ACK or an error behind the others", "%u others, and more to come",
+	                    m->replies);
+}
+
+enum model_step
 model_ended(struct model *m, const char *how)
 {
 	const struct symbol *s = m->now;

@@ -153,6 +153,7 @@ enum model_step model_export_name(struct model *m, const struct export_name_repl
 /* In place of a reply the connection ended, or nothing came. */
 enum model_step model_ended(struct model *m, const char *how);
 enum model_step model_silent(struct model *m, const char *how);
+enum model_step model_endless(struct model *m);	/* more replies than anybody waits for, and none is the last */
 /* A MUST is broken, as the caller has seen. */
 enum model_step model_breach(struct model *m, enum requirement_id r, const char *expected, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
@@ -189,5 +190,6 @@ enum model_step trial_simple(struct trial *t, struct model *m, struct ask *a, co
 enum model_step trial_chunk(struct trial *t, struct model *m, struct ask *a, const struct chunk *c);
 enum model_step trial_ended(struct trial *t, struct model *m, bool lawful, const char *how);
 enum model_step trial_silent(struct trial *t, struct model *m, const char *how);
+enum model_step trial_endless(struct model *m);	/* chunks, likewise */
 
 #endif

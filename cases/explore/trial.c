@@ -290,3 +290,9 @@ trial_silent(struct trial *t, struct model *m, const char *how)
 {
 	return nothing(t, m, R(each_request_one_reply), how);
 }
+
+enum model_step
+trial_endless(struct model *m)
+{
+	return model_breach(m, R(done_set_on_last), "a last chunk of each structured reply", "chunks without end");
+}

@@ -3,7 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_DATA = 1 << 20 }; /* of a reply; more is taken as a length that is no length */
+enum {
+	MOST_DATA = 1 << 20,    /* of a reply; more is taken as a length that is no length */
+	MOST_REPLIES = 1 << 14, /* to an option, or chunks of what a trial asks for; more are taken as no end of them */
+};
 
 void
 walker_start(struct walker *w, struct test *t, const struct facts *f)
@@ -127,9 +130,12 @@ say(struct walker *w, struct link *l, struct model *m, const struct symbol *s)
 
 	model_sent(m, s);
 	send_out(w, l, s, bytes_in(&w->options[s - symbols]));
-	while (step == MODEL_MORE)
+	while (step == MODEL_MORE && m->replies <= MOST_REPLIES + w->facts->n_exports)
 		step = s->option == NBD_OPT_EXPORT_NAME ? recv_export_name(w, l, m) : recv_reply_part(w, l, m);
-	return step;
+	if (step != MODEL_MORE)
+		return step;
+	w->stuck = true;
+	return model_endless(m);
 }
 
 static void
@@ -251,11 +257,16 @@ static enum model_step
 recv_answers(struct walker *w, struct link *l, struct model *m, struct trial *t, bool lawful)
 {
 	enum model_step step = MODEL_NEXT;
+	unsigned came = 0;
 	const uint8_t *at;
 	struct wire peek;
 	uint32_t magic;
 
-	while (t->n_answered < t->n && step == MODEL_NEXT) {
+	for (; t->n_answered < t->n && step == MODEL_NEXT; came++) {
+		if (came > MOST_REPLIES) {
+			w->stuck = true;
+			return trial_endless(m);
+		}
 		w->asked = t->n_answered == 0 ? t->ask[0].what : w->asked;
 		at = link_need(l, 4);
 		if (at == NULL)
