@@ -7,6 +7,7 @@ endless=N               what LIST is answered has no end, the Nth time on a conn
 drips=N                 the Nth reply to LIST on a connection comes byte by byte, and has no end either
 chunks                  structured replies are agreed to, and the chunks of each have no end
 malformed=TYPE, told    what INFO and GO get whose lengths disagree; an NBD_REP_INFO comes before it
+extra=TYPE              LIST_META_CONTEXT is served and finds nothing; what it gets where bytes stand behind its queries
 padded_ack              the acknowledgement of the second option of a connection has data
 df                      EXPORT_NAME tells of NBD_FLAG_SEND_DF
 once=FILE               PEEK_EXPORT is left without an answer the one time that there is no FILE yet, which is made then
@@ -68,6 +69,22 @@ class Connection:
             return self.options[-1] == 7
         return False
 
+    def list_contexts(self, data):
+        at, queries = 4 + struct.unpack(">I", data[:4].ljust(4, b"\xff"))[0], 0
+        if at + 4 <= len(data):
+            queries = struct.unpack(">I", data[at:at + 4])[0]
+            at += 4
+            while queries and at + 4 <= len(data):
+                at, queries = at + 4 + struct.unpack(">I", data[at:at + 4])[0], queries - 1
+        else:
+            queries = 1
+        if queries or at > len(data):
+            self.reply(0x80000003)
+        elif at < len(data):
+            self.reply(int(WORDS["extra"], 0))
+        else:
+            self.reply(0x80000006 if data[:4] != bytes(4) else 1)
+
     def haggle(self):
         """True where structured replies are agreed to."""
         structured = False
@@ -97,6 +114,8 @@ class Connection:
             elif option == 8 and "chunks" in WORDS:
                 structured = True
                 self.reply(1)
+            elif option == 9 and "extra" in WORDS:
+                self.list_contexts(data)
             elif option not in (6, 7):
                 self.reply(0x80000001)
             elif self.go(data):

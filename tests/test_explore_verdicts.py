@@ -55,3 +55,17 @@ def test_an_answer_without_end_is_a_finding(nbdspec, word, found):
 def test_facts_are_learnt_in_time(nbdspec):
     done = nbdspec("server", "-q", "--time-factor", "0.01", "--explore", "1", "--tap", "-", *SERVER, "endless=1", status=3)
     assert "did not end within 3 s" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["malformed=0x80000009"], ["malformed=0x80000002", "told"], ["malformed=0x80000007"],
+                                   ["extra=0x80000009"], ["extra=0x80000001"], ["extra=1"]])
+def test_what_is_malformed_may_be_refused_so(nbdspec, words):
+    """As info/malformed and meta_context/malformed have it."""
+    assert not explore(nbdspec, "--strict", "--explore", "1", *SERVER, *words)[0]
+
+
+@pytest.mark.parametrize("words", [["malformed=0x80000006"], ["malformed=1", "told"]])
+def test_what_is_malformed_may_not_be_refused_otherwise(nbdspec, words):
+    findings, _ = explore(nbdspec, "--explore", "1", *SERVER, *words, status=1)
+    wrong = ("fail", "option_malformed_invalid")
+    assert points(findings) == dict.fromkeys(["INFO:cut,GO", "INFO:name-length,GO", "INFO:empty,GO", "GO:cut,GO", "GO:empty,GO"], wrong)
