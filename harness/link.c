@@ -326,6 +326,18 @@ may_write(const struct test *t)
 	return target_may_write(t->private->server->target);
 }
 
+bool
+is_expected(const struct test *t, const char *point, enum requirement_id r)
+{
+	const struct exploration *e = t->private->server->target->explore;
+
+	return e->is_known(e->arg, &(struct result){ .case_id = t->def->id,
+	                                             .point = point,
+	                                             .verdict = verdict_of(r),
+	                                             .requirement = r,
+	                                             .server = "" });
+}
+
 char *
 exploration_again(const struct test *t, const char *options)
 {

@@ -93,6 +93,7 @@ uint8_t *recv_or_broken_by(struct test *t, size_t len, enum requirement_id close
 			   const char *what);
 void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
 void trace_wait(struct test *t, enum outcome_of_wait w);
+enum verdict verdict_of(enum requirement_id r);	/* on what breaks it */
 void check_error_value(struct test *t, uint32_t error);
 bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, until
 
 SERVER = ["--", sys.executable, "-I", "-S", os.path.join(ROOT, "tests/haggling_server.py"), "{socket}"]
 
@@ -15,7 +17,7 @@ def explore(nbdspec, *options, status=0, factor="0.1"):
     """The findings, and the summary."""
     nbdspec("server", "-q", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
-    told = [r for r in results if r["point"] is None]
+    told = [r for r in results if " sequences of " in (r["message"] or "")]
     assert {r["case"] for r in results} == {"explore/haggling"} and len(told) == 1
     return [r for r in results if r["point"] is not None], told[0]
 
@@ -69,3 +71,33 @@ def test_what_is_malformed_may_not_be_refused_otherwise(nbdspec, words):
     findings, _ = explore(nbdspec, "--explore", "1", *SERVER, *words, status=1)
     wrong = ("fail", "option_malformed_invalid")
     assert points(findings) == dict.fromkeys(["INFO:cut,GO", "INFO:name-length,GO", "INFO:empty,GO", "GO:cut,GO", "GO:empty,GO"], wrong)
+
+
+def test_what_is_expected_leaves_room_for_the_rest(nbdspec):
+    """More of it than is told of what nobody expects."""
+    (nbdspec.cwd / "known").write_text("explore/haggling[*]  fail  rep_ack_empty  it is padded\n")
+    findings, told = explore(nbdspec, "--explore", "1", "--expect", "known", *SERVER, "padded_ack", "df", status=1)
+    padded = [r for r in findings if r["requirement"] == "rep_ack_empty"]
+    assert len(padded) > 32 and {r["expectation"] for r in padded} == {"known"}
+    rest = points(r for r in findings if r not in padded)
+    assert rest == dict.fromkeys(["EXPORT_NAME", "EXPORT_NAME:padded"], ("fail", "df_flag_without_structured"))
+    assert told["verdict"] == "pass"
+
+
+def test_what_is_not_told_is_no_pass(nbdspec):
+    findings, told = explore(nbdspec, "--explore", "1", "-j", "2", *SERVER, "padded_ack", "df", status=3)
+    assert len(findings) == 32 and "not all is told" in told["message"] and told["verdict"] == "error"
+
+
+def test_what_is_not_walked_is_no_pass(nbdspec):
+    """The server has died, which was expected, and is not ours to start again."""
+    (nbdspec.cwd / "known").write_text("explore/haggling[*]  flaky-fail  handshake_no_hard_disconnect  it dies\n")
+    path = nbdspec.cwd / "s"
+    with subprocess.Popen([*SERVER[1:-1], path, "dies=4"]) as server:
+        try:
+            until(path.exists)
+            _, told = explore(nbdspec, "--explore", "1", "--expect", "known", f"nbd+unix:///?socket={path}", status=3)
+            assert server.wait(1) == -signal.SIGABRT
+        finally:
+            server.kill()
+    assert "not all is done" in told["message"] and told["verdict"] == "error"

@@ -24,7 +24,6 @@ struct search {
 	size_t n_findings;
 	struct path *history;		/* since the server was started */
 	size_t n_history, history_room;
-	bool untold;			/* there were more findings than are told */
 };
 
 /* "STRUCTURED_REPLY,GO; GO"; malloc'd. */
@@ -37,7 +36,9 @@ void search_walked(struct search *s, const struct path *p);
 bool search_renews(struct search *s);
 /* Is it better not walked? */
 bool search_skips(const struct search *s, const struct path *p);
-/* The last walk, of p, has broken b: what of it is new is brought down to its shortest. NULL: it is explained. */
+/* The last walk, of p, has broken b: is that one of the findings? */
+bool search_explains(const struct search *s, const struct path *p, const struct breach *b);
+/* It is not: it is brought down to its shortest, and is one from here on. */
 const struct finding *search_found(struct search *s, const struct path *p, const struct breach *b);
 /* Walks the scenario, on a new server where that is asked for and can be had; has its last path broken the same? */
 bool search_breaks(struct search *s, const struct scenario *c, const struct breach *b, bool anew);

@@ -50,11 +50,11 @@ add_breach(struct walker *w, const struct breach *b)
 	w->breach[w->n_breaches++].asked = w->asked;
 }
 
-/* A step is done: what it has broken of SHOULDs, and where that was. */
+/* A step is done: what it has broken of SHOULDs, and where that was. There is a place left for what ends the walk. */
 static void
 take_warnings(struct walker *w, struct model *m)
 {
-	for (unsigned i = 0; i < m->n_warnings; i++)
+	for (unsigned i = 0; i < m->n_warnings && w->n_breaches < MOST_WARNINGS; i++)
 		add_breach(w, &m->warning[i]);
 	m->n_warnings = 0;
 }
