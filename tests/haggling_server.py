@@ -10,7 +10,7 @@ malformed=TYPE, told    what INFO and GO get whose lengths disagree; an NBD_REP_
 extra=TYPE              LIST_META_CONTEXT is served and finds nothing; what it gets where bytes stand behind its queries
 padded_ack              the acknowledgement of the second option of a connection has data
 df                      EXPORT_NAME tells of NBD_FLAG_SEND_DF
-once=FILE               PEEK_EXPORT is left without an answer the one time that there is no FILE yet, which is made then
+mute, once=FILE         PEEK_EXPORT is left without an answer; or only the one time that there is no FILE yet, which is made then
 size=N                  of the disk
 short                   a READ of no bytes is refused
 """
@@ -98,6 +98,8 @@ class Connection:
                 os.abort()
             if option == 4 and "once" in WORDS and not os.path.exists(WORDS["once"]):
                 open(WORDS["once"], "x", encoding="ascii").close()
+                self.take(1)
+            if option == 4 and "mute" in WORDS:
                 self.take(1)
             if option == 1:
                 if data:

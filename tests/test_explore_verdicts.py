@@ -101,3 +101,15 @@ def test_what_is_not_walked_is_no_pass(nbdspec):
         finally:
             server.kill()
     assert "not all is done" in told["message"] and told["verdict"] == "error"
+
+
+def test_a_silence_that_does_not_come_again_accuses_nobody(nbdspec):
+    """And what contains it is walked: of the sequences behind it that do none is left out."""
+    findings, told = explore(nbdspec, "--strict", "--explore", "2", *SERVER, f"once={nbdspec.cwd / 'was'}")
+    assert [(r["point"], r["verdict"]) for r in findings] == [("PEEK_EXPORT,GO", "info")]
+    assert "seen once, and not again" in findings[0]["message"] and " not walked" not in told["message"]
+
+
+def test_a_silence_that_comes_again_does(nbdspec):
+    findings, _ = explore(nbdspec, "--explore", "1", *SERVER, "mute", status=1)
+    assert points(findings) == {"PEEK_EXPORT,GO": ("fail", "option_gets_reply")}

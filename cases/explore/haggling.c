@@ -83,7 +83,7 @@ show(struct explorer *x, const struct finding *f)
 	b = breach_again(&x->s.w, &f->breach);
 	if (b == NULL) {
 		b = &f->breach;
-		note(x->s.t, "it was broken once, and not again");
+		note(x->s.t, "it was broken %s, and not again", f->again ? "before" : "once");
 	}
 	text = finding_text(&x->s, f, b);
 	broken_finding(x->s.t, b->broken, b->expected, b->got, text);
@@ -93,7 +93,7 @@ static void
 report(struct explorer *x, const struct finding *f)
 {
 	char *names = scenario_text(&f->shortest);
-	bool ours = claim(x, names, f->breach.broken[0]);
+	bool ours = !f->once && claim(x, names, f->breach.broken[0]);
 	bool expected = ours && is_expected(x->s.t, names, f->breach.broken[0]);
 
 	if (ours && !expected && x->plan->counts->unexpected++ >= EXPLORE_FINDINGS_MOST)
@@ -101,6 +101,10 @@ report(struct explorer *x, const struct finding *f)
 	else if (ours)
 		POINT(x->s.t, "%s", names)
 			show(x, f);
+	if (f->once)
+		POINT(x->s.t, "%s", names)
+			observe(x->s.t, f->breach.broken[0], "seen once, and not again: expected %s; got %s",
+			        f->breach.expected, f->breach.got);
 	free(names);
 }
 

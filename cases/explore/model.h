@@ -95,6 +95,7 @@ struct breach {
 	char expected[160], got[160];
 	unsigned at;			/* which symbol was answered so; behind the last: transmission */
 	unsigned asked;			/* enum asks: in transmission, to what */
+	bool silent;			/* nothing came, for which a machine that is busy may be to blame */
 	char holds[80];			/* in C, of the option's final reply r, n others before it: what is not so; or "" */
 };
 enum { MOST_WARNINGS = 4 };

@@ -175,6 +175,8 @@ explains(const struct search *s, const struct finding *f, const struct path *p)
 {
 	const struct path *last = last_of(f);
 
+	if (f->once)
+		return false;
 	if (f->stuck && f->shortest.n == 2)
 		return s->n_history > 0 && contains(&s->history[s->n_history - 1], f->shortest.path, false);
 	return f->shortest.n > 1 || contains(p, last, last->at[last->n - 1] != symbols);
@@ -326,6 +328,8 @@ search_found(struct search *s, const struct path *p, const struct breach *b)
 	struct finding f = { .breach = *b, .stuck = s->w.stuck };
 
 	f.shortest = shortest(s, p, &f.breach, &f.again);
+	f.once = !f.again && b->silent && can_restart_server(s->t);
+	f.stuck &= !f.once;
 	s->findings = reallocarray(s->findings, s->n_findings + 1, sizeof(*s->findings));
 	if (s->findings == NULL)
 		abort();

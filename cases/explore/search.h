@@ -15,6 +15,7 @@ struct finding {
 	struct breach breach;
 	bool stuck;			/* what contains it is not walked */
 	bool again;			/* it was seen a second time */
+	bool once;			/* a silence that did not come again on a new server: it accuses nobody, and explains nothing */
 };
 
 struct search {

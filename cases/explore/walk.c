@@ -50,6 +50,14 @@ add_breach(struct walker *w, const struct breach *b)
 	w->breach[w->n_breaches++].asked = w->asked;
 }
 
+/* It has ended the session on this link. */
+static void
+add_last_breach(struct walker *w, const struct link *l, struct model *m)
+{
+	m->breach.silent = l->end == LINK_SILENT;
+	add_breach(w, &m->breach);
+}
+
 /* A step is done: what it has broken of SHOULDs, and where that was. There is a place left for what ends the walk. */
 static void
 take_warnings(struct walker *w, struct model *m)
@@ -351,7 +359,7 @@ visit(struct walker *w, const struct symbol *s)
 	w->out = waits;
 	if (step != MODEL_BREACH)
 		return MODEL_NEXT;
-	add_breach(w, &m.breach);
+	add_last_breach(w, &w->link[1], &m);
 	return MODEL_OVER;
 }
 
@@ -424,6 +432,6 @@ walk(struct walker *w, const struct path *p, struct buf *log)
 	step = session(w, &w->link[0], &w->model, p);
 	link_close(&w->link[0]);
 	if (step == MODEL_BREACH)
-		add_breach(w, &w->model.breach);
+		add_last_breach(w, &w->link[0], &w->model);
 	return w->n_breaches == 0;
 }
