@@ -1,5 +1,6 @@
 """What explorations make of servers that are worse than most: a verdict of each, and of what is left of them, and no end of waiting."""
 
+import glob
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, until
+from conftest import NBDSPEC, ROOT, until
 
 SERVER = ["--", sys.executable, "-I", "-S", os.path.join(ROOT, "tests/haggling_server.py"), "{socket}"]
 
@@ -113,3 +114,20 @@ def test_a_silence_that_does_not_come_again_accuses_nobody(nbdspec):
 def test_a_silence_that_comes_again_does(nbdspec):
     findings, _ = explore(nbdspec, "--explore", "1", *SERVER, "mute", status=1)
     assert points(findings) == {"PEEK_EXPORT,GO": ("fail", "option_gets_reply")}
+
+
+def test_a_pasted_case_keeps_to_the_block_size(nbdspec):
+    """It asks for what the exploration has asked for: of an honest server whose blocks are larger nothing is broken by that."""
+    serve = ["--", NBDSPEC, "serve", "--unix", "{socket}", "--export", "size=1M,min=4096,pref=65536"]
+    lie, sequence = ["--lie", "set_without_effect"], "STRUCTURED_REPLY,SET_META_CONTEXT,GO"
+    findings, _ = explore(nbdspec, "--explore-sequence", sequence, *serve, *lie, status=1)
+    case = next(r for r in findings if r["requirement"] == "set_meta_replies")["again"].partition("\n\n")[2]
+    source, program = nbdspec.cwd / "case.c", nbdspec.cwd / "pasted"
+    source.write_text('#include "cases/server/transmission.h"\n\n' + case)
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True)
+    subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-o", program, source, *objects,
+                    *libraries.stdout.split(), "-lm"], check=True)
+    for liar, status in ([], 0), (lie, 1):
+        run = [program, "server", "-q", "--strict", "-c", "explored/*", *serve, *liar]
+        assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status

@@ -183,6 +183,7 @@ struct trial {
 	unsigned n, n_answered;
 };
 
+uint32_t trial_unit(const struct model *m);	/* bytes of each request: a block of the export that was entered */
 /* The requests that break nothing, or those that do, which the server may answer by leaving. */
 void trial_plan(struct trial *t, const struct model *m, bool lawful);
 /* The one that a reply is to, or NULL with a breach. */

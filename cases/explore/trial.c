@@ -11,8 +11,8 @@
 
 enum { LEAST = 512 }; /* bytes of a request, where the export's block is smaller */
 
-static uint32_t
-unit_of(const struct model *m)
+uint32_t
+trial_unit(const struct model *m)
 {
 	uint32_t minimum = m->facts->export[m->entered].minimum;
 
@@ -47,7 +47,7 @@ add(struct trial *t, enum asks what, uint16_t type, uint64_t offset, uint32_t le
 void
 trial_plan(struct trial *t, const struct model *m, bool lawful)
 {
-	uint32_t unit = unit_of(m);
+	uint32_t unit = trial_unit(m);
 	bool fits = m->size >= unit;
 
 	t->n = t->n_answered = 0;
