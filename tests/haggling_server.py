@@ -12,7 +12,8 @@ padded_ack              the acknowledgement of the second option of a connection
 df                      EXPORT_NAME tells of NBD_FLAG_SEND_DF
 mute, once=FILE         PEEK_EXPORT is left without an answer; or only the one time that there is no FILE yet, which is made then
 size=N                  of the disk
-short                   a READ of no bytes is refused
+greedy                  a READ of no bytes is taken for the end
+lingers                 NBD_CMD_DISC is waited behind
 """
 
 import os
@@ -127,8 +128,10 @@ class Connection:
         structured = self.haggle()
         while True:
             _, _, kind, cookie, offset, length = struct.unpack(">IHHQQI", self.take(28))
-            bad = kind != 0 or offset + length > SIZE or (length == 0 and "short" in WORDS)
-            if kind == 2:
+            bad = kind != 0 or offset + length > SIZE
+            while kind == 2 and "lingers" in WORDS:
+                self.take(1)
+            if kind == 2 or (length == 0 and "greedy" in WORDS):
                 sys.exit()
             while structured:
                 self.conn.sendall(struct.pack(">IHHQI", 0x668E33EF, 0, 0, cookie, 0))

@@ -131,3 +131,9 @@ def test_a_pasted_case_keeps_to_the_block_size(nbdspec):
     for liar, status in ([], 0), (lie, 1):
         run = [program, "server", "-q", "--strict", "-c", "explored/*", *serve, *liar]
         assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status
+
+
+def test_nothing_is_read_of_what_is_too_small(nbdspec):
+    assert not explore(nbdspec, "--strict", "--explore", "1", *SERVER, "size=500", "greedy")[0]
+    findings, _ = explore(nbdspec, "--explore", "0", *SERVER, "size=500", "lingers", status=1)
+    assert points(findings) == {"GO": ("fail", "disc_closes")} and "NBD_CMD_DISC" in findings[0]["again"]

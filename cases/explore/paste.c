@@ -85,7 +85,7 @@ put_trial(FILE *f, const struct walker *w, const struct breach *b)
 {
 	static const struct {
 		const char *what, *holds;
-	} asks[ASKS + 1] = {
+	} asks[ASKS] = {
 		[ASK_FIRST] = { "NBD_CMD_READ, 0, UNIT, NULL", "reply.error == NBD_SUCCESS" },
 		[ASK_LAST] = { "NBD_CMD_READ, t->s->size / UNIT * UNIT - UNIT, UNIT, NULL",
 		               "reply.error == NBD_SUCCESS" },
@@ -93,11 +93,17 @@ put_trial(FILE *f, const struct walker *w, const struct breach *b)
 		[ASK_NO_STATUS] = { "NBD_CMD_BLOCK_STATUS, 0, UNIT, NULL", "reply.error == NBD_EINVAL" },
 		[ASK_PAST_END] = { "NBD_CMD_READ, t->s->size, UNIT, NULL", "reply.error != NBD_SUCCESS" },
 		[ASK_READ_ONLY] = { "NBD_CMD_WRITE, 0, UNIT, zeroes", "reply.error != NBD_SUCCESS" },
-		[ASKS] = { "NBD_CMD_READ, 0, UNIT, NULL", "reply.error == NBD_SUCCESS" },
 	};
 	const char *r = requirement(b->broken[0])->id;
 	bool counts = b->asked == ASK_STATUS && w->model.n_contexts > 0;
 
+	if (b->asked == ASKS) {
+		fprintf(f,
+		        "\tsend_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);\n"
+		        "\texpect_disconnect(t, R(%s));\n",
+		        r);
+		return;
+	}
 	fprintf(f, "\treply = exchange(t, 0, %s, R(%s));\n", asks[b->asked].what, r);
 	if (b->asked == ASK_FIRST)
 		fprintf(f, "\tEXPECT(t, R(%s), reply.structured == %s, \"a %s reply\");\n", r,
