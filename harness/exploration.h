@@ -17,7 +17,7 @@ struct exploration_counts {
 	_Atomic uint64_t planned;			/* so many there are; 0 until that is known */
 	_Atomic uint64_t since_us;			/* when the first of them was walked */
 	_Atomic uint64_t checked_us, repeated, repeated_us;	/* of --unchecked: those that were also done without a look */
-	_Atomic uint64_t longest_us;			/* of one shard */
+	_Atomic uint64_t unlike;			/* batches of these that were not answered as before */
 	_Atomic unsigned finished;			/* shards */
 	_Atomic unsigned unexpected;			/* findings that were told */
 	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */

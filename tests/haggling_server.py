@@ -3,6 +3,7 @@
 usage: haggling_server.py SOCKET [WORD]...
 
 dies=N, dies=N+         option N, or option N with data, ends it by SIGABRT
+worn=N                  the second option N that it ever gets ends it likewise
 endless=N               what LIST is answered has no end, the Nth time on a connection
 drips=N                 the Nth reply to LIST on a connection comes byte by byte, and has no end either
 chunks                  structured replies are agreed to, and the chunks of each have no end
@@ -24,6 +25,7 @@ import threading
 import time
 
 WORDS = dict(word.partition("=")[::2] for word in sys.argv[2:])
+EVER = []
 SIZE = int(WORDS.get("size", 1 << 20))
 
 
@@ -96,6 +98,9 @@ class Connection:
             data = self.take(length) if length < 1 << 20 else sys.exit()
             self.options.append(option)
             if f"dies={option}" in sys.argv or (data and f"dies={option}+" in sys.argv):
+                os.abort()
+            EVER.append(option)
+            if f"worn={option}" in sys.argv and EVER.count(option) == 2:
                 os.abort()
             if option == 4 and "once" in WORDS and not os.path.exists(WORDS["once"]):
                 open(WORDS["once"], "x", encoding="ascii").close()

@@ -137,3 +137,10 @@ def test_nothing_is_read_of_what_is_too_small(nbdspec):
     assert not explore(nbdspec, "--strict", "--explore", "1", *SERVER, "size=500", "greedy")[0]
     findings, _ = explore(nbdspec, "--explore", "0", *SERVER, "size=500", "lingers", status=1)
     assert points(findings) == {"GO": ("fail", "disc_closes")} and "NBD_CMD_DISC" in findings[0]["again"]
+
+
+def test_a_death_in_what_is_repeated_is_a_finding(nbdspec):
+    """Of --unchecked: nobody looks at the answers, but the server does not outlive them."""
+    findings, told = explore(nbdspec, "--explore", "1", "--unchecked", *SERVER, "worn=4", status=1)
+    assert points(findings) == {"PEEK_EXPORT,GO; PEEK_EXPORT,GO; GO": ("fail", "handshake_no_hard_disconnect")}
+    assert told["message"].endswith("; batches that were not answered as before: 1")

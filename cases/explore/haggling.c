@@ -26,6 +26,7 @@ struct explorer {
 	uint64_t turn; /* of the sequences, those of the other shards as well */
 	/* Of --unchecked: */
 	struct buf log;
+	struct path batch[BATCH];
 	uint64_t logged, took_us;
 };
 
@@ -111,21 +112,6 @@ report(struct explorer *x, const struct finding *f)
 /* ---- one sequence ---- */
 
 static void
-repeat_batch(struct explorer *x)
-{
-	struct exploration_counts *c = x->plan->counts;
-	uint64_t from = now_us();
-
-	if (link_replay(x->s.t, (struct bytes){ x->log.at, x->log.len })) {
-		c->repeated_us += now_us() - from;
-		c->checked_us += x->took_us;
-		c->repeated += x->logged;
-	}
-	buf_clear(&x->log);
-	x->logged = x->took_us = 0;
-}
-
-static void
 take_breaches(struct explorer *x, const struct path *p)
 {
 	struct breach breach[MOST_BREACHES];
@@ -143,13 +129,50 @@ take_breaches(struct explorer *x, const struct path *p)
 	}
 }
 
+/* The last walk, of p, has broken something. */
+static void
+take_walk(struct explorer *x, const struct path *p)
+{
+	bool stuck = x->s.w.stuck;
+
+	x->plan->counts->broken++;
+	take_breaches(x, p);
+	search_walked(&x->s, p);
+	x->n_stuck += stuck;
+	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
+}
+
+/* What the server has met a second time is what a later death may be due to; where it has ended in it we look at once. */
+static void
+repeat_batch(struct explorer *x)
+{
+	const struct path plain = { .at = { symbols }, .n = 1 };
+	struct exploration_counts *c = x->plan->counts;
+	uint64_t from = now_us();
+	bool same = link_replay(x->s.t, (struct bytes){ x->log.at, x->log.len });
+
+	if (same) {
+		c->repeated_us += now_us() - from;
+		c->checked_us += x->took_us;
+		c->repeated += x->logged;
+	}
+	for (uint64_t i = 0; i < x->logged; i++)
+		search_walked(&x->s, &x->batch[i]);
+	buf_clear(&x->log);
+	x->logged = x->took_us = 0;
+	if (same)
+		return;
+	c->unlike++;
+	if (!walk(&x->s.w, &plain, NULL))
+		take_walk(x, &plain);
+}
+
 static void
 explore_path(struct explorer *x, const struct path *p)
 {
 	struct exploration_counts *c = x->plan->counts;
 	size_t log_from = x->log.len;
 	uint64_t from;
-	bool stuck;
 
 	if (x->gone || search_skips(&x->s, p)) {
 		*(x->gone ? &c->unwalked : &c->skipped) += 1;
@@ -159,19 +182,16 @@ explore_path(struct explorer *x, const struct path *p)
 	c->walked++;
 	if (walk(&x->s.w, p, x->plan->unchecked ? &x->log : NULL)) {
 		search_walked(&x->s, p);
-		x->logged += x->plan->unchecked;
-		x->took_us += x->plan->unchecked ? now_us() - from : 0;
+		if (!x->plan->unchecked)
+			return;
+		x->batch[x->logged++] = *p;
+		x->took_us += now_us() - from;
 		if (x->logged == BATCH)
 			repeat_batch(x);
 		return;
 	}
-	c->broken++;
 	x->log.len = log_from;
-	stuck = x->s.w.stuck;
-	take_breaches(x, p);
-	search_walked(&x->s, p);
-	x->n_stuck += stuck;
-	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
+	take_walk(x, p);
 }
 
 static bool
@@ -299,6 +319,8 @@ put_rate(FILE *f, const struct exploration_counts *c)
 	if (n > 0 && checked > 0 && repeated > 0)
 		fprintf(f, "; %.0f also unchecked: %.0f a second checked, %.0f unchecked, %.0f %%", n,
 		        n * 1e6 / checked, n * 1e6 / repeated, 100.0 * repeated / checked);
+	if (c->unlike > 0)
+		fprintf(f, "; batches that were not answered as before: %" PRIu64, c->unlike);
 }
 
 /* What was not seen may be anything. */
