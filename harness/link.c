@@ -67,8 +67,8 @@ connect_blocking(struct test *t, char error[512])
 	return fd;
 }
 
-static void
-begin_wait(struct link *l)
+void
+link_begin_wait(struct link *l)
 {
 	l->until = now_ms() + patience_ms(l->t);
 	l->late = false;
@@ -85,7 +85,7 @@ link_open(struct link *l, struct test *t, char error[512])
 	l->fd = connect_blocking(t, error);
 	if (l->fd < 0)
 		return false;
-	begin_wait(l);
+	link_begin_wait(l);
 	log_step(l, STEP_OPEN, (struct bytes){ 0 });
 	l->number = (uint16_t)++t->private->n_connections;
 	if (l->traced)
@@ -132,7 +132,7 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 	if (l->traced)
 		record(l, kind, TO_SERVER, cookie, message);
 	log_step(l, STEP_SEND, message);
-	begin_wait(l);
+	link_begin_wait(l);
 	for (; message.len > 0; message.at += n, message.len -= (size_t)n)
 		if ((n = send(l->fd, message.at, message.len, MSG_NOSIGNAL)) <= 0)
 			return;

@@ -30,6 +30,8 @@ bool link_open(struct link *l, struct test *t, char error[512]);
 void link_close(struct link *l);
 void link_free(struct link *l);
 
+/* The server has all of its time from here on. Sending does so; who has much in flight does where a part is answered. */
+void link_begin_wait(struct link *l);
 /* What stops it is found by who waits for the answer. */
 void link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes message);
 /*
