@@ -556,6 +556,17 @@ is_given(const struct server_run *run, enum option_id id)
 	return false;
 }
 
+/* Of the case's process, so that no line is taken for matched by this. */
+static bool
+is_known(void *arg, const struct result *r)
+{
+	const struct server_run *run = arg;
+	struct result judged = *r;
+
+	expect_judge(run->expect, &judged, run->strict);
+	return !judged.red && judged.expectation != EXPECT_NONE;
+}
+
 /* Explorations are cases of their own, and each shard is one. */
 static int
 take_exploration(struct server_run *run)
@@ -577,6 +588,8 @@ take_exploration(struct server_run *run)
 		return cli_broken(run->cli, "no memory to count in: %s", strerror(errno));
 	run->runs = e->shards = run->runner.slots;
 	run->runner.progress_ms = PROGRESS_MS;
+	e->is_known = is_known;
+	e->arg = run;
 	run->target.explore = e;
 	return 0;
 }
@@ -692,7 +705,7 @@ what_is_done(const struct server_run *run, const struct case_def *running, char 
 
 	if (c == NULL || c->planned == 0)
 		return running->id;
-	walked = c->walked + c->skipped;
+	walked = c->walked + c->skipped + c->unwalked;
 	snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " sequences, %s", walked, c->planned,
 	         progress_pace(pace, walked, c->planned, (double)(now_us() - c->since_us) / 1e6, ""));
 	return text;

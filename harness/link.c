@@ -1,5 +1,6 @@
 #include "harness/link.h"
 
+#include "harness/clock.h"
 #include "harness/exploration.h"
 #include "harness/test_private.h"
 
@@ -21,7 +22,7 @@ link_end_text(enum link_end e)
 {
 	static const enum outcome_of_wait waits[] = { WAIT_OK, WAIT_CLOSED, WAIT_RESET, WAIT_TIMED_OUT };
 
-	return wait_text(waits[e]);
+	return e == LINK_SILENT ? "no whole answer within the time limit" : wait_text(waits[e]);
 }
 
 /* ---- the log ---- */
@@ -43,11 +44,17 @@ log_step(struct link *l, enum step step, struct bytes data)
 
 /* ---- one connection ---- */
 
+static int
+patience_ms(const struct test *t)
+{
+	return (int)(WAIT_MS * t->private->factor);
+}
+
 /* Blocking, so that a wait is one system call. */
 static int
 connect_blocking(struct test *t, char error[512])
 {
-	int ms = (int)(WAIT_MS * t->private->factor);
+	int ms = patience_ms(t);
 	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
 	bool gone;
 	int fd = server_connect(t->private->server, &gone, error);
@@ -55,8 +62,16 @@ connect_blocking(struct test *t, char error[512])
 	if (fd >= 0) {
 		fcntl(fd, F_SETFL, 0);
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	}
 	return fd;
+}
+
+void
+link_begin_wait(struct link *l)
+{
+	l->until = now_ms() + patience_ms(l->t);
+	l->late = false;
 }
 
 bool
@@ -70,6 +85,7 @@ link_open(struct link *l, struct test *t, char error[512])
 	l->fd = connect_blocking(t, error);
 	if (l->fd < 0)
 		return false;
+	link_begin_wait(l);
 	log_step(l, STEP_OPEN, (struct bytes){ 0 });
 	l->number = (uint16_t)++t->private->n_connections;
 	if (l->traced)
@@ -116,6 +132,7 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 	if (l->traced)
 		record(l, kind, TO_SERVER, cookie, message);
 	log_step(l, STEP_SEND, message);
+	link_begin_wait(l);
 	for (; message.len > 0; message.at += n, message.len -= (size_t)n)
 		if ((n = send(l->fd, message.at, message.len, MSG_NOSIGNAL)) <= 0)
 			return;
@@ -133,7 +150,24 @@ set_end(struct link *l, ssize_t n)
 		return;
 	if (l->in.len > l->at)
 		record(l, MSG_RAW, TO_CLIENT, 0, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
-	trace_text(&l->t->private->trace, kinds[l->end], l->number, l->end == LINK_SILENT ? "nothing came" : "");
+	trace_text(&l->t->private->trace, kinds[l->end], l->number, l->end == LINK_SILENT ? "no whole answer" : "");
+}
+
+/* The first part that is late may have been there in time: it is us who may have been stopped. */
+static ssize_t
+recv_in_time(struct link *l, uint8_t *at, size_t room)
+{
+	ssize_t got;
+
+	do
+		got = recv(l->fd, at, room, 0);
+	while (got < 0 && errno == EINTR);
+	if (got <= 0 || now_ms() < l->until)
+		return got;
+	errno = EAGAIN;
+	got = l->late ? -1 : got;
+	l->late = true;
+	return got;
 }
 
 const uint8_t *
@@ -145,9 +179,7 @@ link_need(struct link *l, size_t n)
 	while (l->in.len - l->at < n && l->end == LINK_OPEN) {
 		buf_consume(&l->in, l->at);
 		l->at = 0;
-		do
-			got = recv(l->fd, buf_grow(&l->in, room), room, 0);
-		while (got < 0 && errno == EINTR && (l->in.len -= room, true));
+		got = recv_in_time(l, buf_grow(&l->in, room), room);
 		l->in.len -= room - (size_t)(got > 0 ? got : 0);
 		l->unlogged += (uint32_t)(got > 0 ? got : 0);
 		if (got <= 0)
@@ -180,14 +212,17 @@ link_ends(struct link *l)
 /* ---- without a look ---- */
 
 static bool
-recv_so_many(int fd, size_t n)
+recv_so_many(const struct test *t, int fd, size_t n)
 {
 	static uint8_t room[1 << 17];
+	int64_t until = now_ms() + patience_ms(t);
 	ssize_t got;
 
-	for (; n > 0; n -= (size_t)got)
-		if ((got = recv(fd, room, n < sizeof(room) ? n : sizeof(room), 0)) <= 0)
+	for (; n > 0; n -= (size_t)got) {
+		got = recv(fd, room, n < sizeof(room) ? n : sizeof(room), 0);
+		if (got <= 0 || ((size_t)got < n && now_ms() >= until))
 			return false;
+	}
 	return true;
 }
 
@@ -204,7 +239,7 @@ do_step(struct test *t, int *fd, enum step step, struct bytes data)
 	case STEP_SEND:
 		return send(*fd, data.at, data.len, MSG_NOSIGNAL) == (ssize_t)data.len;
 	case STEP_RECV:
-		return recv_so_many(*fd, data.len);
+		return recv_so_many(t, *fd, data.len);
 	case STEP_END:
 		return recv(*fd, &byte, 1, 0) <= 0;
 	default:
@@ -279,10 +314,28 @@ exploration_of(const struct test *t, unsigned *shard)
 	return t->private->server->target->explore;
 }
 
+void
+exploration_begins(struct test *t)
+{
+	report_untimed(t);
+}
+
 bool
 may_write(const struct test *t)
 {
 	return target_may_write(t->private->server->target);
+}
+
+bool
+is_expected(const struct test *t, const char *point, enum requirement_id r)
+{
+	const struct exploration *e = t->private->server->target->explore;
+
+	return e->is_known(e->arg, &(struct result){ .case_id = t->def->id,
+	                                             .point = point,
+	                                             .verdict = verdict_of(r),
+	                                             .requirement = r,
+	                                             .server = "" });
 }
 
 char *

@@ -16,6 +16,8 @@ struct link {
 	enum link_end end;
 	bool traced;			/* from link_open on */
 	uint16_t number;		/* in the trace */
+	int64_t until;			/* ms: by then the whole answer to what was sent last has come */
+	bool late;			/* and a part of it came later */
 	struct buf in;			/* its memory outlives the connection */
 	size_t at;			/* so much of it was taken */
 	struct buf *log;		/* for link_replay, or NULL; of several links, as their steps followed each other */
@@ -28,9 +30,14 @@ bool link_open(struct link *l, struct test *t, char error[512]);
 void link_close(struct link *l);
 void link_free(struct link *l);
 
+/* The server has all of its time from here on. Sending does so; who has much in flight does where a part is answered. */
+void link_begin_wait(struct link *l);
 /* What stops it is found by who waits for the answer. */
 void link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes message);
-/* n bytes that nobody has taken, or NULL where they do not come: .end says why. Valid until the next call. */
+/*
+ * n bytes that nobody has taken, or NULL where they do not come: .end says why. Valid until the next call. Each message
+ * that is sent begins a new wait, within which all of its answer must come, so that one that has no end is no end of ours.
+ */
 const uint8_t *link_need(struct link *l, size_t n);
 struct bytes link_take(struct link *l, enum message_kind kind, uint64_t cookie, size_t n);	/* of those; valid likewise */
 /* Waits for the server to end the connection. False where another byte comes first, or nothing: .end says which. */

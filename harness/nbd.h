@@ -72,6 +72,10 @@ enum {
 #define NBD_REP_ERR_TOO_BIG		UINT32_C(0x80000009)
 #define NBD_REP_ERR_EXT_HEADER_REQD	UINT32_C(0x8000000a)
 
+/* For an option that is known but malformed: the server may refuse it before it has looked at what is wrong. */
+#define REFUSALS_OF_MALFORMED                                                                                          \
+	NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY, NBD_REP_ERR_SHUTDOWN
+
 /* Information types (proto.md:1575). */
 enum { NBD_INFO_EXPORT = 0, NBD_INFO_NAME = 1, NBD_INFO_DESCRIPTION = 2, NBD_INFO_BLOCK_SIZE = 3 };
 

@@ -267,7 +267,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
 	s->started_us = (uint64_t)now_ms() * 1000;
-	s->deadline = job->def->untimed ? INT64_MAX : now_ms() + (int64_t)(CASE_MS * job->target->factor);
+	s->deadline = now_ms() + (int64_t)(CASE_MS * job->target->factor);
 }
 
 /* ---- results ---- */
@@ -508,18 +508,20 @@ take_result(struct state *st, struct slot *s, struct report_header *h, char *str
 	bool unserved = h->gone || (ungreeted && e.closed);
 	bool ended = h->verdict >= VERDICT_WARN && notice_end(s, end_ms(s, h, &e, ungreeted));
 	bool fault = ended && s->end_by_fault;
+	/* What an exploration has brought down was seen on servers of its own, which nobody before it has touched. */
+	bool brought_down = *strings[REPORT_AGAIN] != '\0';
 	char *text;
 
 	s->fault |= fault;
 	s->suspect |= e.timed_out && h->verdict == VERDICT_FAIL && s->job->target->via != VIA_URI;
-	if ((ungreeted || h->gone) && try_again(s, ended, e.timed_out))
+	if (!brought_down && (ungreeted || h->gone) && try_again(s, ended, e.timed_out))
 		return;
 	if (s->job->target->via != VIA_FORK && !st->served && (ungreeted || fault)) {
 		never_greeted(st, s, h, strings, ended);
 		return;
 	}
 	text = ended || (h->gone && s->end != NULL) ? end_and_output(s) : strdup("");
-	if (unserved && is_innocent(s))
+	if (unserved && !brought_down && is_innocent(s))
 		make_skip(h, strings, s->end != NULL ? s->end : strings[REPORT_GOT]);
 	s->lost_in_case |= h->verdict == VERDICT_FAIL && (ended || h->gone || ungreeted);
 	s->closed_in_case |= h->verdict == VERDICT_FAIL && e.closed;
@@ -596,6 +598,9 @@ take_report(struct state *st, struct slot *s)
 		free(s->end);
 		s->end = strdup(strings[REPORT_MESSAGE]);
 		s->end_by_fault = s->told_end = true;
+		break;
+	case REPORT_UNTIMED:
+		s->deadline = s->job->def->untimed ? INT64_MAX : s->deadline;
 		break;
 	case REPORT_BROKEN:
 		take_broken(st, s, &h, strings[REPORT_MESSAGE]);

@@ -124,6 +124,12 @@ report_cut(struct test *t)
 }
 
 void
+report_untimed(struct test *t)
+{
+	send_report(t, &(struct report_header){ .type = REPORT_UNTIMED }, NULL);
+}
+
+void
 terminate_server(struct test *t)
 {
 	const struct server *server = t->private->server;
@@ -293,7 +299,7 @@ blamed(const struct test *t, enum requirement_id r)
 	return t->private->blame != REQUIREMENT_NONE ? t->private->blame : r;
 }
 
-static enum verdict
+enum verdict
 verdict_of(enum requirement_id r)
 {
 	switch (requirement(r)->level) {
@@ -447,6 +453,16 @@ tell(struct test *t, const char *fmt, ...)
 
 	va_start(ap, fmt);
 	settle(t, VERDICT_PASS, REQUIREMENT_NONE, format(fmt, ap), NULL, NULL, NULL);
+	va_end(ap);
+}
+
+void
+incomplete(struct test *t, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	settle(t, VERDICT_ERROR, REQUIREMENT_NONE, format(fmt, ap), NULL, NULL, NULL);
 	va_end(ap);
 }
 

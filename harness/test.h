@@ -41,7 +41,7 @@ struct case_def {
 	const char *file;
 	int line;
 	bool bulk;				/* moves tens of megabytes, which costs as much as a hundred others */
-	bool untimed;				/* it may take hours; each of its waits has a limit all the same */
+	bool untimed;				/* it may take hours once it says so; each of its waits has a limit all the same */
 };
 
 #define CASE(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_SERVER, false, __VA_ARGS__)

@@ -17,6 +17,7 @@ enum report_type {
 	REPORT_TERMINATED,	/* the case is about to ask the server to end */
 	REPORT_CUT,		/* it is about to end it by a power cut, and to start one of its own */
 	REPORT_ENDED,		/* that one has ended by a fault: message */
+	REPORT_UNTIMED,		/* from here on the case may take as long as it does */
 };
 enum report_string {
 	REPORT_POINT,
@@ -92,12 +93,14 @@ uint8_t *recv_or_broken_by(struct test *t, size_t len, enum requirement_id close
 			   const char *what);
 void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
 void trace_wait(struct test *t, enum outcome_of_wait w);
+enum verdict verdict_of(enum requirement_id r);	/* on what breaks it */
 void check_error_value(struct test *t, uint32_t error);
 bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
 void report_terminated(struct test *t);
 void report_cut(struct test *t);
 void report_ended(struct test *t);
+void report_untimed(struct test *t);
 void close_sessions(struct test *t);
 _Noreturn void end_case(struct test *t);
 

@@ -225,4 +225,5 @@ learn_facts(struct test *t, struct facts *f)
 	learn_contexts(t, f);
 	learn_end(t, f);
 	learn_visitors(t, f);
+	exploration_begins(t);
 }

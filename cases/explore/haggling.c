@@ -26,19 +26,20 @@ struct explorer {
 	uint64_t turn; /* of the sequences, those of the other shards as well */
 	/* Of --unchecked: */
 	struct buf log;
+	struct path batch[BATCH];
 	uint64_t logged, took_us;
 };
 
 /* ---- findings ---- */
 
-/* False where another shard has told the same, or enough is told. */
+/* False where another shard has told the same. */
 static bool
 claim(const struct explorer *x, const char *names, enum requirement_id r)
 {
 	/* A place that is free holds zero. */
 	uint64_t mine = sum_bytes(r, (const uint8_t *)names, strlen(names)) | 1;
 
-	for (unsigned i = 0; i < EXPLORE_FINDINGS_MOST; i++) {
+	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
 		uint64_t is = 0;
 
 		if (atomic_compare_exchange_strong(&x->plan->counts->found[i], &is, mine))
@@ -46,7 +47,17 @@ claim(const struct explorer *x, const char *names, enum requirement_id r)
 		if (is == mine)
 			return false;
 	}
+	x->plan->counts->untold++;
 	return false;
+}
+
+/* What is expected is told however much it is: behind it may stand what is not. */
+static bool
+is_enough(const struct explorer *x)
+{
+	const struct exploration_counts *c = x->plan->counts;
+
+	return c->unexpected >= EXPLORE_FINDINGS_MOST || c->found[EXPLORE_TOLD_MOST - 1] != 0;
 }
 
 static const struct breach *
@@ -73,7 +84,7 @@ show(struct explorer *x, const struct finding *f)
 	b = breach_again(&x->s.w, &f->breach);
 	if (b == NULL) {
 		b = &f->breach;
-		note(x->s.t, "it was broken once, and not again");
+		note(x->s.t, "it was broken %s, and not again", f->again ? "before" : "once");
 	}
 	text = finding_text(&x->s, f, b);
 	broken_finding(x->s.t, b->broken, b->expected, b->got, text);
@@ -83,42 +94,77 @@ static void
 report(struct explorer *x, const struct finding *f)
 {
 	char *names = scenario_text(&f->shortest);
+	bool ours = !f->once && claim(x, names, f->breach.broken[0]);
+	bool expected = ours && is_expected(x->s.t, names, f->breach.broken[0]);
 
-	if (claim(x, names, f->breach.broken[0]))
+	if (ours && !expected && x->plan->counts->unexpected++ >= EXPLORE_FINDINGS_MOST)
+		x->plan->counts->untold++;
+	else if (ours)
 		POINT(x->s.t, "%s", names)
 			show(x, f);
+	if (f->once)
+		POINT(x->s.t, "%s", names)
+			observe(x->s.t, f->breach.broken[0], "seen once, and not again: expected %s; got %s",
+			        f->breach.expected, f->breach.got);
 	free(names);
 }
 
 /* ---- one sequence ---- */
 
 static void
-repeat_batch(struct explorer *x)
-{
-	struct exploration_counts *c = x->plan->counts;
-	uint64_t from = now_us();
-
-	if (link_replay(x->s.t, (struct bytes){ x->log.at, x->log.len })) {
-		c->repeated_us += now_us() - from;
-		c->checked_us += x->took_us;
-		c->repeated += x->logged;
-	}
-	buf_clear(&x->log);
-	x->logged = x->took_us = 0;
-}
-
-static void
 take_breaches(struct explorer *x, const struct path *p)
 {
 	struct breach breach[MOST_BREACHES];
 	unsigned n = x->s.w.n_breaches;
-	const struct finding *f;
 	bool stuck = x->s.w.stuck;
 
 	memcpy(breach, x->s.w.breach, sizeof(breach));
-	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck)
-		if ((f = search_found(&x->s, p, &breach[i])) != NULL)
-			report(x, f);
+	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck) {
+		if (search_explains(&x->s, p, &breach[i]))
+			continue;
+		if (is_enough(x))
+			x->plan->counts->untold++;
+		else
+			report(x, search_found(&x->s, p, &breach[i]));
+	}
+}
+
+/* The last walk, of p, has broken something. */
+static void
+take_walk(struct explorer *x, const struct path *p)
+{
+	bool stuck = x->s.w.stuck;
+
+	x->plan->counts->broken++;
+	take_breaches(x, p);
+	search_walked(&x->s, p);
+	x->n_stuck += stuck;
+	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
+}
+
+/* What the server has met a second time is what a later death may be due to; where it has ended in it we look at once. */
+static void
+repeat_batch(struct explorer *x)
+{
+	const struct path plain = { .at = { symbols }, .n = 1 };
+	struct exploration_counts *c = x->plan->counts;
+	uint64_t from = now_us();
+	bool same = link_replay(x->s.t, (struct bytes){ x->log.at, x->log.len });
+
+	if (same) {
+		c->repeated_us += now_us() - from;
+		c->checked_us += x->took_us;
+		c->repeated += x->logged;
+	}
+	for (uint64_t i = 0; i < x->logged; i++)
+		search_walked(&x->s, &x->batch[i]);
+	buf_clear(&x->log);
+	x->logged = x->took_us = 0;
+	if (same)
+		return;
+	c->unlike++;
+	if (!walk(&x->s.w, &plain, NULL))
+		take_walk(x, &plain);
 }
 
 static void
@@ -127,29 +173,25 @@ explore_path(struct explorer *x, const struct path *p)
 	struct exploration_counts *c = x->plan->counts;
 	size_t log_from = x->log.len;
 	uint64_t from;
-	bool stuck;
 
 	if (x->gone || search_skips(&x->s, p)) {
-		c->skipped++;
+		*(x->gone ? &c->unwalked : &c->skipped) += 1;
 		return;
 	}
 	from = x->plan->unchecked ? now_us() : 0;
 	c->walked++;
 	if (walk(&x->s.w, p, x->plan->unchecked ? &x->log : NULL)) {
 		search_walked(&x->s, p);
-		x->logged += x->plan->unchecked;
-		x->took_us += x->plan->unchecked ? now_us() - from : 0;
+		if (!x->plan->unchecked)
+			return;
+		x->batch[x->logged++] = *p;
+		x->took_us += now_us() - from;
 		if (x->logged == BATCH)
 			repeat_batch(x);
 		return;
 	}
-	c->broken++;
 	x->log.len = log_from;
-	stuck = x->s.w.stuck;
-	take_breaches(x, p);
-	search_walked(&x->s, p);
-	x->n_stuck += stuck;
-	x->gone = stuck && (!search_renews(&x->s) || x->n_stuck >= STUCK_ENOUGH);
+	take_walk(x, p);
 }
 
 static bool
@@ -270,23 +312,48 @@ explore_sequence(struct explorer *x, const char *text)
 /* ---- what it came to ---- */
 
 static void
+put_rate(FILE *f, const struct exploration_counts *c)
+{
+	double checked = (double)c->checked_us, repeated = (double)c->repeated_us, n = (double)c->repeated;
+
+	if (n > 0 && checked > 0 && repeated > 0)
+		fprintf(f, "; %.0f also unchecked: %.0f a second checked, %.0f unchecked, %.0f %%", n,
+		        n * 1e6 / checked, n * 1e6 / repeated, 100.0 * repeated / checked);
+	if (c->unlike > 0)
+		fprintf(f, "; batches that were not answered as before: %" PRIu64, c->unlike);
+}
+
+/* What was not seen may be anything. */
+static void
 tell_counts(const struct explorer *x, uint64_t took_us)
 {
 	const struct exploration_counts *c = x->plan->counts;
-	uint64_t checked = c->checked_us, repeated = c->repeated_us;
-	char skipped[120] = "", rate[160] = "";
+	bool whole = c->untold == 0 && c->unwalked == 0;
+	size_t size;
+	char *text;
+	FILE *f = open_memstream(&text, &size);
 
+	if (f == NULL)
+		abort();
+	fprintf(f, "%" PRIu64 " sequences of %u symbols in %.1f s, %.0f a second; %" PRIu64 " of them deviate",
+	        c->walked, x->n_middle + x->n_end, (double)took_us / 1e6, (double)c->walked * 1e6 / (double)took_us,
+	        c->broken);
 	if (c->skipped > 0)
-		snprintf(skipped, sizeof(skipped),
-		         ", %" PRIu64 " not walked, for the server is gone or hangs in what they contain", c->skipped);
-	if (c->repeated > 0 && checked > 0 && repeated > 0)
-		snprintf(rate, sizeof(rate),
-		         "; %" PRIu64 " also unchecked: %.0f a second checked, %.0f unchecked, %.0f %%", c->repeated,
-		         (double)c->repeated * 1e6 / (double)checked, (double)c->repeated * 1e6 / (double)repeated,
-		         100.0 * (double)repeated / (double)checked);
-	tell(x->s.t, "%" PRIu64 " sequences of %u symbols in %.1f s, %.0f a second; %" PRIu64 " of them deviate%s%s%s",
-	     c->walked, x->n_middle + x->n_end, (double)took_us / 1e6, (double)c->walked * 1e6 / (double)took_us,
-	     c->broken, x->s.untold ? ", in more ways than are told here" : "", skipped, rate);
+		fprintf(f, ", %" PRIu64 " not walked, for the server hangs or dies in what they contain", c->skipped);
+	put_rate(f, c);
+	if (c->untold > 0)
+		fprintf(f, "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
+		        c->untold);
+	if (c->unwalked > 0)
+		fprintf(f,
+		        "; not all is done: %" PRIu64 " not walked, for the server is gone, or hangs or dies each time",
+		        c->unwalked);
+	fclose(f);
+	if (whole)
+		tell(x->s.t, "%s", text);
+	else
+		incomplete(x->s.t, "%s", text);
+	free(text);
 }
 
 CASE_EXPLORE(explore, haggling,

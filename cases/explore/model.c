@@ -94,6 +94,17 @@ sum_of(struct bytes b)
 	return sum_bytes(~(uint64_t)b.len, b.at, b.len);
 }
 
+static bool
+is_refusal_of_malformed(uint32_t type)
+{
+	static const uint32_t refusals[] = { REFUSALS_OF_MALFORMED };
+	size_t i = 0;
+
+	while (i < COUNT(refusals) && refusals[i] != type)
+		i++;
+	return i < COUNT(refusals);
+}
+
 /* ---- a session ---- */
 
 void
@@ -155,6 +166,18 @@ model_silent(struct model *m, const char *how)
 }
 
 enum model_step
+model_endless(struct model *m)
+{
+	enum requirement_id r = m->now->option == NBD_OPT_LIST                ? R(list_replies)
+	                        : m->now->option == NBD_OPT_LIST_META_CONTEXT ? R(list_meta_replies)
+	                        : m->now->option == NBD_OPT_SET_META_CONTEXT  ? R(set_meta_replies)
+	                                                                      : R(info_go_same_format);
+
+	return model_breach(m, r, "NBD_REP_ACK or an error behind the others", "%u others, and more to come",
+	                    m->replies);
+}
+
+enum model_step
 model_ended(struct model *m, const char *how)
 {
 	const struct symbol *s = m->now;
@@ -201,8 +224,9 @@ take_info(struct model *m, const struct option_reply *r)
 	struct info_block_size sizes;
 	struct rep_info info;
 
+	/* Only the last reply tells whether it was refused. */
 	if (m->now->flaw != FLAW_NONE)
-		return wrong_type(m, R(option_malformed_invalid), "NBD_REP_ERR_INVALID", r->type);
+		return MODEL_MORE;
 	if (wire_get_rep_info(wire_over(r->data), &info) != WIRE_EXACT)
 		return model_breach(m, R(info_reply_layout), "an information type", "length %" PRIu32, r->length);
 	m->told += sum_of(r->data);
@@ -273,7 +297,7 @@ judge_go(struct model *m, const struct option_reply *r)
 	if (!is_error(r->type) && r->type != NBD_REP_ACK)
 		return wrong_type(m, R(info_go_same_format), "NBD_REP_INFO, NBD_REP_ACK or an error", r->type);
 	if (m->now->flaw != FLAW_NONE)
-		step = r->type == NBD_REP_ERR_INVALID || r->type == NBD_REP_ERR_SHUTDOWN
+		step = is_refusal_of_malformed(r->type)
 		               ? MODEL_NEXT
 		               : wrong_type(m, R(option_malformed_invalid), "NBD_REP_ERR_INVALID", r->type);
 	else if (!m->facts->export[m->now->of].there)
@@ -376,7 +400,8 @@ judge_flawed_meta(struct model *m, const struct option_reply *r)
 {
 	bool lists = m->now->option == NBD_OPT_LIST_META_CONTEXT;
 
-	if (r->type == NBD_REP_ERR_INVALID || r->type == NBD_REP_ERR_SHUTDOWN)
+	/* What stands behind the last query is seen by some implementations and not by others, and by either in its way. */
+	if (is_refusal_of_malformed(r->type) || (m->now->flaw == FLAW_EXTRA && is_error(r->type)))
 		return MODEL_NEXT;
 	return wrong_type(m, lists ? R(list_meta_malformed_invalid) : R(option_malformed_invalid),
 	                  "NBD_REP_ERR_INVALID", r->type);

@@ -95,6 +95,7 @@ struct breach {
 	char expected[160], got[160];
 	unsigned at;			/* which symbol was answered so; behind the last: transmission */
 	unsigned asked;			/* enum asks: in transmission, to what */
+	bool silent;			/* nothing came, for which a machine that is busy may be to blame */
 	char holds[80];			/* in C, of the option's final reply r, n others before it: what is not so; or "" */
 };
 enum { MOST_WARNINGS = 4 };
@@ -153,6 +154,7 @@ enum model_step model_export_name(struct model *m, const struct export_name_repl
 /* In place of a reply the connection ended, or nothing came. */
 enum model_step model_ended(struct model *m, const char *how);
 enum model_step model_silent(struct model *m, const char *how);
+enum model_step model_endless(struct model *m);	/* more replies than anybody waits for, and none is the last */
 /* A MUST is broken, as the caller has seen. */
 enum model_step model_breach(struct model *m, enum requirement_id r, const char *expected, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
@@ -181,6 +183,7 @@ struct trial {
 	unsigned n, n_answered;
 };
 
+uint32_t trial_unit(const struct model *m);	/* bytes of each request: a block of the export that was entered */
 /* The requests that break nothing, or those that do, which the server may answer by leaving. */
 void trial_plan(struct trial *t, const struct model *m, bool lawful);
 /* The one that a reply is to, or NULL with a breach. */
@@ -189,5 +192,6 @@ enum model_step trial_simple(struct trial *t, struct model *m, struct ask *a, co
 enum model_step trial_chunk(struct trial *t, struct model *m, struct ask *a, const struct chunk *c);
 enum model_step trial_ended(struct trial *t, struct model *m, bool lawful, const char *how);
 enum model_step trial_silent(struct trial *t, struct model *m, const char *how);
+enum model_step trial_endless(struct model *m);	/* chunks, likewise */
 
 #endif

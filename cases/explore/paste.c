@@ -85,18 +85,25 @@ put_trial(FILE *f, const struct walker *w, const struct breach *b)
 {
 	static const struct {
 		const char *what, *holds;
-	} asks[ASKS + 1] = {
-		[ASK_FIRST] = { "NBD_CMD_READ, 0, 512, NULL", "reply.error == NBD_SUCCESS" },
-		[ASK_LAST] = { "NBD_CMD_READ, t->s->size - 512, 512, NULL", "reply.error == NBD_SUCCESS" },
-		[ASK_STATUS] = { "NBD_CMD_BLOCK_STATUS, 0, 512, NULL", "reply.error == NBD_SUCCESS" },
-		[ASK_NO_STATUS] = { "NBD_CMD_BLOCK_STATUS, 0, 512, NULL", "reply.error == NBD_EINVAL" },
-		[ASK_PAST_END] = { "NBD_CMD_READ, t->s->size, 512, NULL", "reply.error != NBD_SUCCESS" },
-		[ASK_READ_ONLY] = { "NBD_CMD_WRITE, 0, 512, zeroes", "reply.error != NBD_SUCCESS" },
-		[ASKS] = { "NBD_CMD_READ, 0, 512, NULL", "reply.error == NBD_SUCCESS" },
+	} asks[ASKS] = {
+		[ASK_FIRST] = { "NBD_CMD_READ, 0, UNIT, NULL", "reply.error == NBD_SUCCESS" },
+		[ASK_LAST] = { "NBD_CMD_READ, t->s->size / UNIT * UNIT - UNIT, UNIT, NULL",
+		               "reply.error == NBD_SUCCESS" },
+		[ASK_STATUS] = { "NBD_CMD_BLOCK_STATUS, 0, UNIT, NULL", "reply.error == NBD_SUCCESS" },
+		[ASK_NO_STATUS] = { "NBD_CMD_BLOCK_STATUS, 0, UNIT, NULL", "reply.error == NBD_EINVAL" },
+		[ASK_PAST_END] = { "NBD_CMD_READ, t->s->size, UNIT, NULL", "reply.error != NBD_SUCCESS" },
+		[ASK_READ_ONLY] = { "NBD_CMD_WRITE, 0, UNIT, zeroes", "reply.error != NBD_SUCCESS" },
 	};
 	const char *r = requirement(b->broken[0])->id;
 	bool counts = b->asked == ASK_STATUS && w->model.n_contexts > 0;
 
+	if (b->asked == ASKS) {
+		fprintf(f,
+		        "\tsend_request(t, 0, NBD_CMD_DISC, new_cookie(t), 0, 0, NULL);\n"
+		        "\texpect_disconnect(t, R(%s));\n",
+		        r);
+		return;
+	}
 	fprintf(f, "\treply = exchange(t, 0, %s, R(%s));\n", asks[b->asked].what, r);
 	if (b->asked == ASK_FIRST)
 		fprintf(f, "\tEXPECT(t, R(%s), reply.structured == %s, \"a %s reply\");\n", r,
@@ -165,7 +172,8 @@ put_case(FILE *f, const struct walker *w, const struct finding *d, const struct 
 	      "\t\tif (r.type == NBD_REP_ACK || is_error_reply(r.type))\n\t\t\treturn r;\n\t}\n}\n\n",
 	      f);
 	fprintf(f, "CASE(explored, sequence, \"%s\", R(%s))\n{\n", names, r);
-	fputs("\tstatic const uint8_t zeroes[512] __attribute__((unused));\n"
+	fprintf(f, "\tenum { UNIT = %u };\n", trial_unit(&w->model));
+	fputs("\tstatic const uint8_t zeroes[UNIT] __attribute__((unused));\n"
 	      "\tstruct session *session __attribute__((unused));\n"
 	      "\tstruct option_reply r __attribute__((unused)) = { 0 };\n"
 	      "\tstruct infos infos __attribute__((unused));\n"

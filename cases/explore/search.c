@@ -1,7 +1,5 @@
 #include "cases/explore/search.h"
 
-#include "harness/exploration.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,13 +175,15 @@ explains(const struct search *s, const struct finding *f, const struct path *p)
 {
 	const struct path *last = last_of(f);
 
+	if (f->once)
+		return false;
 	if (f->stuck && f->shortest.n == 2)
 		return s->n_history > 0 && contains(&s->history[s->n_history - 1], f->shortest.path, false);
 	return f->shortest.n > 1 || contains(p, last, last->at[last->n - 1] != symbols);
 }
 
-static bool
-is_explained(const struct search *s, const struct path *p, const struct breach *b)
+bool
+search_explains(const struct search *s, const struct path *p, const struct breach *b)
 {
 	for (size_t i = 0; i < s->n_findings; i++)
 		if (same_breach(&s->findings[i].breach, b) && explains(s, &s->findings[i], p))
@@ -327,12 +327,9 @@ search_found(struct search *s, const struct path *p, const struct breach *b)
 {
 	struct finding f = { .breach = *b, .stuck = s->w.stuck };
 
-	if (is_explained(s, p, b))
-		return NULL;
-	s->untold = s->n_findings == EXPLORE_FINDINGS_MOST;
-	if (s->untold)
-		return NULL;
 	f.shortest = shortest(s, p, &f.breach, &f.again);
+	f.once = !f.again && b->silent && can_restart_server(s->t);
+	f.stuck &= !f.once;
 	s->findings = reallocarray(s->findings, s->n_findings + 1, sizeof(*s->findings));
 	if (s->findings == NULL)
 		abort();

@@ -15,6 +15,7 @@ struct finding {
 	struct breach breach;
 	bool stuck;			/* what contains it is not walked */
 	bool again;			/* it was seen a second time */
+	bool once;			/* a silence that did not come again on a new server: it accuses nobody, and explains nothing */
 };
 
 struct search {
@@ -24,7 +25,6 @@ struct search {
 	size_t n_findings;
 	struct path *history;		/* since the server was started */
 	size_t n_history, history_room;
-	bool untold;			/* there were more findings than are told */
 };
 
 /* "STRUCTURED_REPLY,GO; GO"; malloc'd. */
@@ -37,7 +37,9 @@ void search_walked(struct search *s, const struct path *p);
 bool search_renews(struct search *s);
 /* Is it better not walked? */
 bool search_skips(const struct search *s, const struct path *p);
-/* The last walk, of p, has broken b: what of it is new is brought down to its shortest. NULL: it is explained. */
+/* The last walk, of p, has broken b: is that one of the findings? */
+bool search_explains(const struct search *s, const struct path *p, const struct breach *b);
+/* It is not: it is brought down to its shortest, and is one from here on. */
 const struct finding *search_found(struct search *s, const struct path *p, const struct breach *b);
 /* Walks the scenario, on a new server where that is asked for and can be had; has its last path broken the same? */
 bool search_breaks(struct search *s, const struct scenario *c, const struct breach *b, bool anew);

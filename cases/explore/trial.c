@@ -11,8 +11,8 @@
 
 enum { LEAST = 512 }; /* bytes of a request, where the export's block is smaller */
 
-static uint32_t
-unit_of(const struct model *m)
+uint32_t
+trial_unit(const struct model *m)
 {
 	uint32_t minimum = m->facts->export[m->entered].minimum;
 
@@ -47,23 +47,24 @@ add(struct trial *t, enum asks what, uint16_t type, uint64_t offset, uint32_t le
 void
 trial_plan(struct trial *t, const struct model *m, bool lawful)
 {
-	uint32_t unit = unit_of(m);
-	bool fits = m->size >= unit;
+	uint32_t unit = trial_unit(m);
 
 	t->n = t->n_answered = 0;
+	/* Not even a READ of no bytes: what that is answered is unspecified (proto.md:1953-1955). */
+	if (m->size < unit)
+		return;
 	if (lawful) {
-		add(t, ASK_FIRST, NBD_CMD_READ, 0, fits ? unit : 0);
-		if (fits)
-			add(t, ASK_LAST, NBD_CMD_READ, m->size / unit * unit - unit, unit);
-		if (fits && in_force(m) && !m->unjudged)
+		add(t, ASK_FIRST, NBD_CMD_READ, 0, unit);
+		add(t, ASK_LAST, NBD_CMD_READ, m->size / unit * unit - unit, unit);
+		if (in_force(m) && !m->unjudged)
 			add(t, ASK_STATUS, NBD_CMD_BLOCK_STATUS, 0, unit);
 		return;
 	}
-	if (fits && !in_force(m) && !m->unjudged)
+	if (!in_force(m) && !m->unjudged)
 		add(t, ASK_NO_STATUS, NBD_CMD_BLOCK_STATUS, 0, unit);
-	if (fits && m->size % unit == 0)
+	if (m->size % unit == 0)
 		add(t, ASK_PAST_END, NBD_CMD_READ, m->size, unit);
-	if (fits && m->facts->may_write && (m->flags & NBD_FLAG_READ_ONLY) != 0 && unit <= 1 << 16)
+	if (m->facts->may_write && (m->flags & NBD_FLAG_READ_ONLY) != 0 && unit <= 1 << 16)
 		add(t, ASK_READ_ONLY, NBD_CMD_WRITE, 0, unit);
 }
 
@@ -153,7 +154,7 @@ judge_read(struct model *m, const struct ask *a)
 	if (a->what == ASK_PAST_END && a->error == NBD_SUCCESS && m->facts->past_end_fails)
 		return model_breach(m, m->by_go ? R(go_enters_transmission) : R(transmission_after_export_name),
 		                    "the end of the export that was named, where a READ fails", "data");
-	if (a->what == ASK_PAST_END || a->request.length == 0 || a->error == NBD_SUCCESS)
+	if (a->what == ASK_PAST_END || a->error == NBD_SUCCESS)
 		return MODEL_NEXT;
 	return model_breach(m, m->by_go ? R(go_enters_transmission) : R(transmission_after_export_name),
 	                    "the data of a block of the export that was named", "%s",
@@ -289,4 +290,10 @@ enum model_step
 trial_silent(struct trial *t, struct model *m, const char *how)
 {
 	return nothing(t, m, R(each_request_one_reply), how);
+}
+
+enum model_step
+trial_endless(struct model *m)
+{
+	return model_breach(m, R(done_set_on_last), "a last chunk of each structured reply", "chunks without end");
 }

@@ -3,7 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MOST_DATA = 1 << 20 }; /* of a reply; more is taken as a length that is no length */
+enum {
+	MOST_DATA = 1 << 20,    /* of a reply; more is taken as a length that is no length */
+	MOST_REPLIES = 1 << 14, /* to an option, or chunks of what a trial asks for; more are taken as no end of them */
+};
 
 void
 walker_start(struct walker *w, struct test *t, const struct facts *f)
@@ -47,11 +50,19 @@ add_breach(struct walker *w, const struct breach *b)
 	w->breach[w->n_breaches++].asked = w->asked;
 }
 
-/* A step is done: what it has broken of SHOULDs, and where that was. */
+/* It has ended the session on this link. */
+static void
+add_last_breach(struct walker *w, const struct link *l, struct model *m)
+{
+	m->breach.silent = l->end == LINK_SILENT;
+	add_breach(w, &m->breach);
+}
+
+/* A step is done: what it has broken of SHOULDs, and where that was. There is a place left for what ends the walk. */
 static void
 take_warnings(struct walker *w, struct model *m)
 {
-	for (unsigned i = 0; i < m->n_warnings; i++)
+	for (unsigned i = 0; i < m->n_warnings && w->n_breaches < MOST_WARNINGS; i++)
 		add_breach(w, &m->warning[i]);
 	m->n_warnings = 0;
 }
@@ -127,9 +138,12 @@ say(struct walker *w, struct link *l, struct model *m, const struct symbol *s)
 
 	model_sent(m, s);
 	send_out(w, l, s, bytes_in(&w->options[s - symbols]));
-	while (step == MODEL_MORE)
+	while (step == MODEL_MORE && m->replies <= MOST_REPLIES + w->facts->n_exports)
 		step = s->option == NBD_OPT_EXPORT_NAME ? recv_export_name(w, l, m) : recv_reply_part(w, l, m);
-	return step;
+	if (step != MODEL_MORE)
+		return step;
+	w->stuck = true;
+	return model_endless(m);
 }
 
 static void
@@ -251,11 +265,16 @@ static enum model_step
 recv_answers(struct walker *w, struct link *l, struct model *m, struct trial *t, bool lawful)
 {
 	enum model_step step = MODEL_NEXT;
+	unsigned came = 0;
 	const uint8_t *at;
 	struct wire peek;
 	uint32_t magic;
 
-	while (t->n_answered < t->n && step == MODEL_NEXT) {
+	for (; t->n_answered < t->n && step == MODEL_NEXT; came++) {
+		if (came > MOST_REPLIES) {
+			w->stuck = true;
+			return trial_endless(m);
+		}
 		w->asked = t->n_answered == 0 ? t->ask[0].what : w->asked;
 		at = link_need(l, 4);
 		if (at == NULL)
@@ -340,7 +359,7 @@ visit(struct walker *w, const struct symbol *s)
 	w->out = waits;
 	if (step != MODEL_BREACH)
 		return MODEL_NEXT;
-	add_breach(w, &m.breach);
+	add_last_breach(w, &w->link[1], &m);
 	return MODEL_OVER;
 }
 
@@ -413,6 +432,6 @@ walk(struct walker *w, const struct path *p, struct buf *log)
 	step = session(w, &w->link[0], &w->model, p);
 	link_close(&w->link[0]);
 	if (step == MODEL_BREACH)
-		add_breach(w, &w->model.breach);
+		add_last_breach(w, &w->link[0], &w->model);
 	return w->n_breaches == 0;
 }

@@ -583,8 +583,7 @@ enum { MOST_UNANSWERED = 2 }; /* after so many points the others would tell noth
 static void
 ask_malformed(struct test *t, uint32_t option, const struct malformed *m, volatile bool *answered)
 {
-	static const uint64_t allowed[] = { NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY,
-		                            NBD_REP_ERR_SHUTDOWN };
+	static const uint64_t allowed[] = { REFUSALS_OF_MALFORMED };
 
 	open_fixed_newstyle(t);
 	*answered = true;

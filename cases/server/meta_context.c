@@ -711,7 +711,7 @@ expect_refused(struct test *t, uint32_t option, const struct malformed *m)
 		in_step_or_left(t, m->label);
 		return;
 	}
-	EXPECT_REPLY(t, r, final, NBD_REP_ERR_INVALID, NBD_REP_ERR_TOO_BIG, NBD_REP_ERR_POLICY, NBD_REP_ERR_SHUTDOWN);
+	EXPECT_REPLY(t, r, final, REFUSALS_OF_MALFORMED);
 	expect_in_step(t, R(option_data_consumed));
 }
 
