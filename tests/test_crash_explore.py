@@ -685,6 +685,17 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+def stopped(nbdspec, *args):
+    """Stops the exploration just behind its checker, which has left a file; returns the text, and the JSON report."""
+    p = nbdspec.start(*args, "--json", "report")
+    until((nbdspec.cwd / "stopped").exists)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and err == ""
+    return out, json.loads((nbdspec.cwd / "report").read_text())
+
+
 @pytest.mark.parametrize("end", ["kill -TERM $$", "exit 1"])
 def test_stopped_with_its_checkers(nbdspec, script, end):
     """Who stops all that a job has may come to a checker first: that it failed then says nothing of the state."""
@@ -695,15 +706,29 @@ def test_stopped_with_its_checkers(nbdspec, script, end):
         [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ touch {nbdspec.cwd}/stopped; {end}; }}
     """, "{file}")
     args = ("crash", "explore", "trace", "--check", check, "--budget", "200", "--resume", "verdicts")
-    p = nbdspec.start(*args)
-    until((nbdspec.cwd / "stopped").exists)
-    time.sleep(0.05)
-    p.send_signal(signal.SIGTERM)
-    out, _ = p.communicate(timeout=PATIENCE)
-    assert p.returncode == 130 and "interrupted" in out and "1 failing" in out
+    out, report = stopped(nbdspec, *args)
+    assert "0 failing" in out and "first failure" not in out
+    assert report["failing"] == [] and report["first_failure"] < 0 and report["unexplained"] == 0
+    assert not report["states"]["bad"] + report["states"]["crash"] + sum(p["failing"] for p in report["points"]) and report["states"]["good"] >= 4
     (nbdspec.cwd / "again").touch()
     told = nbdspec(*args, status=0).stdout
     assert int(re.search(r"resumed: (\d+)", told).group(1)) >= 4
+
+
+def test_stopped_while_minimising(nbdspec, script, log_checker):
+    """What failed before is told, and no finding stands on a checker that was stopped."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    check = script(f"""
+        echo >>{nbdspec.cwd}/checks
+        [ $(wc -l <{nbdspec.cwd}/checks) -gt 60 ] || exec {log_checker.replace("{file}", "$1")}
+        sleep 0.7
+        [ -e {nbdspec.cwd}/stopped ] && exit 0
+        touch {nbdspec.cwd}/stopped
+        kill -TERM $$
+    """, "{file}")
+    out, report = stopped(nbdspec, "crash", "explore", "trace", "--check", check, "--budget", "60")
+    assert report["findings"] == [] and report["unexplained"] == len(report["failing"]) > 10
+    assert "finding" not in out and f"{report['unexplained']} more failing states were not minimised" in out
 
 
 def test_stopped_with_its_processes(nbdspec):
@@ -799,11 +824,12 @@ def test_progress(nbdspec, log_checker):
     """On a terminal: verdicts per second, and the time that is left."""
     log(flush_records=False).save(nbdspec.cwd / "trace")
     ours, theirs = pty.openpty()
-    p = nbdspec.start("crash", "explore", "trace", "--check", log_checker, "--budget", "2000", stderr=theirs)
+    p = nbdspec.start("crash", "explore", "trace", "--check", log_checker, "--budget", "100000", stderr=theirs)
     os.close(theirs)
     told = ""
     while not re.search(r"\r\d+ verdicts, [1-9]\d* failing, \d+/s, point \d of 4, at most \d+ s left", told):
         told += os.read(ours, 4096).decode()
+    time.sleep(0.7)  # younger ones are not told of
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=PATIENCE)
     os.close(ours)
