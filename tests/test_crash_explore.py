@@ -820,6 +820,33 @@ def test_interrupted_in_a_check(nbdspec):
     assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
+def test_interrupted_with_all_handed_out(nbdspec):
+    """A state that is being checked has no verdict: nobody knows all that there are at its point."""
+    log(1).save(nbdspec.cwd / "trace")
+    p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'sleep 1000; : {file}'", "--tear", "write", "-j", "8", "--json", "report")
+    until(lambda: len([line for line in processes(nbdspec.mark).values() if line.startswith("sleep")]) == 3)
+    time.sleep(0.2)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    report = json.loads((nbdspec.cwd / "report").read_text())
+    assert p.returncode == 130 and "0 checked, 0 failing; all there are at 0 of 3 points" in out
+    assert [(p["states"] > 0, p["complete"]) for p in report["points"]] == [(True, False)] * 3
+    assert report["points_complete"] == 0 and report["points_reached"] == 4
+
+
+def test_interrupted_keeps_complete_points(nbdspec, script):
+    """Those that were done before the one at which it was stopped."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script("[ $NBDSPEC_MARKS_MUST = 1 ] || sleep 1000", "{file}")
+    p = nbdspec.start("crash", "explore", "trace", "--check", check, "--tear", "write", "--json", "report")
+    until(lambda: [line for line in processes(nbdspec.mark).values() if line.startswith("sleep")])
+    time.sleep(0.1)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    points = json.loads((nbdspec.cwd / "report").read_text())["points"]
+    assert p.returncode == 130 and [p["complete"] for p in points] == [False, False, True]
+
+
 def test_progress(nbdspec, log_checker):
     """On a terminal: verdicts per second, and the time that is left."""
     log(flush_records=False).save(nbdspec.cwd / "trace")

@@ -83,6 +83,7 @@ static void
 count_result(struct explorer *x, struct pool_job *job, const struct checked *result, enum origin origin)
 {
 	x->e->verdicts[result->verdict]++;
+	x->e->points[job->words[0]].judged++;
 	x->e->wrote += result->wrote;
 	if (result->verdict == VERDICT_BROKEN)
 		snprintf(x->broken, sizeof(x->broken), "the checker cannot be run: %s", result->output);
@@ -202,6 +203,7 @@ offer(void *arg, const struct view *v)
 	x->e->points[v->point].states++;
 	if (v->hash.high % x->o->shards != x->o->shard) {
 		x->e->elsewhere++;
+		x->e->points[v->point].judged++;
 		return STATE_NEW;
 	}
 	decide(x, v, must);
@@ -354,6 +356,7 @@ take_back_failing(struct exploration *e, struct failing *f)
 	e->wrote -= f->result.wrote;
 	e->decided -= f->decided;
 	e->points[f->words[0]].failing--;
+	e->points[f->words[0]].judged--;
 	free(f->words);
 	difference_free(&f->difference);
 }
@@ -386,6 +389,19 @@ take_back(struct explorer *x)
 		e->contradicted = 0;
 }
 
+/* What was met at one point without a verdict may be a state of those before it, too. */
+static void
+keep_judged(struct exploration *e)
+{
+	uint32_t end = e->space->n_points;
+
+	while (end > e->reached && e->points[end - 1].judged == e->points[end - 1].states)
+		end--;
+	for (uint32_t point = 0; point < end; point++)
+		e->points[point].complete = false;
+	e->reached = end;
+}
+
 static void
 note_stop(struct explorer *x)
 {
@@ -416,8 +432,10 @@ run(struct explorer *x, char error[512])
 	/* Who stops us may have stopped those first. */
 	if (x->wait == POOL_LOST && process_wait(-1, VERDICT_HELD_MS) == PROCESS_INTERRUPTED)
 		x->wait = POOL_INTERRUPTED;
-	if (x->wait == POOL_INTERRUPTED)
+	if (x->wait == POOL_INTERRUPTED) {
 		take_back(x);
+		keep_judged(e);
+	}
 	count_states(e);
 	e->interrupted = x->wait == POOL_INTERRUPTED;
 	e->seconds = seconds_since(x->started);

@@ -39,7 +39,8 @@ struct failing {
 struct point_result {
 	uint32_t pending;
 	uint64_t states, failing;
-	bool complete;			/* there are no other states */
+	uint64_t judged;		/* of these states: those with a verdict, and those of other shards */
+	bool complete;			/* there are no other states, and all are judged */
 };
 
 struct finding {
