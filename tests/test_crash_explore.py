@@ -744,6 +744,19 @@ def test_stopped_with_its_processes(nbdspec):
     assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
+@pytest.mark.parametrize("checks", [1, 2, 3])
+def test_verdicts_are_written_in_time(nbdspec, script, checks):
+    """While a checker takes long, as well one of the last state or of a finding: also a kill must not lose what came before."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script(f"echo >>{nbdspec.cwd}/checks; [ $(wc -l <{nbdspec.cwd}/checks) -le {checks} ] || sleep 1000; exit {checks // 3}", "{file}")
+    p = nbdspec.start("crash", "explore", "trace", "--check", check, "--tear", "write", "--resume", "verdicts")
+    verdicts = nbdspec.cwd / "verdicts"
+    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") == 1 + checks, 20)
+    p.kill()
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers())
+
+
 def test_hangs_are_checked_anew(nbdspec, explore):
     """What took too long may have time enough when it goes on."""
     (nbdspec.cwd / "slow").touch()

@@ -411,6 +411,14 @@ note_stop(struct explorer *x)
 
 /* ---- all of it ---- */
 
+static void
+write_verdicts(void *arg)
+{
+	struct explorer *x = arg;
+
+	verdicts_write(&x->verdicts);
+}
+
 static bool
 run(struct explorer *x, char error[512])
 {
@@ -419,6 +427,7 @@ run(struct explorer *x, char error[512])
 	x->pool = pool_new(e->space, &x->o->setup, x->o->jobs, take_result, x, error);
 	if (x->pool == NULL)
 		return false;
+	pool_while_waiting(x->pool, VERDICT_HELD_MS, write_verdicts, x);
 	go_through_points(x);
 	if (x->wait == POOL_DONE)
 		x->wait = pool_drain(x->pool);

@@ -164,6 +164,13 @@ hold(struct verdicts *v, char *text, uint64_t ns)
 	TAILQ_INSERT_TAIL(&v->held, line, next);
 }
 
+void
+verdicts_write(struct verdicts *v)
+{
+	if (v->f != NULL)
+		write_held(v, now_ns() - VERDICT_HELD_NS);
+}
+
 bool
 verdicts_close(struct verdicts *v, uint64_t by)
 {
@@ -199,7 +206,6 @@ verdicts_find(const struct verdicts *v, struct hash key)
 void
 verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 {
-	uint64_t now = now_ns();
 	char *text;
 
 	if (v->f == NULL)
@@ -208,8 +214,8 @@ verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 	             state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
 	             r->output) < 0)
 		abort();
-	write_held(v, now - VERDICT_HELD_NS);
-	hold(v, text, now);
+	verdicts_write(v);
+	hold(v, text, now_ns());
 }
 
 void

@@ -38,6 +38,7 @@ bool verdicts_open(struct verdicts *v, struct trie *t, const char *path, const c
 /* False when not all could be written. What came after `by` is not written. */
 bool verdicts_close(struct verdicts *v, uint64_t by);
 
+void verdicts_write(struct verdicts *v); /* those that are old enough; verdicts_add does it, too */
 const struct checked *verdicts_find(const struct verdicts *v, struct hash key);
 void verdicts_add(struct verdicts *v, struct hash key, const struct checked *result);
 /* Behind its verdict. */
