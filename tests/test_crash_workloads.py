@@ -17,11 +17,11 @@ def crash(nbdspec):
     """Explores workloads of cases/crash; returns what came of it."""
     subprocess.run(["make", "-s", "build/crash/append_log"], cwd=ROOT, check=True, capture_output=True)
 
-    def run(*args, start=subprocess.run):
-        options = {"cwd": nbdspec.cwd, "env": {**nbdspec.env, "NBDSPEC": NBDSPEC}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    def run(*args, start=subprocess.run, status=0, env=None):
+        options = {"cwd": nbdspec.cwd, "env": {**nbdspec.env, "NBDSPEC": NBDSPEC, **(env or {})}, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         done = start([os.path.join(ROOT, "ci/crash"), "--reports", nbdspec.cwd / "reports", *args], **options)
         if start is subprocess.run:
-            assert done.returncode == 0 and done.stderr == ""
+            assert done.returncode == status and done.stderr == ""
         return done
 
     return run
@@ -43,6 +43,16 @@ def test_pages_replay(nbdspec, crash):
                               capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stdout.startswith("bad: ")
     assert findings
+
+
+def test_skipped(nbdspec, crash):
+    """Nothing of an earlier run is taken for what came of this one."""
+    reports = nbdspec.cwd / "reports"
+    reports.mkdir()
+    for ending in ("html", "json", "trace"):
+        (reports / f"xfs-rename.{ending}").write_text("old")
+    told = crash("--small", "xfs-rename", env={"PATH": "/nowhere"}, status=3).stdout
+    assert "skip   mkfs.xfs is not installed" in told and not list(reports.iterdir())
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
