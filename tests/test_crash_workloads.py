@@ -55,6 +55,16 @@ def test_skipped(nbdspec, crash):
     assert "skip   mkfs.xfs is not installed" in told and not list(reports.iterdir())
 
 
+def test_recording_that_cannot_be_explored(nbdspec, crash):
+    """It is kept, to look at."""
+    program = nbdspec.cwd / "program"
+    program.write_text(f"#!/bin/sh\n[ $2 != explore ] || {{ echo 'nbdspec crash explore: no room' >&2; exit 3; }}\nexec {NBDSPEC} \"$@\"\n")
+    program.chmod(0o755)
+    told = crash("--small", "append-log", env={"NBDSPEC": str(program)}, status=1).stdout
+    trace = nbdspec.cwd / "reports/append-log.trace"
+    assert f"nbdspec crash explore: no room; its recording is {trace}\n" in told and trace.stat().st_size > 1000
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(nbdspec, crash, which):
     p = crash("--budget", "1000000", "--jobs", "1", "append-log", start=subprocess.Popen)
