@@ -45,6 +45,14 @@ def test_pages_replay(nbdspec, crash):
     assert findings
 
 
+def test_no_such_disk(tmp_path, crash):
+    """A disk whose path is mistyped does not become a file; a new file is one."""
+    run = [os.path.join(ROOT, "build/crash/append_log")]
+    for status, how in ((3, "write"), (0, "create"), (3, "create"), (0, "write")):
+        assert subprocess.run([*run, how, tmp_path / "log"], capture_output=True, check=False).returncode == status
+    subprocess.run([*run, "check", tmp_path / "log"], check=True)
+
+
 def test_skipped(nbdspec, crash):
     """Nothing of an earlier run is taken for what came of this one."""
     reports = nbdspec.cwd / "reports"
