@@ -609,6 +609,34 @@ def test_shards(nbdspec, log_checker):
     assert "want the reports" in nbdspec.usage("crash", "merge")
 
 
+def set_in(report, path, value):
+    *way, last = path
+    for name in way:
+        report = report[name]
+    report[last] = value
+
+
+@pytest.mark.parametrize("path, value", [
+    (["points"], [1, 2]), (["points"], {}), (["points"], None), (["points"], [[]]),
+    (["points_complete"], "x"), (["points_complete"], -1), (["points_complete"], 5), (["points_reached"], 0), (["points_reached"], 1.5),
+    *[(["exploration", "crash_points"], n) for n in (-1, 2**63 - 1, "4", 3, None)], (["exploration"], []),
+    *[(["points", 0, "number"], n) for n in (-2**63, 0, 2, 5, "1", None)],
+    *[(["points", 0, name], n) for name in ("states", "failing") for n in (-1, 2**63 - 1, "x", True)],
+])
+def test_nonsense_is_not_merged(nbdspec, log_checker, path, value):
+    """What no exploration says of its points."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    for i in (1, 2):
+        nbdspec("crash", "explore", "trace", "--check", log_checker, "--budget", "20", "--shard", f"{i}/2", "--json", f"shard{i}")
+        report = json.loads((nbdspec.cwd / f"shard{i}").read_text())
+        assert len(report["points"]) == report["exploration"]["crash_points"] == 4
+        set_in(report, path, value)
+        (nbdspec.cwd / f"nonsense{i}").write_text(json.dumps(report))
+    nbdspec("crash", "merge", "shard1", "shard2")
+    line = nbdspec.usage("crash", "merge", "nonsense1", "nonsense2", "--json", "merged")
+    assert "nonsense1: is no report" in line and not (nbdspec.cwd / "merged").exists()
+
+
 def test_shards_that_stop(nbdspec, log_checker):
     """With --stop-at-first each stops elsewhere: complete is what is so in all of them."""
     log(flush_records=False).save(nbdspec.cwd / "trace")
