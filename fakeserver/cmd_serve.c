@@ -513,6 +513,8 @@ take_signal(struct serve *q)
 
 	if (read(q->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
 		return 0;
+	if (info.ssi_signo != SIGCHLD)
+		trace_hurry(&q->trace);
 	if (q->child > 0 && info.ssi_signo == SIGCHLD && waitpid(q->child, &q->child_status, WNOHANG) == q->child)
 		q->child = 0;
 	else if (q->child > 0 && info.ssi_signo != SIGCHLD)
@@ -678,7 +680,7 @@ end_records(struct serve *q, int status)
 		cli_broken(q->cli, "--log %s: the disk is full, or fails; the log holds what came before", q->log_path);
 	if (q->trace.failed != 0)
 		cli_broken(q->cli, "--trace %s: %s; the trace holds what came before", q->trace_path,
-		           strerror(q->trace.failed));
+		           q->trace.failed == ETIMEDOUT ? "nobody reads it" : strerror(q->trace.failed));
 	now = log_failed || q->trace.failed != 0 ? STATUS_BROKEN : STATUS_OK;
 	return status != 0 ? status : now;
 }

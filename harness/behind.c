@@ -1,7 +1,11 @@
 #include "harness/behind.h"
 
+#include "harness/clock.h"
+#include "harness/process.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +24,8 @@ enum {
 	UNWRITTEN_MOST = 8 << 20, /* bytes; more is taken only when it is less */
 	WAKE_AT = 256 << 10,      /* bytes; to wake the thread for less costs more than it saves */
 	AT_ONCE = 16,             /* pieces in one write */
+	STILL_MS = 2000,          /* that a reader may stand still once we stop */
+	LOOK_MS = 20,             /* between two looks at whether we do */
 };
 
 struct piece {
@@ -39,6 +45,7 @@ struct behind {
 	pthread_cond_t more, less; /* pieces */
 	bool sleeps, waits, stops; /* the thread sleeps; somebody waits for it; it shall end */
 	bool writes;               /* one of us is writing, without the lock */
+	_Atomic bool hurries;      /* behind_hurry */
 	uint64_t end, written;     /* of what was put, and of what is in the file */
 	uint64_t whole;            /* up to here the file is whole */
 	uint64_t first, last;      /* pieces first … last-1 are unwritten; piece i is at [i % PIECES] */
@@ -79,16 +86,52 @@ release(struct behind *b, size_t n)
 	return n;
 }
 
-/* A pipe takes a part when we are stopped and go on, and only the next write tells why a disk took no more. */
+/* Who has blocked the signals that stop it cannot read them while we wait for somebody else. */
+static bool
+is_stopping(const struct behind *b)
+{
+	sigset_t pending, stop = stop_signals(), both;
+
+	sigpending(&pending);
+	sigandset(&both, &pending, &stop);
+	return b->hurries || !sigisemptyset(&both);
+}
+
+/* Waits for a pipe's reader; 0, or why no longer. */
 static int
-write_fully(int fd, struct iovec *iov, int n, size_t *done)
+wait_for_room(const struct behind *b)
+{
+	struct pollfd p = { .fd = b->fd, .events = POLLOUT };
+	int64_t since = 0;
+
+	while (poll(&p, 1, LOOK_MS) <= 0) {
+		if (!is_stopping(b))
+			since = 0;
+		else if (since == 0)
+			since = now_ms();
+		else if (now_ms() - since > STILL_MS)
+			return ETIMEDOUT;
+	}
+	return 0;
+}
+
+/* A pipe takes a part, and only the next write tells why a disk took no more. */
+static int
+write_fully(const struct behind *b, struct iovec *iov, int n, size_t *done)
 {
 	ssize_t wrote;
+	int failed;
 
 	while (n > 0) {
-		wrote = writev(fd, iov, n);
+		wrote = writev(b->fd, iov, n);
 		if (wrote < 0 && errno == EINTR)
 			continue;
+		if (wrote < 0 && errno == EAGAIN) {
+			failed = wait_for_room(b);
+			if (failed != 0)
+				return failed;
+			continue;
+		}
 		if (wrote <= 0)
 			return wrote < 0 ? errno : ENOSPC;
 		for (*done += (size_t)wrote; n > 0 && wrote >= (ssize_t)iov->iov_len; iov++, n--)
@@ -117,7 +160,7 @@ write_some(struct behind *b)
 	}
 	b->writes = true;
 	pthread_mutex_unlock(&b->lock);
-	failed = write_fully(b->fd, iov, (int)(up_to - b->first), &done);
+	failed = write_fully(b, iov, (int)(up_to - b->first), &done);
 	pthread_mutex_lock(&b->lock);
 	done = release(b, done);
 	if (failed != 0 && b->whole < b->written + done)
@@ -145,15 +188,17 @@ write_all(void *arg)
 	return NULL;
 }
 
-/* What was opened for appending is opened once more; a pipe cannot be read back. */
+/* What was opened for appending is opened once more; a pipe cannot be read back, and must not hold us up. */
 static int
 open_to_read(int fd)
 {
 	char path[32];
 	struct stat st;
 
-	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+	if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 		return -1;
+	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
@@ -324,6 +369,12 @@ behind_give(struct behind *b, struct buf *input, size_t gone)
 	}
 	b->lent = 0;
 	pthread_mutex_unlock(&b->lock);
+}
+
+void
+behind_hurry(struct behind *b)
+{
+	b->hurries = true;
 }
 
 int

@@ -14,7 +14,10 @@ enum { BEHIND_BLOCK = 256 << 10 };
 
 struct behind;
 
-/* The descriptor stays the caller's; nobody else writes to it from now on. `end`: where it does. NULL without a thread. */
+/*
+ * The descriptor stays the caller's; nobody else writes to it from now on, and a pipe no longer blocks. `end`: where the
+ * file does. NULL without a thread.
+ */
 struct behind *behind_new(int fd, uint64_t end);
 void behind_free(struct behind *b);	/* once all is written, or cannot be; may be NULL */
 
@@ -35,6 +38,11 @@ uint64_t behind_lend(struct behind *b, struct bytes data);
 /* What was lent lies in this buffer, of which the first bytes go: where they are needed still, another takes its place. */
 void behind_give(struct behind *b, struct buf *input, size_t gone);
 
+/*
+ * It shall end: a pipe whose reader stands still for two seconds more takes nothing any longer (ETIMEDOUT). So it is by itself
+ * while a stop signal is pending (process.h).
+ */
+void behind_hurry(struct behind *b);
 int behind_wait(struct behind *b);	/* until all is written: 0, or what ended it, an errno */
 
 /* What was lent. False: somebody has changed the file. */

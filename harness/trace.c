@@ -103,6 +103,13 @@ trace_rest(struct trace *t)
 }
 
 void
+trace_hurry(struct trace *t)
+{
+	if (t->behind != NULL)
+		behind_hurry(t->behind);
+}
+
+void
 trace_flush(struct trace *t)
 {
 	if (t->fd < 0 || t->behind == NULL)

@@ -60,6 +60,7 @@ void trace_hold(struct trace *t);
 size_t trace_waiting(const struct trace *t);	/* bytes that nobody is writing yet */
 bool trace_is_due(const struct trace *t);	/* some have waited for a second: its owner must take the time */
 void trace_rest(struct trace *t);		/* there is time to write them */
+void trace_hurry(struct trace *t);	/* it shall end: whoever reads it is waited for no longer, if he stands still (behind.h) */
 void trace_flush(struct trace *t);		/* all is in the file, or cannot be */
 void trace_close(struct trace *t);		/* likewise, and no more records come into it; the descriptor stays open */
 

@@ -609,6 +609,34 @@ def test_shards(nbdspec, log_checker):
     assert "want the reports" in nbdspec.usage("crash", "merge")
 
 
+def set_in(report, path, value):
+    *way, last = path
+    for name in way:
+        report = report[name]
+    report[last] = value
+
+
+@pytest.mark.parametrize("path, value", [
+    (["points"], [1, 2]), (["points"], {}), (["points"], None), (["points"], [[]]),
+    (["points_complete"], "x"), (["points_complete"], -1), (["points_complete"], 5), (["points_reached"], 0), (["points_reached"], 1.5),
+    *[(["exploration", "crash_points"], n) for n in (-1, 2**63 - 1, "4", 3, None)], (["exploration"], []),
+    *[(["points", 0, "number"], n) for n in (-2**63, 0, 2, 5, "1", None)],
+    *[(["points", 0, name], n) for name in ("states", "failing") for n in (-1, 2**63 - 1, "x", True)],
+])
+def test_nonsense_is_not_merged(nbdspec, log_checker, path, value):
+    """What no exploration says of its points."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    for i in (1, 2):
+        nbdspec("crash", "explore", "trace", "--check", log_checker, "--budget", "20", "--shard", f"{i}/2", "--json", f"shard{i}")
+        report = json.loads((nbdspec.cwd / f"shard{i}").read_text())
+        assert len(report["points"]) == report["exploration"]["crash_points"] == 4
+        set_in(report, path, value)
+        (nbdspec.cwd / f"nonsense{i}").write_text(json.dumps(report))
+    nbdspec("crash", "merge", "shard1", "shard2")
+    line = nbdspec.usage("crash", "merge", "nonsense1", "nonsense2", "--json", "merged")
+    assert "nonsense1: is no report" in line and not (nbdspec.cwd / "merged").exists()
+
+
 def test_shards_that_stop(nbdspec, log_checker):
     """With --stop-at-first each stops elsewhere: complete is what is so in all of them."""
     log(flush_records=False).save(nbdspec.cwd / "trace")
@@ -685,6 +713,17 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+def stopped(nbdspec, *args):
+    """Stops the exploration just behind its checker, which has left a file; returns the text, and the JSON report."""
+    p = nbdspec.start(*args, "--json", "report")
+    until((nbdspec.cwd / "stopped").exists)
+    time.sleep(0.05)
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=PATIENCE)
+    assert p.returncode == 130 and "interrupted" in out and err == ""
+    return out, json.loads((nbdspec.cwd / "report").read_text())
+
+
 @pytest.mark.parametrize("end", ["kill -TERM $$", "exit 1"])
 def test_stopped_with_its_checkers(nbdspec, script, end):
     """Who stops all that a job has may come to a checker first: that it failed then says nothing of the state."""
@@ -695,15 +734,29 @@ def test_stopped_with_its_checkers(nbdspec, script, end):
         [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ touch {nbdspec.cwd}/stopped; {end}; }}
     """, "{file}")
     args = ("crash", "explore", "trace", "--check", check, "--budget", "200", "--resume", "verdicts")
-    p = nbdspec.start(*args)
-    until((nbdspec.cwd / "stopped").exists)
-    time.sleep(0.05)
-    p.send_signal(signal.SIGTERM)
-    out, _ = p.communicate(timeout=PATIENCE)
-    assert p.returncode == 130 and "interrupted" in out and "1 failing" in out
+    out, report = stopped(nbdspec, *args)
+    assert "0 failing" in out and "first failure" not in out
+    assert report["failing"] == [] and report["first_failure"] < 0 and report["unexplained"] == 0
+    assert not report["states"]["bad"] + report["states"]["crash"] + sum(p["failing"] for p in report["points"]) and report["states"]["good"] >= 4
     (nbdspec.cwd / "again").touch()
     told = nbdspec(*args, status=0).stdout
     assert int(re.search(r"resumed: (\d+)", told).group(1)) >= 4
+
+
+def test_stopped_while_minimising(nbdspec, script, log_checker):
+    """What failed before is told, and no finding stands on a checker that was stopped."""
+    log(flush_records=False).save(nbdspec.cwd / "trace")
+    check = script(f"""
+        echo >>{nbdspec.cwd}/checks
+        [ $(wc -l <{nbdspec.cwd}/checks) -gt 60 ] || exec {log_checker.replace("{file}", "$1")}
+        sleep 0.7
+        [ -e {nbdspec.cwd}/stopped ] && exit 0
+        touch {nbdspec.cwd}/stopped
+        kill -TERM $$
+    """, "{file}")
+    out, report = stopped(nbdspec, "crash", "explore", "trace", "--check", check, "--budget", "60")
+    assert report["findings"] == [] and report["unexplained"] == len(report["failing"]) > 10
+    assert "finding" not in out and f"{report['unexplained']} more failing states were not minimised" in out
 
 
 def test_stopped_with_its_processes(nbdspec):
@@ -717,6 +770,19 @@ def test_stopped_with_its_processes(nbdspec):
     p.send_signal(signal.SIGTERM)
     out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "interrupted" in out and err == ""
+
+
+@pytest.mark.parametrize("checks", [1, 2, 3])
+def test_verdicts_are_written_in_time(nbdspec, script, checks):
+    """While a checker takes long, as well one of the last state or of a finding: also a kill must not lose what came before."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script(f"echo >>{nbdspec.cwd}/checks; [ $(wc -l <{nbdspec.cwd}/checks) -le {checks} ] || sleep 1000; exit {checks // 3}", "{file}")
+    p = nbdspec.start("crash", "explore", "trace", "--check", check, "--tear", "write", "--resume", "verdicts")
+    verdicts = nbdspec.cwd / "verdicts"
+    until(lambda: verdicts.exists() and verdicts.read_bytes().count(b"\n") == 1 + checks, 20)
+    p.kill()
+    p.communicate(timeout=PATIENCE)
+    until(lambda: not nbdspec.leftovers())
 
 
 def test_hangs_are_checked_anew(nbdspec, explore):
@@ -795,15 +861,43 @@ def test_interrupted_in_a_check(nbdspec):
     assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
+def test_interrupted_with_all_handed_out(nbdspec):
+    """A state that is being checked has no verdict: nobody knows all that there are at its point."""
+    log(1).save(nbdspec.cwd / "trace")
+    p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'sleep 1000; : {file}'", "--tear", "write", "-j", "8", "--json", "report")
+    until(lambda: len([line for line in processes(nbdspec.mark).values() if line.startswith("sleep")]) == 3)
+    time.sleep(0.2)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    report = json.loads((nbdspec.cwd / "report").read_text())
+    assert p.returncode == 130 and "0 checked, 0 failing; all there are at 0 of 3 points" in out
+    assert [(p["states"] > 0, p["complete"]) for p in report["points"]] == [(True, False)] * 3
+    assert report["points_complete"] == 0 and report["points_reached"] == 4
+
+
+def test_interrupted_keeps_complete_points(nbdspec, script):
+    """Those that were done before the one at which it was stopped."""
+    log(1).save(nbdspec.cwd / "trace")
+    check = script("[ $NBDSPEC_MARKS_MUST = 1 ] || sleep 1000", "{file}")
+    p = nbdspec.start("crash", "explore", "trace", "--check", check, "--tear", "write", "--json", "report")
+    until(lambda: [line for line in processes(nbdspec.mark).values() if line.startswith("sleep")])
+    time.sleep(0.1)
+    p.send_signal(signal.SIGTERM)
+    out, _ = p.communicate(timeout=PATIENCE)
+    points = json.loads((nbdspec.cwd / "report").read_text())["points"]
+    assert p.returncode == 130 and [p["complete"] for p in points] == [False, False, True]
+
+
 def test_progress(nbdspec, log_checker):
     """On a terminal: verdicts per second, and the time that is left."""
     log(flush_records=False).save(nbdspec.cwd / "trace")
     ours, theirs = pty.openpty()
-    p = nbdspec.start("crash", "explore", "trace", "--check", log_checker, "--budget", "2000", stderr=theirs)
+    p = nbdspec.start("crash", "explore", "trace", "--check", log_checker, "--budget", "100000", stderr=theirs)
     os.close(theirs)
     told = ""
     while not re.search(r"\r\d+ verdicts, [1-9]\d* failing, \d+/s, point \d of 4, at most \d+ s left", told):
         told += os.read(ours, 4096).decode()
+    time.sleep(0.7)  # younger ones are not told of
     p.send_signal(signal.SIGINT)
     out, _ = p.communicate(timeout=PATIENCE)
     os.close(ours)

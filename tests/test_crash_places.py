@@ -223,6 +223,17 @@ def test_on_btrfs(nbdspec, explore, btrfs):  # noqa: F811
         assert which is None if what is None else re.fullmatch(what, which), (at, which)
 
 
+def test_data_of_no_file_on_btrfs(nbdspec, explore, btrfs):  # noqa: F811
+    """As of the free space cache, in the root tree: it is not told of as a file."""
+    at = btrfs.read_bytes().index(MINE[:1024])
+    assert "inode " in lost(nbdspec, explore, btrfs.read_bytes(), at, b"\1" * 8)
+    (nbdspec.cwd / "bin").mkdir()
+    (nbdspec.cwd / "bin/btrfs").write_text(f"#!/bin/sh\n{shutil.which('btrfs')} \"$@\" | sed 's/^fs tree key .*/root tree/'\n")
+    (nbdspec.cwd / "bin/btrfs").chmod(0o755)
+    nbdspec.env["PATH"] = f"{nbdspec.cwd}/bin:{nbdspec.env['PATH']}"
+    assert lost(nbdspec, explore, btrfs.read_bytes(), at, b"\1" * 8) is None
+
+
 LOGGED = """import os, subprocess, sys
 os.chdir(sys.argv[1])
 subprocess.run(["btrfs", "-q", "subvolume", "create", "sub"], check=True)

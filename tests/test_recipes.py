@@ -99,11 +99,14 @@ def test_slurm_again(nbdspec, slurm):
     check.write_text("#!/bin/sh\n")
     check.chmod(0o755)
     args = ("out", "trace", "--check", f"{check} {{file}}", "--budget", "9")
+    (nbdspec.cwd / "out").mkdir()
+    (nbdspec.cwd / "out/merged.notes").write_text("mine")
     slurm(3, *args)
     assert (nbdspec.cwd / "out/merged.json").exists() and (nbdspec.cwd / "out/shard-3.json").exists()
     check.unlink()
     slurm(2, *args)
     assert "shard-1.json" in (nbdspec.cwd / "out/merged.txt").read_text()
+    assert (nbdspec.cwd / "out/merged.notes").exists()
     assert not [*(nbdspec.cwd / "out").glob("*.json"), *(nbdspec.cwd / "out").glob("*.html")]
     # A part alone, as Slurm starts it anew.
     (nbdspec.cwd / "out/shard-1.json").write_text("{}")
@@ -139,6 +142,13 @@ def test_slurm_interrupted(nbdspec, slurm):
 
 def test_slurm_usage(nbdspec, slurm):
     assert slurm(3).returncode == 2
+    (nbdspec.cwd / "out").mkdir()
+    kept = [nbdspec.cwd / "out" / name for name in ("merged.json", "shard-1.json")]
+    for path in kept:
+        path.write_text("mine")
+    for shards in ("0", "-2", "2x", "", "1-2", "out"):
+        done = slurm(shards, "out", "trace", "--check", "true {file}")
+        assert done.returncode == 2 and "SHARDS FOLDER TRACE" in done.stderr and all(path.exists() for path in kept)
     log(1).save(nbdspec.cwd / "trace")
     done = slurm(2, "out", "trace", "--check", "true {file}", NBDSPEC="/no/such/program")
     assert done.returncode == 3 and "/no/such/program" in done.stderr

@@ -101,6 +101,55 @@ def test_a_pipe_is_not_read_back(serve, tmp_path):  # noqa: F811
     assert writes(copy) == d.written
 
 
+def stuck_server(tmp_path, err, most):
+    """A server whose trace nobody reads, and which has had so many MiB of a client, or as many as it takes."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    s = Server(tmp_path / "s", "--size", str(SIZE), "--trace", str(fifo), stderr=err)
+    c = connect(s)
+    c.s.settimeout(2)
+    try:
+        for _ in range(most):
+            assert c.command(CMD_WRITE, 0, MIB, bytes(MIB)) == 0
+    except TimeoutError:
+        assert most > 8
+    return s, reader
+
+
+@pytest.mark.parametrize("most", [1, 40])
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_the_reader_stands_still(tmp_path, most, which):
+    """It comes to its end, and says that the trace did not."""
+    with open(tmp_path / "err", "w+") as err:
+        s, reader = stuck_server(tmp_path, err, most)
+        s.process.send_signal(which)
+        try:
+            assert s.process.wait(20) == 3
+        finally:
+            s.process.kill()
+            os.close(reader)
+        err.seek(0)
+        assert err.read() == f"nbdspec serve: --trace {tmp_path}/fifo: nobody reads it; the trace holds what came before\n"
+
+
+def test_stopped_while_the_reader_is_slow(tmp_path):
+    """As long as it reads it gets all."""
+    with open(tmp_path / "err", "w+") as err:
+        s, reader = stuck_server(tmp_path, err, 1)
+        s.process.send_signal(signal.SIGTERM)
+        os.set_blocking(reader, True)
+        read, last = bytearray(), b"x"
+        while last:
+            time.sleep(0.05)
+            last = os.read(reader, 65536)
+            read += last
+        os.close(reader)
+        assert s.process.wait(PATIENCE) == 0
+    (tmp_path / "copy").write_bytes(read)
+    assert writes(tmp_path / "copy") == [bytes(MIB)]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 @pytest.mark.parametrize("room", [600, 1500, 3000])
 def test_full_disk_loses_nothing_of_ours(serve, tmp_path, room):  # noqa: F811

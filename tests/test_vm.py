@@ -117,7 +117,7 @@ def test_lost_guest(nbdspec, bug, factor, says):
 def record(nbdspec, *options):
     """A log on an ext4 of the guest's, recorded: {what: how many}."""
     p = nbdspec("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
-                MOUNTED, "run", *options, "ext4", "{uri}", LOG, "write", "/mount/log", status=0)
+                MOUNTED, "run", *options, "ext4", "{uri}", LOG, "create", "/mount/log", status=0)
     until(lambda: not left(nbdspec))
     return {what: int(n) for n, what in re.findall(r"(\d+) (writes|flushes|with FUA|marks)", p.stdout)}
 
@@ -139,7 +139,7 @@ def test_recording(nbdspec, options, fua, status):
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL])
 def test_recording_leaves_nothing(nbdspec, which):
     p = nbdspec.start("crash", "record", "-o", "trace", "--size", "16M", "--prepare", f"{MOUNTED} make ext4 {{uri}}", "--",
-                      MOUNTED, "run", "ext4", "{uri}", LOG, "write", "/mount/log")
+                      MOUNTED, "run", "ext4", "{uri}", LOG, "create", "/mount/log")
     until(lambda: any(line.startswith("qemu-system") for line in processes(nbdspec.mark).values()))
     p.send_signal(which)
     p.communicate(timeout=PATIENCE)

@@ -1,6 +1,6 @@
 /*
  * A log that only grows, up to its end, where it starts anew: records without checksums, and a sector that says how far
- * they go. Each fsync can be left out: append_log write FILE [WITHOUT]; append_log check FILE.
+ * they go. Each fsync can be left out: append_log write FILE [WITHOUT], or create, which makes the file; append_log check FILE.
  */
 #include "cases/crash/crash.h"
 
@@ -43,10 +43,10 @@ put_head(int fd, uint64_t generation, uint64_t records)
 }
 
 static int
-write_log(const char *path, int without)
+write_log(const char *path, int flags, int without)
 {
 	uint8_t data[RECORD];
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int fd = open(path, flags | O_RDWR | O_CLOEXEC, 0600);
 
 	if (fd < 0)
 		fail(path);
@@ -109,10 +109,13 @@ check_log(const char *path)
 int
 main(int argc, char **argv)
 {
+	/* A disk that is not there must not become a file. */
 	if (argc >= 3 && strcmp(argv[1], "write") == 0)
-		return write_log(argv[2], argc > 3 ? atoi(argv[3]) : 0);
+		return write_log(argv[2], 0, argc > 3 ? atoi(argv[3]) : 0);
+	if (argc >= 3 && strcmp(argv[1], "create") == 0)
+		return write_log(argv[2], O_CREAT | O_EXCL, argc > 3 ? atoi(argv[3]) : 0);
 	if (argc == 3 && strcmp(argv[1], "check") == 0)
 		return check_log(argv[2]);
-	fputs("usage: append_log write FILE [WITHOUT] | check FILE\n", stderr);
+	fputs("usage: append_log write|create FILE [WITHOUT] | check FILE\n", stderr);
 	return 2;
 }

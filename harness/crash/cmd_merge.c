@@ -1,6 +1,7 @@
 /* nbdspec crash merge: the reports of all shards of one exploration, as if it had been in one piece. */
 #include "harness/cli.h"
 #include "harness/crash/merge.h"
+#include "harness/crash/points.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -58,7 +59,8 @@ take_shard(struct merge *m, json_t *report, const char *path)
 	const json_t *shard = json_object_get(report, "shard"), *what = json_object_get(report, "exploration");
 	json_int_t i = json_integer_value(json_array_get(shard, 0)), n = json_integer_value(json_array_get(shard, 1));
 
-	if (strcmp(string(report, "format"), REPORT_FORMAT) != 0 || i < 1 || i > n || n > 1000000)
+	if (strcmp(string(report, "format"), REPORT_FORMAT) != 0 || i < 1 || i > n || n > 1000000 ||
+	    !points_are_sound(report))
 		return cli_usage_error(m->cli, "%s: is no report of 'nbdspec crash explore --json'", path);
 	if (json_is_true(json_object_get(report, "interrupted")))
 		return cli_usage_error(m->cli, "%s: was interrupted; finish it first, with --resume", path);

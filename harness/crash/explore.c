@@ -31,6 +31,8 @@ struct explorer {
 	struct decision *decisions;
 	uint64_t random;
 	uint64_t started, progressed;
+	uint64_t stopped;      /* when a stop was: no verdict came later */
+	uint64_t contradicted; /* when the first contradiction came */
 	enum pool_wait wait;
 	bool failed; /* with --stop-at-first: enough */
 	char broken[512];
@@ -52,8 +54,11 @@ seconds_since(uint64_t ns)
 	return (double)(now_ns() - ns) / 1e9;
 }
 
+/* Where a verdict comes from. */
+enum origin { CHECKED, KNOWN, DECIDED };
+
 static void
-note_failing(struct explorer *x, struct pool_job *job, const struct checked *result)
+note_failing(struct explorer *x, struct pool_job *job, const struct checked *result, enum origin origin)
 {
 	struct exploration *e = x->e;
 
@@ -62,8 +67,13 @@ note_failing(struct explorer *x, struct pool_job *job, const struct checked *res
 			need(reallocarray(e->failing, e->n_failing == 0 ? 1 : 2 * e->n_failing, sizeof(*e->failing)));
 	e->points[job->words[0]].failing++;
 	/* The ladder stands on the view: what the words mean is seen when it is done. */
-	e->failing[e->n_failing++] =
-		(struct failing){ .number = job->number, .must = job->must, .result = *result, .words = job->words };
+	e->failing[e->n_failing++] = (struct failing){ .number = job->number,
+		                                       .must = job->must,
+		                                       .result = *result,
+		                                       .ns = now_ns(),
+		                                       .known = origin == KNOWN,
+		                                       .decided = origin == DECIDED,
+		                                       .words = job->words };
 	job->words = NULL;
 	if (e->first_failure < 0)
 		e->first_failure = seconds_since(x->started);
@@ -71,14 +81,22 @@ note_failing(struct explorer *x, struct pool_job *job, const struct checked *res
 }
 
 static void
-count_result(struct explorer *x, struct pool_job *job, const struct checked *result)
+count_result(struct explorer *x, struct pool_job *job, const struct checked *result, enum origin origin)
 {
 	x->e->verdicts[result->verdict]++;
+	x->e->points[job->words[0]].judged++;
 	x->e->wrote += result->wrote;
 	if (result->verdict == VERDICT_BROKEN)
 		snprintf(x->broken, sizeof(x->broken), "the checker cannot be run: %s", result->output);
 	else if (result->verdict != VERDICT_GOOD)
-		note_failing(x, job, result);
+		note_failing(x, job, result, origin);
+}
+
+static void
+note_contradiction(struct explorer *x)
+{
+	if (x->e->contradicted++ == 0)
+		x->contradicted = now_ns();
 }
 
 static void
@@ -92,10 +110,11 @@ take_result(void *arg, struct pool_job *job, const struct checked *result)
 	if (lasting)
 		verdicts_add(&x->verdicts, job->key, result);
 	if (x->trie != NULL && lasting) {
-		x->e->contradicted += !trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added);
+		if (!trie_add(x->trie, job->must, job->touched, job->n_touched, result, &added))
+			note_contradiction(x);
 		verdicts_add_path(&x->verdicts, &added);
 	}
-	count_result(x, job, result);
+	count_result(x, job, result, CHECKED);
 }
 
 /* ---- states ---- */
@@ -164,7 +183,7 @@ decide(struct explorer *x, const struct view *v, uint32_t must)
 		sample_decision(x, job.words, n, must, follows);
 		x->e->decided++;
 	}
-	count_result(x, &job, known != NULL ? known : follows);
+	count_result(x, &job, known != NULL ? known : follows, known != NULL ? KNOWN : DECIDED);
 	free(job.words);
 	if (x->e->states % 64 == 0)
 		x->wait = pool_poll(x->pool);
@@ -183,6 +202,7 @@ offer(void *arg, const struct view *v)
 	x->e->points[v->point].states++;
 	if (v->hash.high % x->o->shards != x->o->shard) {
 		x->e->elsewhere++;
+		x->e->points[v->point].judged++;
 		return STATE_NEW;
 	}
 	decide(x, v, must);
@@ -264,6 +284,12 @@ check_again(struct asker *a, const struct difference *d, uint32_t must, struct c
 	       result->verdict != VERDICT_BROKEN;
 }
 
+bool
+answers_ended(const struct asker *a)
+{
+	return a->wait != POOL_DONE;
+}
+
 /* Decisions are checked after all. */
 static void
 verify(struct explorer *x, struct asker *a)
@@ -276,7 +302,8 @@ verify(struct explorer *x, struct asker *a)
 		if (!check_shown(a, d->must, &again))
 			return;
 		x->e->verified++;
-		x->e->contradicted += again.verdict != d->result.verdict || again.number != d->result.number;
+		if (again.verdict != d->result.verdict || again.number != d->result.number)
+			note_contradiction(x);
 	}
 }
 
@@ -312,7 +339,84 @@ explain(struct explorer *x)
 	x->wait = a.wait;
 }
 
+/* ---- a stop ---- */
+
+/* Who stops us may have stopped our checkers just before: that these failed then says nothing of their states. */
+static bool
+is_sure(const struct explorer *x, uint64_t ns)
+{
+	return ns + VERDICT_HELD_NS <= x->stopped;
+}
+
+static void
+take_back_failing(struct exploration *e, struct failing *f)
+{
+	e->verdicts[f->result.verdict]--;
+	e->wrote -= f->result.wrote;
+	e->decided -= f->decided;
+	e->points[f->words[0]].failing--;
+	e->points[f->words[0]].judged--;
+	free(f->words);
+	difference_free(&f->difference);
+}
+
+static void
+take_back(struct explorer *x)
+{
+	struct exploration *e = x->e;
+	size_t failing = 0, findings = 0;
+	uint64_t first = UINT64_MAX;
+
+	for (size_t i = 0; i < e->n_failing; i++) {
+		if (e->failing[i].known || is_sure(x, e->failing[i].ns)) {
+			first = e->failing[i].ns < first ? e->failing[i].ns : first;
+			e->failing[failing++] = e->failing[i];
+		} else {
+			take_back_failing(e, &e->failing[i]);
+		}
+	}
+	e->n_failing = failing;
+	e->first_failure = failing > 0 ? (double)(first - x->started) / 1e9 : -1;
+	for (size_t i = 0; i < e->n_findings; i++) {
+		if (is_sure(x, e->findings[i].ns))
+			e->findings[findings++] = e->findings[i];
+		else
+			difference_free(&e->findings[i].difference);
+	}
+	e->n_findings = findings;
+	if (!is_sure(x, x->contradicted))
+		e->contradicted = 0;
+}
+
+/* What was met at one point without a verdict may be a state of those before it, too. */
+static void
+keep_judged(struct exploration *e)
+{
+	uint32_t end = e->space->n_points;
+
+	while (end > e->reached && e->points[end - 1].judged == e->points[end - 1].states)
+		end--;
+	for (uint32_t point = 0; point < end; point++)
+		e->points[point].complete = false;
+	e->reached = end;
+}
+
+static void
+note_stop(struct explorer *x)
+{
+	if (x->wait != POOL_DONE && x->stopped == 0)
+		x->stopped = now_ns();
+}
+
 /* ---- all of it ---- */
+
+static void
+write_verdicts(void *arg)
+{
+	struct explorer *x = arg;
+
+	verdicts_write(&x->verdicts);
+}
 
 static bool
 run(struct explorer *x, char error[512])
@@ -322,19 +426,25 @@ run(struct explorer *x, char error[512])
 	x->pool = pool_new(e->space, &x->o->setup, x->o->jobs, take_result, x, error);
 	if (x->pool == NULL)
 		return false;
+	pool_while_waiting(x->pool, VERDICT_HELD_MS, write_verdicts, x);
 	go_through_points(x);
 	if (x->wait == POOL_DONE)
 		x->wait = pool_drain(x->pool);
 	if (x->o->progress)
 		fprintf(stderr, "\r\033[K");
+	note_stop(x);
 	name_failing(x);
 	if (x->wait == POOL_DONE && x->broken[0] == '\0')
 		explain(x);
-	else
-		e->unexplained = e->n_failing;
+	note_stop(x);
 	/* Who stops us may have stopped those first. */
 	if (x->wait == POOL_LOST && process_wait(-1, VERDICT_HELD_MS) == PROCESS_INTERRUPTED)
 		x->wait = POOL_INTERRUPTED;
+	if (x->wait == POOL_INTERRUPTED) {
+		take_back(x);
+		keep_judged(e);
+	}
+	count_states(e);
 	e->interrupted = x->wait == POOL_INTERRUPTED;
 	e->seconds = seconds_since(x->started);
 	if (x->wait == POOL_LOST)
@@ -387,7 +497,7 @@ explore(struct exploration *e, const struct explore_options *o, const struct spa
 	pool_free(x.pool);
 	if (ok)
 		name_places(e, x.view);
-	if (!verdicts_close(&x.verdicts, x.wait != POOL_DONE) && ok) {
+	if (!verdicts_close(&x.verdicts, x.wait == POOL_DONE ? UINT64_MAX : x.stopped - VERDICT_HELD_NS) && ok) {
 		snprintf(error, 512, "%.300s: not all verdicts could be written", o->resume);
 		ok = false;
 	}

@@ -30,6 +30,8 @@ struct failing {
 	uint64_t number;		/* in order of the ladder */
 	uint32_t must;
 	struct checked result;
+	uint64_t ns;			/* when its verdict came */
+	bool known, decided;		/* from --resume; by what is read */
 	uint32_t *words;		/* view_save */
 	struct difference difference;
 };
@@ -37,13 +39,15 @@ struct failing {
 struct point_result {
 	uint32_t pending;
 	uint64_t states, failing;
-	bool complete;			/* there are no other states */
+	uint64_t judged;		/* of these states: those with a verdict, and those of other shards */
+	bool complete;			/* there are no other states, and all are judged */
 };
 
 struct finding {
 	struct difference difference;	/* the least that makes it fail */
 	uint32_t must;
 	struct checked result;
+	uint64_t ns;			/* when the last verdict came that it stands on */
 	uint64_t states;		/* failing ones that lack all this, and no earlier finding */
 	char **which;			/* of each lack: what lies there, printable, or NULL; NULL: nobody knows */
 };
@@ -76,7 +80,9 @@ void exploration_free(struct exploration *e);
 /* The findings of what fails; check_again() is false without a verdict. For explore(). */
 struct asker;
 bool check_again(struct asker *a, const struct difference *d, uint32_t must, struct checked *result);
+bool answers_ended(const struct asker *a); /* a stop */
 void minimise(struct exploration *e, struct asker *a);
+void count_states(struct exploration *e); /* then, of each finding */
 
 /* For people; `trace` as it was given, for the commands that replay states. */
 char *replay_line(const struct exploration *e, size_t i, const char *trace);	/* a finding's; malloc'd */

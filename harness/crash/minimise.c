@@ -2,6 +2,7 @@
  * A failing state is reduced to the least that it must lack for its check to fail: delta debugging over what it lacks of
  * all that was written. Cells are independent, so that each step is a state that a cut may leave, too.
  */
+#include "harness/clock.h"
 #include "harness/crash/explore.h"
 #include "harness/crash/reduce.h"
 
@@ -16,7 +17,8 @@ struct reduction {
 	uint32_t must;
 	unsigned checks;
 	bool lost;             /* no more answers */
-	struct checked result; /* of the last that failed */
+	struct checked result; /* of the last that failed … */
+	uint64_t ns;           /* … and when it came */
 };
 
 static bool
@@ -33,6 +35,7 @@ fails(void *arg, const struct difference *d)
 	if (r->lost || result.verdict == VERDICT_GOOD)
 		return false;
 	r->result = result;
+	r->ns = now_ns();
 	return true;
 }
 
@@ -88,13 +91,19 @@ add_finding(struct exploration *e, const struct finding *f)
 static unsigned
 explain_one(struct exploration *e, struct asker *a, const struct failing *failing)
 {
-	struct reduction r = { .e = e, .asker = a, .must = failing->must, .result = failing->result };
+	struct reduction r = { .e = e,
+		               .asker = a,
+		               .must = failing->must,
+		               .result = failing->result,
+		               .ns = failing->known ? 0 : failing->ns };
 	struct finding f = { .must = failing->must, .difference = difference_copy(&failing->difference) };
 
 	difference_reduce(&f.difference, fails, &r);
 	tell_as_lost(&r, &f.difference);
 	f.result = r.result;
-	if (finding_for(e, &f.difference) != NULL) {
+	f.ns = r.ns;
+	/* Where the answers ended too early it may not be the least. */
+	if (answers_ended(a) || finding_for(e, &f.difference) != NULL) {
 		difference_free(&f.difference);
 		return 0;
 	}
@@ -127,7 +136,7 @@ join_empty(struct exploration *e)
 }
 
 /* Which states belong to which finding does not depend on the order in which they were found. */
-static void
+void
 count_states(struct exploration *e)
 {
 	bool empty;
@@ -163,5 +172,4 @@ minimise(struct exploration *e, struct asker *a)
 		if (finding_for(e, &sorted[i]->difference) == NULL)
 			n += explain_one(e, a, sorted[i]);
 	free(sorted);
-	count_states(e);
 }

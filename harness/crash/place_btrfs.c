@@ -218,11 +218,11 @@ take_name(struct btrfs *x, const char *line)
 		add_name(x, (struct name){ x->tree, x->object, x->tree, x->offset, line + at });
 }
 
-/* Of a compressed extent no part stands by itself. */
+/* Of a compressed extent no part stands by itself. Data of the trees that have no files are btrfs's own. */
 static void
 tell_extent(const struct btrfs *x, bool compressed)
 {
-	if (!x->telling || x->extent == 0)
+	if (!x->telling || x->extent == 0 || x->tree == 0)
 		return;
 	if (compressed)
 		tell(x, x->extent, x->extent_length, NULL);

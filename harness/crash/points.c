@@ -53,6 +53,36 @@ points_add(json_t *report, const struct exploration *e)
 
 /* ---- shards ---- */
 
+static bool
+is_within(const json_t *object, const char *name, json_int_t least, json_int_t most)
+{
+	return json_is_integer(json_object_get(object, name)) && number(object, name) >= least &&
+	       number(object, name) <= most;
+}
+
+bool
+points_are_sound(const json_t *report)
+{
+	const json_t *exploration = json_object_get(report, "exploration"), *points = json_object_get(report, "points"),
+		     *point;
+	json_int_t all = number(exploration, "crash_points"), last = 0;
+	size_t k;
+
+	if (!is_within(exploration, "crash_points", 0, UINT32_MAX) || !json_is_array(points) ||
+	    !is_within(report, "points_complete", 0, all) || !is_within(report, "points_reached", 1, all + 1))
+		return false;
+	json_array_foreach(points, k, point)
+	{
+		/* They are in order, and no --budget has more states. */
+		if (!is_within(point, "number", last + 1, all) ||
+		    !is_within(point, "states", 0, (json_int_t)UINT32_MAX + 1) ||
+		    !is_within(point, "failing", 0, number(point, "states")))
+			return false;
+		last = number(point, "number");
+	}
+	return true;
+}
+
 static int
 compare_points(const void *a, const void *b)
 {

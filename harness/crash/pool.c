@@ -29,6 +29,9 @@ struct pool {
 	int signals;
 	pool_result *result;
 	void *arg;
+	int act_ms; /* -1: there is nothing to do while waiting */
+	void (*act)(void *arg);
+	void *act_arg;
 };
 
 static bool
@@ -165,7 +168,7 @@ pool_new(const struct space *s, const struct checker_setup *setup, unsigned work
 
 	if (p == NULL)
 		abort();
-	*p = (struct pool){ .space = s, .setup = *setup, .result = result, .arg = arg };
+	*p = (struct pool){ .space = s, .setup = *setup, .result = result, .arg = arg, .act_ms = -1 };
 	p->signals = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
 	for (unsigned i = 0; i < workers && i < WORKERS_MOST; i++) {
 		p->n = i + 1;
@@ -207,6 +210,14 @@ pool_tell(struct pool *p, pool_result *result, void *arg)
 	p->arg = arg;
 }
 
+void
+pool_while_waiting(struct pool *p, int ms, void (*act)(void *arg), void *arg)
+{
+	p->act_ms = ms;
+	p->act = act;
+	p->act_arg = arg;
+}
+
 static bool
 take_result(struct pool *p, struct worker *w)
 {
@@ -229,17 +240,21 @@ take_result(struct pool *p, struct worker *w)
 	return ok;
 }
 
-/* Waits for at least one result, and takes all that are there; `ms` as for poll(). */
+/* Takes all results that are there; where it `waits`, for one, it may return without any. */
 static enum pool_wait
-take_results(struct pool *p, int ms)
+take_results(struct pool *p, bool waits)
 {
 	struct pollfd polled[WORKERS_MOST + 1];
+	int n;
 
 	for (unsigned i = 0; i < p->n; i++)
 		polled[i] = (struct pollfd){ .fd = p->workers[i].fd, .events = POLLIN };
 	polled[p->n] = (struct pollfd){ .fd = p->signals, .events = POLLIN };
-	if (poll(polled, p->n + 1, ms) < 0 && errno != EINTR)
-		return POOL_LOST;
+	n = poll(polled, p->n + 1, waits ? p->act_ms : 0);
+	if (n < 0)
+		return errno == EINTR ? POOL_DONE : POOL_LOST;
+	if (n == 0 && waits)
+		p->act(p->act_arg);
 	if (polled[p->n].revents != 0)
 		return POOL_INTERRUPTED;
 	for (unsigned i = 0; i < p->n; i++)
@@ -263,13 +278,13 @@ enum pool_wait
 pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key, uint32_t must)
 {
 	struct order o = { .must = must };
-	enum pool_wait wait = take_results(p, 0);
+	enum pool_wait wait = take_results(p, false);
 	uint32_t *words = view_save(v, &o.n);
 	struct worker *w;
 
 	/* One that is busy may wait for us to take a long result, while we wait for it to take a long order. */
 	while (wait == POOL_DONE && least_busy(p)->n >= (o.n < SHORT_ORDER ? AHEAD : 1))
-		wait = take_results(p, -1);
+		wait = take_results(p, true);
 	if (wait != POOL_DONE) {
 		free(words);
 		return wait;
@@ -285,7 +300,7 @@ pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key
 enum pool_wait
 pool_poll(struct pool *p)
 {
-	return take_results(p, 0);
+	return take_results(p, false);
 }
 
 enum pool_wait
@@ -300,6 +315,6 @@ pool_drain(struct pool *p)
 			busy |= p->workers[i].n > 0;
 		if (!busy || wait != POOL_DONE)
 			return wait;
-		wait = take_results(p, -1);
+		wait = take_results(p, true);
 	}
 }

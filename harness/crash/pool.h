@@ -29,6 +29,9 @@ void pool_free(struct pool *p);	/* ends them, and what they run */
 
 void pool_tell(struct pool *p, pool_result *result, void *arg);	/* from now on; none is awaited */
 
+/* Once it has waited for `ms` milliseconds, again and again. */
+void pool_while_waiting(struct pool *p, int ms, void (*act)(void *arg), void *arg);
+
 /* Waits until a process is free. POOL_LOST: one has died; POOL_INTERRUPTED: a stop signal is pending. */
 enum pool_wait pool_give(struct pool *p, const struct view *v, uint64_t number, struct hash key, uint32_t must);
 enum pool_wait pool_poll(struct pool *p);	/* takes the results that are there */

@@ -122,7 +122,7 @@ verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *
 	}
 	rewind(v->f);
 	if (!read_lines(v, path, what, &end, error)) {
-		verdicts_close(v, true);
+		verdicts_close(v, 0);
 		return false;
 	}
 	if (v->n > 0)
@@ -130,7 +130,7 @@ verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *
 	if (ftruncate(fileno(v->f), end) != 0 || fseek(v->f, 0, SEEK_END) != 0 ||
 	    (end == 0 && fprintf(v->f, "%s\n", what) < 0) || fflush(v->f) != 0) {
 		snprintf(error, 512, "%.200s: %s", path, strerror(errno));
-		verdicts_close(v, true);
+		verdicts_close(v, 0);
 		return false;
 	}
 	setvbuf(v->f, NULL, _IOLBF, 0);
@@ -164,14 +164,21 @@ hold(struct verdicts *v, char *text, uint64_t ns)
 	TAILQ_INSERT_TAIL(&v->held, line, next);
 }
 
+void
+verdicts_write(struct verdicts *v)
+{
+	if (v->f != NULL)
+		write_held(v, now_ns() - VERDICT_HELD_NS);
+}
+
 bool
-verdicts_close(struct verdicts *v, bool stopped)
+verdicts_close(struct verdicts *v, uint64_t by)
 {
 	struct held_line *line;
 	bool ok;
 
 	if (v->f != NULL)
-		write_held(v, stopped ? now_ns() - VERDICT_HELD_MS * UINT64_C(1000000) : UINT64_MAX);
+		write_held(v, by);
 	while (v->f != NULL && (line = TAILQ_FIRST(&v->held)) != NULL) {
 		TAILQ_REMOVE(&v->held, line, next);
 		free(line->text);
@@ -199,7 +206,6 @@ verdicts_find(const struct verdicts *v, struct hash key)
 void
 verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 {
-	uint64_t now = now_ns();
 	char *text;
 
 	if (v->f == NULL)
@@ -208,8 +214,8 @@ verdicts_add(struct verdicts *v, struct hash key, const struct checked *r)
 	             state_verdict_name(r->verdict), r->number, r->wrote, r->second[0] != '\0' ? r->second : "-",
 	             r->output) < 0)
 		abort();
-	write_held(v, now - VERDICT_HELD_MS * UINT64_C(1000000));
-	hold(v, text, now);
+	verdicts_write(v);
+	hold(v, text, now_ns());
 }
 
 void

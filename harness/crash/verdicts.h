@@ -17,6 +17,7 @@ struct known_verdict {
 };
 
 enum { VERDICT_HELD_MS = 500 };
+#define VERDICT_HELD_NS (VERDICT_HELD_MS * UINT64_C(1000000))
 
 struct held_line {
 	TAILQ_ENTRY(held_line) next;
@@ -34,9 +35,10 @@ struct verdicts {
 
 /* `what` is a line that says of which exploration they are. False, and one line in error, also when it is another's. */
 bool verdicts_open(struct verdicts *v, struct trie *t, const char *path, const char *what, char error[512]);
-/* False when not all could be written. `stopped`: what is held is not written. */
-bool verdicts_close(struct verdicts *v, bool stopped);
+/* False when not all could be written. What came after `by` is not written. */
+bool verdicts_close(struct verdicts *v, uint64_t by);
 
+void verdicts_write(struct verdicts *v); /* those that are old enough; verdicts_add does it, too */
 const struct checked *verdicts_find(const struct verdicts *v, struct hash key);
 void verdicts_add(struct verdicts *v, struct hash key, const struct checked *result);
 /* Behind its verdict. */
