@@ -4,7 +4,7 @@
 
 #include "harness/test.h"
 
-enum { EXPLORE_DEPTH_MOST = 8, EXPLORE_FINDINGS_MOST = 32 };
+enum { EXPLORE_DEPTH_MOST = 8, EXPLORE_FINDINGS_MOST = 32, EXPLORE_REASONS_MOST = 8 };
 
 /* In memory that all shards share. */
 struct exploration_counts {
@@ -13,6 +13,12 @@ struct exploration_counts {
 	_Atomic uint64_t longest_us;			/* of one shard */
 	_Atomic unsigned finished;			/* shards */
 	_Atomic uint64_t found[EXPLORE_FINDINGS_MOST];	/* hashes of what one shard has reported, so that no other does */
+	/* Of the transmission product, whose combinations are done or left out for a reason: */
+	struct {
+		_Atomic uint64_t done, by_leaving, broken, left_out[EXPLORE_REASONS_MOST];
+		_Atomic unsigned finished;
+		_Atomic uint64_t found[EXPLORE_FINDINGS_MOST];
+	} product;
 };
 
 struct exploration {
