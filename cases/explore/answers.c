@@ -1,6 +1,8 @@
 /* The replies to requests in flight, in whatever order their messages come; each rule that one reply can break is looked at. */
 #include "cases/explore/product.h"
 
+#include "harness/names.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -228,6 +230,18 @@ check_df(struct flight *f, struct item *i)
 }
 
 static void
+wrong_result(struct flight *f, struct item *i, enum requirement_id r, const char *expected)
+{
+	unsigned n = f->b->n;
+	char text[NAME_MAX_TEXT];
+
+	add_product_breach(f->b, (int)(i - f->items), BREACH_RESULT, r, expected, "%s",
+	                   i->error == NBD_SUCCESS ? "success" : name_text(NAME_ERROR, i->error, text));
+	if (n < f->b->n)
+		f->b->b[n].succeeded = i->error == NBD_SUCCESS;
+}
+
+static void
 finish(struct flight *f, struct item *i)
 {
 	char expected[160];
@@ -244,8 +258,7 @@ finish(struct flight *f, struct item *i)
 		EXPECTED(f, i, !i->structured || f->e->n_contexts == 0 || i->n_status == f->e->n_contexts,
 		         R(status_chunk_per_context), "a status chunk for each context", "%u", i->n_status);
 	if (r != REQUIREMENT_NONE)
-		add_product_breach(f->b, (int)(i - f->items), BREACH_RESULT, r, expected, "%s %" PRIu32,
-		                   i->error == NBD_SUCCESS ? "success," : "error", i->error);
+		wrong_result(f, i, r, expected);
 }
 
 /* ---- messages ---- */
@@ -260,6 +273,11 @@ item_of(struct flight *f, uint64_t cookie)
 			BROKEN(f, &f->items[i], R(each_request_one_reply), "one reply to each request", "another one");
 			return NULL;
 		}
+	if (cookie >> 32 == BAIT_COOKIE) {
+		BROKEN(f, (struct item *)NULL, R(request_payload_consumed), "nothing for the payload of a WRITE",
+		       "a reply to what stands in it");
+		return NULL;
+	}
 	BROKEN(f, (struct item *)NULL, R(cookie_echoed), "the cookie of a request", "0x%016" PRIx64, cookie);
 	return NULL;
 }

@@ -115,6 +115,17 @@ judge_range(struct law *l, const struct request *q, const struct entered *e)
 	return true;
 }
 
+/* What these flags may lead to, whatever else is wrong (proto.md:2050, 2192). */
+static void
+excuse_flags(struct law *l, const struct request *q, const struct entered *e)
+{
+	if (q->type == NBD_CMD_READ && (q->flags & NBD_CMD_FLAG_DF) != 0 && q->length > 65536)
+		may_be(l, NBD_EOVERFLOW);
+	if (q->type == NBD_CMD_WRITE_ZEROES && (q->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 &&
+	    (e->flags & NBD_FLAG_SEND_FAST_ZERO) != 0)
+		may_be(l, NBD_ENOTSUP);
+}
+
 /* ---- nothing is wrong with it ---- */
 
 /* What it may fail with all the same. */
@@ -125,10 +136,6 @@ excuse(struct law *l, const struct request *q, const struct entered *e)
 
 	if (q->type == NBD_CMD_WRITE || q->type == NBD_CMD_WRITE_ZEROES)
 		may_be(l, NBD_ENOSPC);
-	if (q->type == NBD_CMD_READ && (q->flags & NBD_CMD_FLAG_DF) != 0 && q->length > 65536)
-		may_be(l, NBD_EOVERFLOW);
-	if (q->type == NBD_CMD_WRITE_ZEROES && (q->flags & NBD_CMD_FLAG_FAST_ZERO) != 0)
-		may_be(l, NBD_ENOTSUP);
 	if (is_long) {
 		may_be(l, NBD_EOVERFLOW);
 		may_be(l, NBD_EINVAL);
@@ -168,6 +175,7 @@ law_of(const struct request *q, const struct entered *e)
 	open |= judge_range(&l, q, e);
 	if (!open && !l.may_fail)
 		excuse(&l, q, e);
+	excuse_flags(&l, q, e);
 	if (open) {
 		l.n_errors = 0;
 		l.may_fail = true;
@@ -176,7 +184,7 @@ law_of(const struct request *q, const struct entered *e)
 	if (read_only)
 		l.success_breaks = R(read_only_errors_writes);
 	/* proto.md:1967 */
-	l.may_leave |= q->type == NBD_CMD_READ && e->mode == MODE_SIMPLE && l.may_fail;
+	l.may_leave_behind = q->type == NBD_CMD_READ && e->mode == MODE_SIMPLE && l.may_fail;
 	return l;
 }
 

@@ -12,11 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char serves_others[] = "a server that serves others";
 
 enum { LAST_PART = COMMANDS * FLAG_SETS * 2 + 256 }; /* of a mode: those of a megabyte or more, and others */
-enum { PIECE = 1 << 20, STUCK_ENOUGH = 8, MOST_OPTION_REPLY = 1 << 20 };
+enum { PIECE = 1 << 20, STUCK_ENOUGH = 16, LEFT_ENOUGH = 8, STRAGGLERS_US = 20000, MOST_OPTION_REPLY = 1 << 20 };
 
 struct product_finding {
 	struct combination c[MOST_COMBINATIONS];
@@ -35,7 +36,7 @@ struct explorer {
 	bool writes, paints, traced; /* paints: the contents are known because we write them */
 	bool dead;                   /* the server is not there, or it hangs */
 	bool gone;                   /* and will not be */
-	unsigned n_stuck;
+	unsigned n_stuck, n_left_us;
 	uint64_t random;
 	unsigned seed; /* of what is written next */
 	struct history {
@@ -335,6 +336,19 @@ contents_breach(struct explorer *x, int item, enum requirement_id r, uint64_t at
 	                   "byte %" PRIu64 " of the export is 0x%02x", at, read->data[at - read->q.offset]);
 }
 
+/* It is answered, and the next request is not: the reply or the request was longer than it should be. */
+static enum requirement_id
+out_of_step(const struct item *i, enum requirement_id seen)
+{
+	bool more = seen == R(simple_reply_magic) || seen == R(structured_reply_magic);
+
+	if (!more)
+		return R(request_payload_consumed);
+	if (i->q.type == NBD_CMD_CACHE)
+		return R(cache_no_payload);
+	return i->q.type != NBD_CMD_READ && !i->structured ? R(simple_reply_payload_only_read) : seen;
+}
+
 /* Whatever goes wrong now does so behind the replies to all of them. */
 static void
 take_behind(struct explorer *x, const struct breaches *b)
@@ -342,9 +356,10 @@ take_behind(struct explorer *x, const struct breaches *b)
 	for (unsigned i = 0; i < b->n; i++) {
 		struct product_breach p = b->b[i];
 
+		p.seen = p.broken[0];
 		if (p.kind == BREACH_STREAM && x->n_items == 1) {
-			p.broken[1] = p.broken[0];
-			p.broken[0] = R(request_payload_consumed);
+			p.broken[1] = p.seen;
+			p.broken[0] = out_of_step(&x->item[0], p.seen);
 		}
 		p.behind = true;
 		p.item = -1;
@@ -357,7 +372,8 @@ static bool
 may_leave(const struct explorer *x)
 {
 	for (unsigned i = 0; i < x->n_items; i++)
-		if (x->item[i].law.may_leave)
+		if (x->item[i].law.may_leave ||
+		    (x->item[i].law.may_leave_behind && (x->item[i].answered || x->n_items > 1)))
 			return true;
 	return false;
 }
@@ -378,6 +394,9 @@ settle(struct explorer *x, const struct span *spans, unsigned n_spans)
 		if (items[i].answered && items[i].error == NBD_SUCCESS &&
 		    !shadow_settles(&x->shadow, &items[i], x->item, x->n_items, &at))
 			contents_breach(x, -1, who_changed(x, at), at, &items[i]);
+	for (unsigned i = 0; i < n; i++)
+		if (!items[i].answered || items[i].error != NBD_SUCCESS)
+			shadow_forget(&x->shadow, spans[i]);
 	if (end == ANSWERS_SILENT || (end == ANSWERS_CLOSED && !may_leave(x)))
 		add_product_breach(&b, -1, BREACH_STREAM,
 		                   end == ANSWERS_SILENT ? R(each_request_one_reply) : R(transmission_no_disconnect),
@@ -397,12 +416,13 @@ touched(const struct explorer *x, const struct shadow_part *p)
 
 	for (unsigned i = 0; i < x->n_items; i++) {
 		const struct request *q = &x->item[i].q;
+		/* No bytes should touch none. */
+		uint64_t behind = q->offset + (q->length > 0 ? q->length : 1);
 
-		if (!is_write(q->type) || q->length == 0 || q->offset >= end ||
-		    q->offset + q->length <= p->span.offset || q->offset + q->length < q->offset)
+		if (!is_write(q->type) || q->offset >= end || behind <= p->span.offset || behind < q->offset)
 			continue;
 		from = q->offset < from ? q->offset : from;
-		to = q->offset + q->length > to ? q->offset + q->length : to;
+		to = behind > to ? behind : to;
 	}
 	if (from >= to)
 		return (struct span){ p->span.offset, 0 };
@@ -411,8 +431,9 @@ touched(const struct explorer *x, const struct shadow_part *p)
 	return whole_blocks(&x->e, (struct span){ from, to - from });
 }
 
-static void
-look(struct explorer *x)
+/* False where the connection is gone before all was looked at. */
+static bool
+look_once(struct explorer *x)
 {
 	struct span spans[MOST_ITEMS];
 	unsigned n = 0;
@@ -429,17 +450,55 @@ look(struct explorer *x)
 				continue;
 			settle(x, spans, n);
 			n = 0;
-			if (!enter_mode(x, x->e.mode))
-				return;
+			if (!is_entered(x, x->e.mode))
+				return false;
 		}
 	}
 	if (n == 0 && x->e.size >= block_of(&x->e))
 		spans[n++] = (struct span){ 0, block_of(&x->e) };
 	if (n > 0)
 		settle(x, spans, n);
+	return is_entered(x, x->e.mode);
+}
+
+static void
+forget_touched(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->n_items; i++)
+		if (is_write(x->item[i].q.type))
+			shadow_forget(&x->shadow, (struct span){ x->item[i].q.offset, x->item[i].q.length });
+}
+
+/* A server that is free to leave us may do so behind its replies. */
+static void
+look(struct explorer *x)
+{
+	unsigned breaches = x->breaches.n;
+
+	if (look_once(x))
+		return;
+	if (x->breaches.n > breaches || !enter_mode(x, x->e.mode) || !look_once(x))
+		forget_touched(x);
 }
 
 /* ---- requests that are in flight together ---- */
+
+/* A WRITE that is to be refused has READs for its data. */
+static void
+put_bait(const struct explorer *x, struct item *i)
+{
+	struct request read = { .magic = NBD_REQUEST_MAGIC,
+		                .cookie = (uint64_t)BAIT_COOKIE << 32,
+		                .length = block_of(&x->e) };
+	struct buf b = { 0 };
+
+	while (b.len < i->q.length) {
+		wire_put_request(&b, &read);
+		read.cookie++;
+	}
+	memcpy(i->payload, b.at, i->q.length);
+	buf_free(&b);
+}
 
 static void
 prepare_items(struct explorer *x, const struct combination *c, unsigned n)
@@ -454,6 +513,8 @@ prepare_items(struct explorer *x, const struct combination *c, unsigned n)
 		item->q.flags = q.flags;
 		item->c = c[i];
 		item->law = law_of(&item->q, &x->e);
+		if (item->q.type == NBD_CMD_WRITE && !item->law.may_succeed && item->q.length > 0)
+			put_bait(x, item);
 	}
 }
 
@@ -486,12 +547,15 @@ first_unanswered(const struct explorer *x)
 	return -1;
 }
 
+/* What was under way when the connection ended may still be carried out: who reads and writes too soon is overtaken. */
 static void
-forget_unanswered(struct explorer *x)
+await_stragglers(const struct explorer *x)
 {
 	for (unsigned i = 0; i < x->n_items; i++)
-		if (is_write(x->item[i].q.type))
-			shadow_forget(&x->shadow, (struct span){ x->item[i].q.offset, x->item[i].q.length });
+		if (!x->item[i].answered && is_write(x->item[i].q.type)) {
+			usleep(STRAGGLERS_US);
+			return;
+		}
 }
 
 /* They have not all been answered. `accuses`: whoever is to blame for it is among them. */
@@ -502,9 +566,12 @@ ended_early(struct explorer *x, bool accuses)
 	const char *how = link_end_text(x->link.end);
 	enum mode mode = x->e.mode;
 
-	forget_unanswered(x);
+	forget_touched(x);
 	link_close(&x->link);
-	x->n_stuck += x->end == ANSWERS_SILENT;
+	x->n_stuck += accuses && x->end == ANSWERS_SILENT;
+	x->n_left_us += x->end == ANSWERS_CLOSED;
+	if (x->n_items > 1)
+		await_stragglers(x);
 	if (accuses && x->end == ANSWERS_SILENT)
 		add_product_breach(&x->breaches, i, BREACH_STREAM, R(each_request_one_reply), "a reply to each request",
 		                   "%s", how);
@@ -537,7 +604,7 @@ run_together(struct explorer *x, const struct combination *c, unsigned n, bool a
 		revive(x);
 	if (x->gone || !enter_mode(x, c->mode))
 		return false;
-	x->link.traced = false;
+	x->link.traced = x->traced;
 	paint(x);
 	if (!enter_mode(x, c->mode))
 		return false;
@@ -555,14 +622,30 @@ run_together(struct explorer *x, const struct combination *c, unsigned n, bool a
 
 /* ---- findings ---- */
 
+/* Of what may be wrong with a request the plainest is told: a wrong success is one whatever should have refused it. */
+static bool
+same_result(const struct product_breach *a, const struct product_breach *b)
+{
+	bool special = a->broken[0] == R(state_zero_reads_zeroes) || a->broken[0] == R(error_values_listed) ||
+	               b->broken[0] == R(state_zero_reads_zeroes) || b->broken[0] == R(error_values_listed);
+
+	if (special)
+		return a->broken[0] == b->broken[0];
+	return a->succeeded == b->succeeded &&
+	       (strcmp(a->expected, "success") == 0) == (strcmp(b->expected, "success") == 0);
+}
+
 static bool
 same_kind(const struct product_breach *a, const struct product_breach *b)
 {
 	if (a->kind != b->kind || a->kind == BREACH_CONTENTS)
 		return a->kind == b->kind;
-	if (a->behind && b->behind && a->kind == BREACH_STREAM)
+	if (a->kind == BREACH_RESULT)
+		return same_result(a, b);
+	if (a->behind && b->behind)
 		return true;
-	return a->broken[0] == b->broken[0] && strcmp(a->expected, b->expected) == 0;
+	return (a->behind ? a->seen : a->broken[0]) == (b->behind ? b->seen : b->broken[0]) &&
+	       strcmp(a->expected, b->expected) == 0;
 }
 
 static const struct product_breach *
@@ -592,6 +675,11 @@ is_explained(const struct explorer *x, const struct combination *c, unsigned n, 
 	for (unsigned i = 0; i < x->n_findings; i++) {
 		const struct product_finding *f = &x->findings[i];
 		bool all = same_kind(&f->breach, b);
+
+		/* Where what was written cannot be read, all contents are in doubt. */
+		if (all && (b->kind == BREACH_CONTENTS || (b->kind == BREACH_RESULT && b->behind)) && f->n == 1 &&
+		    command_of(&f->c[0]) == NBD_CMD_READ)
+			return true;
 
 		for (unsigned k = 0; k < f->n && all; k++) {
 			bool found = false;
@@ -690,7 +778,8 @@ simplify(struct explorer *x, struct product_finding *f, unsigned i)
 	memcpy(c, f->c, sizeof(c));
 	c[i].command = NBD_CMD_READ;
 	c[i].flags = 0;
-	if (f->breach.kind == BREACH_CONTENTS && f->c[i].command != NBD_CMD_READ)
+	if ((f->breach.kind == BREACH_CONTENTS || (f->breach.kind == BREACH_RESULT && f->breach.behind)) &&
+	    f->c[i].command != NBD_CMD_READ)
 		try_combinations(x, f, c, f->n);
 }
 
@@ -744,6 +833,9 @@ attribute(struct product_breach *b, const struct product_finding *f)
 	const struct combination *c = &f->c[b->item >= 0 && (unsigned)b->item < f->n ? b->item : 0];
 	enum requirement_id r = REQUIREMENT_NONE;
 
+	/* We wrote it before. */
+	if (b->kind == BREACH_CONTENTS && f->n == 1 && command_of(c) == NBD_CMD_READ)
+		b->broken[1] = R(write_stored);
 	if (b->kind != BREACH_RESULT || f->n > 1 || strcmp(b->expected, "success") != 0)
 		return;
 	if ((c->flags & NBD_CMD_FLAG_FUA) != 0)
@@ -916,7 +1008,7 @@ explore_unanswered(struct explorer *x, const struct combination *c, unsigned n)
 }
 
 static void
-explore_together(struct explorer *x, const struct combination *c, unsigned n)
+explore_group(struct explorer *x, const struct combination *c, unsigned n)
 {
 	struct item items[MOST_ITEMS];
 	unsigned n_items;
@@ -949,6 +1041,25 @@ explore_together(struct explorer *x, const struct combination *c, unsigned n)
 		x->plan->counts->product.done += n;
 	else
 		explore_unanswered(x, c, n);
+}
+
+/* Of a server that does leave, those that it leaves for are asked alone, and the others have their peace. */
+static void
+explore_together(struct explorer *x, const struct combination *c, unsigned n)
+{
+	struct combination others[MOST_IN_FLIGHT];
+	unsigned n_others = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct request q = request_of(&c[i], &x->known[c->mode]);
+
+		if (x->n_left_us >= LEFT_ENOUGH && law_of(&q, &x->known[c->mode]).may_leave)
+			explore_alone(x, &c[i]);
+		else
+			others[n_others++] = c[i];
+	}
+	if (n_others > 0)
+		explore_group(x, others, n_others);
 }
 
 static void
@@ -1004,6 +1115,8 @@ explore_mode(struct explorer *x, enum mode mode)
 	struct combination some[MOST_IN_FLIGHT];
 	unsigned n = 0, depth = 1;
 
+	/* The same order for every shard. */
+	x->random = case_seed(x->t) * MODES + mode;
 	for (unsigned i = 0; i < COUNT(c); i++)
 		c[i] = combination_at(mode * COUNT(c) + i);
 	shuffle(x, c, COUNT(c));
@@ -1096,7 +1209,6 @@ CASE_EXPLORE(explore, transmission,
 	learn(&x);
 	x.writes = may_write(t);
 	x.paints = x.writes && (x.e.flags & NBD_FLAG_READ_ONLY) == 0;
-	x.random = case_seed(t);
 	x.seed = 1 + (unsigned)case_seed(t);
 	if (x.plan->sequence != NULL)
 		explore_sequence(&x, x.plan->sequence);

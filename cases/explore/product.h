@@ -81,6 +81,7 @@ unsigned combinations_parse(const char *text, struct combination c[MOST_COMBINAT
 struct law {
 	bool may_succeed, may_fail;
 	bool may_leave;			/* we break a MUST: the server is free to disconnect (proto.md:447) */
+	bool may_leave_behind;		/* likewise, once it has answered */
 	uint32_t errors[6];		/* those that it may fail with; none: any */
 	unsigned n_errors;
 	enum requirement_id success_breaks, error_breaks, leaving_breaks;
@@ -107,6 +108,7 @@ struct item {
 	unsigned n_extents;
 };
 void item_free(struct item *i);
+enum { BAIT_COOKIE = 0x62616974 };	/* high half: of requests that stand in a payload, for who does not take it */
 
 enum breach_kind { BREACH_RESULT, BREACH_STREAM, BREACH_CONTENTS };
 struct product_breach {
@@ -114,7 +116,9 @@ struct product_breach {
 	enum requirement_id broken[4];
 	char expected[160], got[160];
 	int item;			/* whose, of those in flight; -1: of all of them */
+	bool succeeded;			/* of a result */
 	bool behind;			/* in a READ behind them, once all were answered */
+	enum requirement_id seen;	/* likewise: what the READ has broken */
 };
 enum { MOST_PRODUCT_BREACHES = 24 };
 struct breaches {
