@@ -302,6 +302,19 @@ paint(struct explorer *x)
 
 /* ---- what stands there behind it ---- */
 
+static bool
+is_fast_zeroed(const struct explorer *x, uint64_t at)
+{
+	for (unsigned i = 0; i < x->n_items; i++) {
+		const struct item *m = &x->item[i];
+
+		if (m->error == NBD_ENOTSUP && (m->q.flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && at >= m->q.offset &&
+		    at - m->q.offset < m->q.length)
+			return true;
+	}
+	return false;
+}
+
 static enum requirement_id
 who_changed(const struct explorer *x, uint64_t at)
 {
@@ -316,6 +329,8 @@ who_changed(const struct explorer *x, uint64_t at)
 		seen[m->q.type]++;
 		covers[m->q.type] += over;
 	}
+	if (is_fast_zeroed(x, at))
+		return R(fast_zero_enotsup_unaltered);
 	if (covers[NBD_CMD_WRITE] > 0)
 		return R(write_stored);
 	if (covers[NBD_CMD_WRITE_ZEROES] > 0)
@@ -342,6 +357,10 @@ out_of_step(const struct item *i, enum requirement_id seen)
 {
 	bool more = seen == R(simple_reply_magic) || seen == R(structured_reply_magic);
 
+	if (seen == R(cookie_echoed))
+		return R(each_request_one_reply);
+	if (seen == R(transmission_no_disconnect))
+		return i->law.leaving_breaks;
 	if (!more)
 		return R(request_payload_consumed);
 	if (i->q.type == NBD_CMD_CACHE)
@@ -530,7 +549,7 @@ judge_contents(struct explorer *x)
 		if (!m->answered || m->error != NBD_SUCCESS)
 			continue;
 		if (m->q.type == NBD_CMD_READ && !shadow_allows(&x->shadow, m, x->item, x->n_items, &at))
-			contents_breach(x, (int)i, r, at, m);
+			contents_breach(x, (int)i, is_fast_zeroed(x, at) ? R(fast_zero_enotsup_unaltered) : r, at, m);
 		if (m->q.type == NBD_CMD_BLOCK_STATUS && shadow_contradicts(&x->shadow, m, x->item, x->n_items, &at))
 			add_product_breach(&x->breaches, (int)i, BREACH_RESULT, R(state_zero_reads_zeroes),
 			                   "NBD_STATE_ZERO only where zeroes are read", "it is set for byte %" PRIu64,
@@ -657,11 +676,18 @@ breach_like(const struct explorer *x, const struct product_breach *b)
 	return NULL;
 }
 
+/* A FLUSH has no range (proto.md:2094). */
+static enum place
+plainest_place(const struct combination *c)
+{
+	return command_of(c) == NBD_CMD_FLUSH ? PLACE_EMPTY : PLACE_START;
+}
+
 static bool
 is_like(const struct combination *a, const struct combination *like)
 {
 	return a->command == like->command && (a->flags & like->flags) == like->flags &&
-	       (a->place == like->place || like->place == PLACE_START);
+	       (a->place == like->place || like->place == plainest_place(like) || like->place == PLACE_START);
 }
 
 static bool
@@ -768,9 +794,11 @@ simplify(struct explorer *x, struct product_finding *f, unsigned i)
 			try_combinations(x, f, c, f->n);
 	}
 	memcpy(c, f->c, sizeof(c));
-	c[i].place = PLACE_START;
-	if (f->c[i].place != PLACE_START)
+	c[i].place = (uint8_t)plainest_place(&c[i]);
+	if (f->c[i].place != c[i].place && !try_combinations(x, f, c, f->n)) {
+		c[i].place = PLACE_START;
 		try_combinations(x, f, c, f->n);
+	}
 	memcpy(c, f->c, sizeof(c));
 	c[i].waits = false;
 	if (f->c[i].waits && i > 0)
@@ -1193,7 +1221,7 @@ CASE_EXPLORE(explore, transmission,
              R(data_chunk_contents), R(write_stored), R(zeroes_stored), R(trim_keeps_outside),
              R(cache_changes_no_semantics), R(inapplicable_flag_einval), R(unknown_command_einval),
              R(read_past_end_einval), R(write_past_end_enospc), R(read_only_errors_writes), R(fua_accepted),
-             R(no_hole_supported), R(request_payload_consumed))
+             R(fast_zero_enotsup_unaltered), R(no_hole_supported), R(request_payload_consumed))
 {
 	static struct explorer x;
 	uint64_t from = now_us();

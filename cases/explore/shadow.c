@@ -92,10 +92,18 @@ part_of(const struct shadow *s, const struct request *q)
 
 /* ---- one byte ---- */
 
+/* A fast zero that was refused should alter nothing (proto.md:2182); of other errors nothing is said. */
+static bool
+has_effect(const struct item *i)
+{
+	return is_write(i->q.type) &&
+	       !(i->answered && (i->q.flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && i->error == NBD_ENOTSUP);
+}
+
 static bool
 covers(const struct item *i, uint64_t at)
 {
-	return is_write(i->q.type) && at >= i->q.offset && at - i->q.offset < i->q.length;
+	return has_effect(i) && at >= i->q.offset && at - i->q.offset < i->q.length;
 }
 
 /* What was trimmed may be anything, and so may be what the storage failed at. */
