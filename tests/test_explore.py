@@ -52,7 +52,7 @@ def serve(*options):
 
 def explore(nbdspec, *options, status=0, factor="0.2"):
     """The results, and what the run as a whole has to tell."""
-    nbdspec("server", "-q", "--strict", "--destructive", "--time-factor", factor, "--json", "json", *options, status=status)
+    nbdspec("server", "-q", "--strict", "--destructive", "--case", "explore/haggling", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
     assert {r["case"] for r in results} == {"explore/haggling"}
     told = [r for r in results if r["point"] is None]
