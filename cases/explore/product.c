@@ -17,7 +17,14 @@
 static const char serves_others[] = "a server that serves others";
 
 enum { LAST_PART = COMMANDS * FLAG_SETS * 2 + 256 }; /* of a mode: those of a megabyte or more, and others */
-enum { PIECE = 1 << 20, STUCK_ENOUGH = 16, LEFT_ENOUGH = 8, STRAGGLERS_US = 20000, MOST_OPTION_REPLY = 1 << 20 };
+enum {
+	PIECE = 1 << 20,
+	STUCK_ENOUGH = 16,
+	HANGS_ENOUGH = 64,
+	LEFT_ENOUGH = 8,
+	STRAGGLERS_US = 20000,
+	MOST_OPTION_REPLY = 1 << 20
+};
 
 struct product_finding {
 	struct combination c[MOST_COMBINATIONS];
@@ -37,6 +44,7 @@ struct explorer {
 	bool dead;                   /* the server is not there, or it hangs */
 	bool gone;                   /* and will not be */
 	unsigned n_stuck, n_left_us;
+	unsigned hangs; /* those of the search as well: each takes as long as the patience with one answer */
 	uint64_t random;
 	unsigned seed; /* of what is written next */
 	struct history {
@@ -421,6 +429,7 @@ settle(struct explorer *x, const struct span *spans, unsigned n_spans)
 		                   end == ANSWERS_SILENT ? R(each_request_one_reply) : R(transmission_no_disconnect),
 		                   "a reply to the READ behind", "%s", link_end_text(x->link.end));
 	x->n_stuck += end == ANSWERS_SILENT;
+	x->hangs += end == ANSWERS_SILENT;
 	take_behind(x, &b);
 	free_items(items, n);
 	if (end != ANSWERS_ALL)
@@ -588,6 +597,7 @@ ended_early(struct explorer *x, bool accuses)
 	forget_touched(x);
 	link_close(&x->link);
 	x->n_stuck += accuses && x->end == ANSWERS_SILENT;
+	x->hangs += x->end == ANSWERS_SILENT;
 	x->n_left_us += x->end == ANSWERS_CLOSED;
 	if (x->n_items > 1)
 		await_stragglers(x);
@@ -755,7 +765,7 @@ breaks(struct explorer *x, const struct combination *c, unsigned n, const struct
 static bool
 try_combinations(struct explorer *x, struct product_finding *f, const struct combination *c, unsigned n)
 {
-	if (!breaks(x, c, n, &f->breach))
+	if (x->hangs >= HANGS_ENOUGH || !breaks(x, c, n, &f->breach))
 		return false;
 	memcpy(f->c, c, n * sizeof(*c));
 	f->n = n;
@@ -987,6 +997,12 @@ count_broken(struct explorer *x)
 	x->plan->counts->product.broken += seen != 0 ? (unsigned)__builtin_popcount(seen) : others;
 }
 
+static bool
+is_given_up(const struct explorer *x)
+{
+	return x->gone || x->n_stuck >= STUCK_ENOUGH || x->hangs >= HANGS_ENOUGH;
+}
+
 /* True where nothing of it was wrong, and it has not ended early. */
 static bool
 explore_alone(struct explorer *x, const struct combination *c)
@@ -1024,15 +1040,17 @@ explore_unanswered(struct explorer *x, const struct combination *c, unsigned n)
 			left[n_left++] = c[i];
 	x->plan->counts->product.done += n - n_left;
 	for (unsigned i = 0; i < n_left; i++) {
-		if (is_dangerous(x, &left[i])) {
-			x->plan->counts->product.left_out[LEFT_DANGER]++;
+		if (is_given_up(x) || is_dangerous(x, &left[i])) {
+			x->plan->counts->product.left_out[is_given_up(x) ? LEFT_GONE : LEFT_DANGER]++;
 			fine = false;
 		} else {
 			fine &= explore_alone(x, &left[i]);
 		}
 	}
-	if (fine && accuses)
-		found(x, c, n, &b, &past);
+	if (!fine || !accuses)
+		return;
+	x->plan->counts->product.broken++;
+	found(x, c, n, &b, &past);
 }
 
 static void
@@ -1128,7 +1146,7 @@ is_tried(struct explorer *x, const struct combination *c)
 {
 	enum left_out why = left_out(c, &x->known[c->mode], x->writes);
 
-	if (why == LEFT_NOT && (x->gone || x->n_stuck >= STUCK_ENOUGH))
+	if (why == LEFT_NOT && is_given_up(x))
 		why = LEFT_GONE;
 	if (why == LEFT_NOT && is_dangerous(x, c))
 		why = LEFT_DANGER;
