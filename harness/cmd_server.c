@@ -102,7 +102,8 @@ static const struct cli_option server_options[] = {
 	                   false },
 	{ "explore-walks", 0, "N", "likewise: N sequences at random, by the seed", OPT_WALKS, false },
 	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
-	{ "seed", 0, "N", "of --explore-walks (default: 1)", OPT_SEED, false },
+	{ "seed", 0, "N", "of --explore-walks, and of the order of --explore in transmission (default: 1)", OPT_SEED,
+	  false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
 	  false },
 	OPTIONS_OF_ALL_2{ 0 },
@@ -575,7 +576,7 @@ take_exploration(struct server_run *run)
 
 	if (run->suite != SUITE_SERVER)
 		return 0;
-	if (e->walks == 0 && is_given(run, OPT_SEED))
+	if (e->walks == 0 && e->depth < 0 && is_given(run, OPT_SEED))
 		return cli_usage_error(run->cli, "--seed goes with --explore-walks");
 	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
 		run->suite = SUITE_EXPLORE;

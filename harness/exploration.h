@@ -9,6 +9,7 @@ enum {
 	EXPLORE_DEPTH_MOST = 8,
 	EXPLORE_FINDINGS_MOST = 32,	/* that nobody expects; after so many no more are brought down */
 	EXPLORE_TOLD_MOST = 512,	/* of all */
+	EXPLORE_REASONS_MOST = 8,
 };
 
 /* In memory that all shards share. */
@@ -23,6 +24,13 @@ struct exploration_counts {
 	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */
 	_Atomic uint64_t unwalked;			/* sequences, for the server is gone, or hangs or dies all the time */
 	_Atomic uint64_t found[EXPLORE_TOLD_MOST];	/* hashes of what one shard has reported, so that no other does */
+	/* Of the transmission product, whose combinations are done or left out for a reason: */
+	struct {
+		_Atomic uint64_t done, by_leaving, broken, left_out[EXPLORE_REASONS_MOST];
+		_Atomic unsigned finished, unexpected;
+		_Atomic uint64_t untold;
+		_Atomic uint64_t found[EXPLORE_TOLD_MOST];
+	} product;
 };
 
 struct exploration {

@@ -124,6 +124,24 @@ record(struct link *l, enum message_kind kind, enum trace_direction direction, u
 	                                                         .data = b });
 }
 
+/* The server takes no more before it has got rid of its replies. False where there is nothing to wait for any more. */
+static bool
+take_in(struct link *l)
+{
+	struct pollfd p = { .fd = l->fd, .events = POLLIN | POLLOUT };
+	int64_t left = l->until - now_ms();
+	ssize_t got;
+
+	if (left <= 0 || poll(&p, 1, (int)left) <= 0)
+		return false;
+	if ((p.revents & POLLIN) == 0)
+		return (p.revents & POLLOUT) != 0;
+	got = recv(l->fd, buf_grow(&l->in, ROOM), ROOM, MSG_DONTWAIT);
+	l->in.len -= ROOM - (size_t)(got > 0 ? got : 0);
+	l->unlogged += (uint32_t)(got > 0 ? got : 0);
+	return got > 0;
+}
+
 void
 link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes message)
 {
@@ -133,9 +151,14 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 		record(l, kind, TO_SERVER, cookie, message);
 	log_step(l, STEP_SEND, message);
 	link_begin_wait(l);
-	for (; message.len > 0; message.at += n, message.len -= (size_t)n)
-		if ((n = send(l->fd, message.at, message.len, MSG_NOSIGNAL)) <= 0)
+	for (; message.len > 0; message.at += n, message.len -= (size_t)n) {
+		n = send(l->fd, message.at, message.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0)
+			continue;
+		if ((errno != EAGAIN && errno != EINTR) || !take_in(l))
 			return;
+		n = 0;
+	}
 }
 
 static void

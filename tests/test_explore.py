@@ -56,7 +56,7 @@ def serve(*options):
 
 def explore(nbdspec, *options, status=0, factor="0.2"):
     """The results, and what the run as a whole has to tell."""
-    nbdspec("server", "-q", "--strict", "--destructive", "--time-factor", factor, "--json", "json", *options, status=status)
+    nbdspec("server", "-q", "--strict", "--destructive", "--case", "explore/haggling", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
     assert {r["case"] for r in results} == {"explore/haggling"}
     told = [r for r in results if r["point"] is None]
@@ -217,7 +217,7 @@ def test_an_interrupt_leaves_nothing(nbdspec):
 def test_progress(nbdspec, options):
     """On a terminal: how many there are, how fast they are walked, and the time that is left."""
     ours, theirs = pty.openpty()
-    p = nbdspec.start("server", *options, *serve(), stdout=theirs)
+    p = nbdspec.start("server", "--case", "explore/haggling", *options, *serve(), stdout=theirs)
     os.close(theirs)
     with open(ours, "rb", buffering=0) as terminal:
         told = read_until(terminal, " left")
