@@ -16,7 +16,7 @@ SERVER = ["--", sys.executable, "-I", "-S", os.path.join(ROOT, "tests/haggling_s
 
 def explore(nbdspec, *options, status=0, factor="0.1"):
     """The findings, and the summary."""
-    nbdspec("server", "-q", "--time-factor", factor, "--json", "json", *options, status=status)
+    nbdspec("server", "-q", "-c", "explore/haggling", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
     told = [r for r in results if " sequences of " in (r["message"] or "")]
     assert {r["case"] for r in results} == {"explore/haggling"} and len(told) == 1
@@ -56,7 +56,7 @@ def test_an_answer_without_end_is_a_finding(nbdspec, word, found):
 
 
 def test_facts_are_learnt_in_time(nbdspec):
-    done = nbdspec("server", "-q", "--time-factor", "0.01", "--explore", "1", "--tap", "-", *SERVER, "endless=1", status=3)
+    done = nbdspec("server", "-q", "-c", "explore/haggling", "--time-factor", "0.01", "--explore", "1", "--tap", "-", *SERVER, "endless=1", status=3)
     assert "did not end within 3 s" in done.stdout
 
 
