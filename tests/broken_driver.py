@@ -162,6 +162,8 @@ LIES = {
     "wrong-digest": lambda: wrong_answers(lambda op, words, a: "ok 00000000" if op == "read" and a[:2] == "ok" else a),
     "wrong-pattern": lambda: setattr(minimal, "contents", lambda pattern, offset, length: bytes([pattern & 255]) * length),
     "wrong-size": lambda: wrong_answers(lambda op, words, a: a.replace("size=4194304", "size=4194303")),
+    "rounds-to-a-terabyte": lambda: wrong_answers(
+        lambda op, words, a: f"ok size=0 queue.logical_block_size={1 << 40}" if op == "connect" and a[:2] == "ok" else a),
     "wrong-flag": lambda: wrong_answers(lambda op, words, a: a.replace("flush=no", "flush=yes")),
     "always-write-back": lambda: wrong_answers(
         lambda op, words, a: a + " queue.write_cache=write%20back" if op == "connect" else a),

@@ -115,6 +115,22 @@ def test_looks_for_a_server_that_is_gone(nbdspec):
     assert points["block_size_past_end_dies"]["verdict"] == "pass"
 
 
+def test_size_in_blocks(nbdspec):
+    """A block device has whole blocks; how large they are is not its choice."""
+    points = points_of_a_liar(nbdspec, "sizes/legal", "rounds-to-a-terabyte", 1)
+    assert any("in blocks of 1099511627776" in (r["message"] or "") for r in points.values() if r["verdict"] == "fail")
+
+
+@pytest.mark.parametrize("case, hangs", [("flags/go_block_sizes", "fail"), ("replies/large", "warn")])
+def test_demanded_sizes(nbdspec, case, hangs):
+    """Who does not ask for block sizes need not connect to a server that demands it, but must say so."""
+    for answers, verdict in (("cat", "skip"), ("grep --line-buffered -v error.REP_ERR", hangs)):
+        nbdspec("client", "-q", "-c", case, "--time-factor", "0.2", "--json", "json", "--driver", "sh", "--", "-c",
+                f"{NBDSPEC} driver --lie go_asks_no_block_size | {answers}", status=None)
+        results = json.loads((nbdspec.cwd / "json").read_text())["results"]
+        assert [r["verdict"] for r in results if r["point"] in (None, "above the maximum payload size")] == [verdict]
+
+
 # ---- the fake client as a block device ----
 
 

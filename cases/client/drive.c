@@ -355,13 +355,17 @@ void
 drive_skip_refused_sizes(struct drive *d)
 {
 	struct wire all = drive_records(d);
-	struct option_reply m = { .type = 0 };
+	uint32_t last = NBD_REP_ACK;
+	struct option_reply m;
 	struct trace_record r;
 
-	while (trace_next(&all, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION_REPLY)
-			wire_get_option_reply(wire_over(r.data), &m);
-	if (m.type == NBD_REP_ERR_BLOCK_SIZE_REQD)
+	while (trace_next(&all, &r)) {
+		if (r.kind != TRACE_MESSAGE || r.message != MSG_OPTION_REPLY)
+			continue;
+		wire_get_option_reply(wire_over(r.data), &m);
+		last = m.option == NBD_OPT_GO ? m.type : last;
+	}
+	if (last == NBD_REP_ERR_BLOCK_SIZE_REQD)
 		skip(d->t, "block sizes", "the client does not ask for the block sizes, which this server demands");
 }
 
@@ -369,7 +373,6 @@ drive_skip_refused_sizes(struct drive *d)
 _Noreturn static void
 client_broke(struct drive *d, enum requirement_id r, const char *want, const char *got)
 {
-	drive_skip_refused_sizes(d);
 	judge(d, true);
 	drive_skip_df(d);
 	broken_values(d->t, r, want, got);
@@ -441,6 +444,9 @@ ask_for(struct drive *d, enum requirement_id r, unsigned handle, char *request, 
 	snprintf(want, sizeof(want), "'%.100s' is answered '%s'", request, result_words[wanted]);
 	snprintf(got, sizeof(got), "'%s%s%.300s'", result_words[a.result], *a.text != '\0' ? " " : "", a.text);
 	free(request);
+	/* Only who says so: a client that hangs or dies over it is to blame. */
+	if (a.result == DRIVER_ERROR && wanted == DRIVER_OK)
+		drive_skip_refused_sizes(d);
 	if (a.result != wanted)
 		client_broke(d, r, want, got);
 	return a.text;

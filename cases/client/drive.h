@@ -118,7 +118,7 @@ unsigned drive_connections(struct drive *d);			/* likewise: accepted */
 void drive_mark(struct drive *d);		/* forgets them */
 void drive_skip_df(struct drive *d);		/* where .chunked, and the client has sent NBD_CMD_FLAG_DF */
 /*
- * Where the server's last word in haggling was NBD_REP_ERR_BLOCK_SIZE_REQD: it may demand that its block sizes be asked for
+ * Where the server's last word to NBD_OPT_GO was NBD_REP_ERR_BLOCK_SIZE_REQD: it may demand that its block sizes be asked for
  * (proto.md:797-800, 1310), and a client that does not ask need not connect.
  */
 void drive_skip_refused_sizes(struct drive *d);
