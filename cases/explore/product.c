@@ -1217,8 +1217,10 @@ tell_counts(const struct explorer *x, uint64_t took_us)
 		snprintf(more, sizeof(more),
 		         "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
 		         c->product.untold);
-	(whole ? tell : incomplete)(x->t, "%d combinations in %.1f s: %" PRIu64 " tried%s; %" PRIu64 " deviate%s",
-	                            PRODUCT, (double)took_us / 1e6, c->product.done, text, c->product.broken, more);
+	(whole ? tell : incomplete)(x->t,
+	                            "%" PRIu64 " combinations in %.1f s: %" PRIu64 " tried%s; %" PRIu64 " deviate%s",
+	                            x->plan->sequence != NULL ? c->product.done : PRODUCT, (double)took_us / 1e6,
+	                            c->product.done, text, c->product.broken, more);
 }
 
 static void
