@@ -660,7 +660,7 @@ conn_start(struct conn *c)
 
 	record_connect(c);
 	conn_process_event(c, &e);
-	if (e.refuse)
+	if (e.refuse || (c->server->counters.open > CLIENTS_MOST && knob(c, KNOB_crowd_turned_away)))
 		conn_close(c, TRACE_DISCONNECT);
 	if (c->private->gone)
 		return;
@@ -683,6 +683,10 @@ accept_some(struct fake_server *s, struct listener *l)
 	int fd;
 
 	for (int i = 0; i < ACCEPTS_AT_ONCE && s->listeners != NULL && !s->stop; i++) {
+		if (s->counters.open >= CLIENTS_MOST && server_knob(s, KNOB_crowd_waits)) {
+			rest_listeners(s, true);
+			return;
+		}
 		fd = accept4(l->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
 			rest_listeners(s, true);

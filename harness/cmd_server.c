@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_REPORTS = 15, MOST_REQUIRED = 32, DIR_SIZE = 512 << 20 };
+enum { MOST_REPORTS = 15, MOST_REQUIRED = 32, DIR_SIZE = 512 << 20, CROWD_MOST = 100000 };
 
 #define SOCKET_PATH_SIZE ((int)sizeof(((struct sockaddr_un *)0)->sun_path))
 
@@ -59,6 +59,7 @@ enum option_id {
 	OPT_WALKS,
 	OPT_SEQUENCE,
 	OPT_UNCHECKED,
+	OPT_CROWD,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -105,6 +106,9 @@ static const struct cli_option server_options[] = {
 	{ "seed", 0, "N", "of --explore-walks, and of the order of --explore in transmission (default: 1)", OPT_SEED,
 	  false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
+	  false },
+	{ "crowd", 0, "N",
+	  "clients that crowd the server, in the cases that bring so many (default: 100; none for a URI)", OPT_CROWD,
 	  false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
@@ -174,9 +178,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE     ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_UNCHECKED ? server_options
-	                                                                        : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_CROWD ? server_options
+	                                                                    : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -274,6 +278,11 @@ take_option(struct server_run *run, const struct cli_given *g)
 		return cli_number(run->cli, "--explore-walks", g->value, 1, ULONG_MAX, &run->explore.walks)
 		               ? 0
 		               : STATUS_USAGE;
+	case OPT_CROWD:
+		if (!cli_number(run->cli, "--crowd", g->value, 1, CROWD_MOST, &number))
+			return STATUS_USAGE;
+		run->target.crowd = (unsigned)number;
+		return 0;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { QUIET_CONNECTIONS = 256 };
+enum { QUIET_CONNECTIONS = 1024 };
 
 struct quiet {
 	int event;			/* eventfd, inherited by both: written whenever the server falls idle */

@@ -879,6 +879,16 @@ server_connect(const struct server *s, bool *gone, char error[512])
 	return -1;
 }
 
+int
+server_try_connect(const struct server *s, int ms)
+{
+	char error[512];
+
+	if (s->target->via == VIA_URI)
+		return connect_uri(&s->target->uri, ms, error);
+	return try_connect((const struct sockaddr *)&s->address, s->address_len, ms);
+}
+
 bool
 server_greets(const struct server *s, char error[512])
 {

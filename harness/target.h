@@ -60,6 +60,7 @@ struct target {
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	const struct exploration *explore;	/* what is asked of explorations (exploration.h); or NULL */
 	unsigned shard;			/* and which part of it is this target's */
+	unsigned crowd;			/* clients of the cases that bring a crowd (--crowd); 0: as many as is usual */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
@@ -130,6 +131,8 @@ void server_stop(struct server *s);			/* with all its children; removes its dire
  * *gone tells that the server has ended or refuses, be it launched or at a URI.
  */
 int server_connect(const struct server *s, bool *gone, char error[512]);
+/* The same at once, or within so many milliseconds. -1 and errno. */
+int server_try_connect(const struct server *s, int ms);
 /* Does it say anything to a new client? One line in error where not. */
 bool server_greets(const struct server *s, char error[512]);
 
