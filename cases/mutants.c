@@ -138,6 +138,7 @@ plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 		.serve = serve,
 		.fresh = true,
 		.crowd = CROWD,
+		.reload = "HUP",
 	};
 }
 

@@ -60,6 +60,7 @@ enum option_id {
 	OPT_SEQUENCE,
 	OPT_UNCHECKED,
 	OPT_CROWD,
+	OPT_RELOAD,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -109,6 +110,9 @@ static const struct cli_option server_options[] = {
 	  false },
 	{ "crowd", 0, "N",
 	  "clients that crowd the server, in the cases that bring so many (default: 100; none for a URI)", OPT_CROWD,
+	  false },
+	{ "reload", 0, "SIGNAL|SHELL",
+	  "how the server reloads: HUP, USR1, USR2, or a command with placeholders, {pid} among them", OPT_RELOAD,
 	  false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
@@ -178,9 +182,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_CROWD ? server_options
-	                                                                    : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE  ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_RELOAD ? server_options
+	                                                                     : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -225,6 +229,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
 		{ OPT_TRACE, NULL, &run->trace_path },
 		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
+		{ OPT_RELOAD, NULL, &run->target.reload },
 		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
 	};
 
@@ -305,7 +310,8 @@ take_option(struct server_run *run, const struct cli_given *g)
 static int
 refuse_for_uri(const struct server_run *run)
 {
-	static const enum option_id ids[] = { OPT_JOBS, OPT_SIZE, OPT_VIA, OPT_PREPARE, OPT_FRESH, OPT_DAEMON };
+	static const enum option_id ids[] = { OPT_JOBS,  OPT_SIZE,   OPT_VIA,   OPT_PREPARE,
+		                              OPT_FRESH, OPT_DAEMON, OPT_RELOAD };
 
 	for (size_t i = 0; i < run->cli->n_given; i++)
 		for (size_t k = 0; k < sizeof(ids) / sizeof(ids[0]); k++)

@@ -1,6 +1,7 @@
 #include "harness/crowd.h"
 
 #include "harness/clock.h"
+#include "harness/link.h"
 #include "harness/test_private.h"
 
 #include <errno.h>
@@ -381,6 +382,47 @@ await_usage(const struct test *t, const struct usage *back, bool patient)
 			break;
 	}
 	return u;
+}
+
+void
+need_reload(struct test *t)
+{
+	const struct server *server = t->private->server;
+
+	if (server->target->reload == NULL)
+		skip(t, "reload", "nothing says how this server is told to reload (--reload)");
+	if (server->pid <= 0)
+		skip(t, "reload", "the server was not started by nbdspec, which therefore does not make it reload");
+}
+
+void
+reload_server(struct test *t)
+{
+	char error[512];
+
+	note(t, "the server is made to reload: %s", t->private->server->target->reload);
+	if (!server_reload(t->private->server, t->s->fd, error) && server_running(t->private->server))
+		harness_error(t, "%s", error);
+}
+
+bool
+server_has_ended(const struct test *t)
+{
+	return server_ends(t->private->server, (int)(WAIT_MS * t->private->factor));
+}
+
+bool
+start_over_image(struct test *t)
+{
+	char error[512];
+
+	if (!can_restart_server(t) || !target_names(t->private->server->target, "{file}"))
+		return false;
+	close_sessions(t);
+	(void)server_has_ended(t);
+	if (!restart_server(t, error))
+		harness_error(t, "the server could not be started again: %s", error);
+	return true;
 }
 
 void

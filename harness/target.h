@@ -60,6 +60,7 @@ struct target {
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	const struct exploration *explore;	/* what is asked of explorations (exploration.h); or NULL */
 	unsigned shard;			/* and which part of it is this target's */
+	const char *reload;		/* a signal's name, or a shell command with placeholders, that makes it reload; or NULL */
 	unsigned crowd;			/* clients of the cases that bring a crowd (--crowd); 0: as many as is usual */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
@@ -109,6 +110,13 @@ char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of
  * or closed `fd`, or a tenth of a second is over. False where it is no process of ours.
  */
 bool server_terminate(const struct server *s, int fd);
+/*
+ * For the case, where target.reload: makes the server read its configuration anew, as an administrator does, and gives it a
+ * moment for that: until it has closed `fd`, or a tenth of a second is over. False and one line in error.
+ */
+bool server_reload(const struct server *s, int fd, char error[512]);
+/* For the case, of a server that was asked to end: false where its processes live on for so many milliseconds. */
+bool server_ends(const struct server *s, int ms);
 /*
  * For the case, where target.cuts: cuts the power of the disk below by a policy ("drop", "keep", "random 7"), ends the
  * server, and starts it anew over what is left. From then on the processes are the caller's. False and one line in
