@@ -16,6 +16,7 @@ enum {
 	CROWD_DEFAULT = 100,
 	OWN_DESCRIPTORS = 64, /* of ours, beside those of the crowd */
 	STALL_MS = 200,       /* without another member let in: the rest is not waited for */
+	LEAVE_MS = 5,         /* the time that a server has to take notice of one client that has left */
 	PAUSE_MS = 5,
 	READ_AT_ONCE = 64 << 10,
 };
@@ -367,10 +368,10 @@ server_usage(const struct test *t, struct usage *u)
 }
 
 struct usage
-await_usage(const struct test *t, const struct usage *back, bool patient)
+await_usage(const struct test *t, const struct usage *back, unsigned clients)
 {
 	const struct server *server = t->private->server;
-	int64_t until = now_ms() + (patient ? (int64_t)(WAIT_MS * t->private->factor) : stall_ms(t));
+	int64_t until = now_ms() + (int64_t)((STALL_MS + LEAVE_MS * clients) * t->private->factor);
 	struct usage u;
 
 	for (int pause = 1; server_usage(t, &u) && now_ms() < until; pause = pause < 32 ? 2 * pause : 32) {
@@ -400,6 +401,7 @@ reload_server(struct test *t)
 {
 	char error[512];
 
+	report_changed(t);
 	note(t, "the server is made to reload: %s", t->private->server->target->reload);
 	if (!server_reload(t->private->server, t->s->fd, error) && server_running(t->private->server))
 		harness_error(t, "%s", error);
@@ -428,20 +430,16 @@ start_over_image(struct test *t)
 void
 limit_descriptors(struct test *t, unsigned more)
 {
-	static struct rlimit before;
 	const struct server *server = t->private->server;
 	struct rlimit limit;
 	struct usage u;
 
-	if (more == 0) {
-		prlimit(server->pid, RLIMIT_NOFILE, &before, NULL);
-		return;
-	}
 	if (server->pid <= 0)
 		skip(t, "server process", "the server is no process of ours");
-	if (!server_usage(t, &u) || prlimit(server->pid, RLIMIT_NOFILE, NULL, &before) != 0)
+	if (!server_usage(t, &u) || prlimit(server->pid, RLIMIT_NOFILE, NULL, &limit) != 0)
 		skip(t, "server process", "the system does not let us look into the server's process");
-	limit = (struct rlimit){ u.descriptors + more, before.rlim_max };
+	report_changed(t);
+	limit.rlim_cur = u.descriptors + more;
 	if (prlimit(server->pid, RLIMIT_NOFILE, &limit, NULL) != 0)
 		skip(t, "server process", "the system does not let us limit the server's descriptors");
 }

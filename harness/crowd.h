@@ -58,8 +58,11 @@ void crowd_reset(struct crowd *c);		/* the same, by a reset where the transport 
 /* ---- of the server's process ---- */
 
 bool server_usage(const struct test *t, struct usage *u);	/* false: not ours, or we may not look */
-/* Waits for no more descriptors and processes than those: a moment, or the time of an answer. What there are in the end. */
-struct usage await_usage(const struct test *t, const struct usage *back, bool patient);
+/*
+ * Waits for no more descriptors and processes than those, for as long as it may take a server to notice that so many clients
+ * have left. What there are in the end.
+ */
+struct usage await_usage(const struct test *t, const struct usage *back, unsigned clients);
 /* Skips where nothing says how the server reloads. */
 void need_reload(struct test *t);
 void reload_server(struct test *t);
@@ -67,7 +70,7 @@ void reload_server(struct test *t);
 bool server_has_ended(const struct test *t);
 /* Starts it anew over its image, and closes all connections; false: it has none that we know of, or cannot be started so. */
 bool start_over_image(struct test *t);
-/* Sets the number of descriptors that the server may have to so many more than it has; 0: back to what it was. Skips. */
+/* The server may have so many descriptors more than it has, and no others. Skips where that cannot be set. */
 void limit_descriptors(struct test *t, unsigned more);
 
 #endif

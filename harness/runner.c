@@ -591,6 +591,9 @@ take_report(struct state *st, struct slot *s)
 	case REPORT_TERMINATED:
 		s->server.terminated = s->suspect = true;
 		break;
+	case REPORT_CHANGED:
+		s->suspect = true;
+		break;
 	case REPORT_CUT:
 		s->server.terminated = s->suspect = s->cut = true;
 		break;

@@ -4,6 +4,7 @@
  * client outside is harmed by a reload. How long a server waits for its clients is its own choice, and recorded.
  */
 #include "harness/crowd.h"
+#include "harness/exploration.h"
 #include "cases/server/transmission.h"
 
 #include <inttypes.h>
@@ -342,12 +343,27 @@ expect_no_harm(struct clients *k)
 	       k->outside->greeted);
 }
 
+/* Of what is there already. */
+static void
+expect_writes_served(struct test *t, uint32_t length)
+{
+	uint8_t *data = room(length);
+
+	enter_transmission(t);
+	if (!may_write(t) || (t->s->flags & NBD_FLAG_READ_ONLY) != 0)
+		return;
+	read_served(t, 0, length, data, R(read_returns_data));
+	for (unsigned i = 0; i < 4; i++)
+		write_served(t, 0, length, data, R(write_stored));
+	leave(t);
+}
+
 CASE_BULK(reload, every_state,
           "When the server reloads its configuration, clients in every state go on as if nothing had happened, and new "
           "ones are "
           "served",
           R(transmission_no_disconnect), R(handshake_no_hard_disconnect), R(each_request_one_reply), R(greeting_magic),
-          R(handshake_flags_sent), R(read_returns_data))
+          R(handshake_flags_sent), R(read_returns_data), R(write_stored))
 {
 	struct clients *k;
 
@@ -360,6 +376,7 @@ CASE_BULK(reload, every_state,
 	use(t, k->first);
 	leave(t);
 	expect_next_served(t);
+	expect_writes_served(t, k->length);
 }
 
 static bool

@@ -2,6 +2,7 @@
 #include "fakeserver/lie.h"
 #include "harness/nbd.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -97,12 +98,19 @@ LIE(crowd_ends_service, ON_PROCESS, BREAKS(R(greeting_magic)),
 
 /* ---- descriptors and memory ---- */
 
-static bool
-is_last_descriptor(const struct conn *c)
+/* Behind this connection's own: it got the lowest that was free. */
+static long
+descriptors_left(const struct conn *c)
 {
 	struct rlimit limit;
 
-	return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)c->in + 1 >= limit.rlim_cur;
+	return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? (long)limit.rlim_cur - c->in - 1 : LONG_MAX;
+}
+
+static bool
+is_last_descriptor(const struct conn *c)
+{
+	return descriptors_left(c) <= 0;
 }
 
 LIE(last_descriptor_aborts, ON_PROCESS, BREAKS(R(transmission_no_disconnect)),
@@ -121,6 +129,14 @@ LIE(last_descriptor_ends_service, ON_PROCESS, BREAKS(R(greeting_magic)),
 	full |= is_last_descriptor(c);
 	if (m->moment == PROCESS_ACCEPT && full && LIE_NOW)
 		m->refuse = true;
+}
+
+/* nbdkit 1.32.5: handle_single_connection() does not close the socket where new_connection() finds no descriptors. */
+LIE(last_descriptors_leak, ON_PROCESS, BREAKS(R(greeting_magic)),
+    "the last descriptors that the server may have are never closed")
+{
+	if (m->moment == PROCESS_DISCONNECT && descriptors_left(c) < 16 && LIE_NOW)
+		m->leak = true;
 }
 
 #define LEAK_LIE(ident, condition, text)                                                                               \
