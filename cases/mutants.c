@@ -137,6 +137,7 @@ plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 		.factor = 1,
 		.serve = serve,
 		.fresh = true,
+		.crowd_given = true,
 		.crowd = CROWD,
 		.reload = "HUP",
 	};

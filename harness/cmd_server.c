@@ -109,8 +109,8 @@ static const struct cli_option server_options[] = {
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
 	  false },
 	{ "crowd", 0, "N",
-	  "clients that crowd the server, in the cases that bring so many (default: 100; none for a URI)", OPT_CROWD,
-	  false },
+	  "clients that crowd the server, in the cases that bring many; 0 for none (default: 100; for a URI none)",
+	  OPT_CROWD, false },
 	{ "reload", 0, "SIGNAL|SHELL",
 	  "how the server reloads: HUP, USR1, USR2, or a command with placeholders, {pid} among them", OPT_RELOAD,
 	  false },
@@ -284,9 +284,10 @@ take_option(struct server_run *run, const struct cli_given *g)
 		               ? 0
 		               : STATUS_USAGE;
 	case OPT_CROWD:
-		if (!cli_number(run->cli, "--crowd", g->value, 1, CROWD_MOST, &number))
+		if (!cli_number(run->cli, "--crowd", g->value, 0, CROWD_MOST, &number))
 			return STATUS_USAGE;
 		run->target.crowd = (unsigned)number;
+		run->target.crowd_given = true;
 		return 0;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)

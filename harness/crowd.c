@@ -31,11 +31,13 @@ unsigned
 crowd_size(struct test *t)
 {
 	const struct target *target = t->private->server->target;
-	unsigned n = target->crowd != 0 ? target->crowd : CROWD_DEFAULT;
+	unsigned n = target->crowd_given ? target->crowd : CROWD_DEFAULT;
 	struct rlimit limit;
 
 	need_connections(t);
-	if (target->via == VIA_URI && target->crowd == 0)
+	if (n == 0)
+		skip(t, "crowd", "no crowd is wanted (--crowd 0)");
+	if (target->via == VIA_URI && !target->crowd_given)
 		skip(t, "crowd",
 		     "the server runs already, and may have other clients: --crowd says how many it can bear");
 	getrlimit(RLIMIT_NOFILE, &limit);

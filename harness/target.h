@@ -61,7 +61,8 @@ struct target {
 	const struct exploration *explore;	/* what is asked of explorations (exploration.h); or NULL */
 	unsigned shard;			/* and which part of it is this target's */
 	const char *reload;		/* a signal's name, or a shell command with placeholders, that makes it reload; or NULL */
-	unsigned crowd;			/* clients of the cases that bring a crowd (--crowd); 0: as many as is usual */
+	bool crowd_given;
+	unsigned crowd;			/* clients of the cases that bring a crowd, 0 for none, where it is given (--crowd) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
