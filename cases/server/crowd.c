@@ -202,39 +202,18 @@ crowd_beside(struct test *t, void (*act)(struct crowd *c, struct session *honest
 	tell_figures(t, &f);
 }
 
-CASE_BULK(crowd, idle, "Many clients that say nothing keep neither who is served from that, nor later clients",
-          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))
-{
-	crowd_beside(t, NULL, false);
-}
-
-CASE_BULK(crowd, half_greeting,
-          "Many clients that stop within the client flags keep neither who is served from that, nor later clients",
-          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))
-{
-	crowd_beside(t, stop_in_flags, false);
-}
-
-CASE_BULK(crowd, half_option,
-          "Many clients that stop within an option keep neither who is served from that, nor later clients",
-          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))
-{
-	crowd_beside(t, stop_in_option, false);
-}
-
-CASE_BULK(crowd, half_request,
-          "Many clients that stop within a request keep neither who is served from that, nor later clients",
-          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))
-{
-	crowd_beside(t, stop_in_request, true);
-}
-
-CASE_BULK(crowd, unread_replies,
-          "Many clients that READ and take no reply keep neither who is served from that, nor later clients",
-          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))
-{
-	crowd_beside(t, leave_replies_unread, true);
-}
+#define CROWD_CASE(ident, do_what, act, enters)                                                                        \
+	CASE_BULK(crowd, ident,                                                                                        \
+	          "Many clients that " do_what " keep neither who is served from that, nor later clients",             \
+	          R(each_request_one_reply), R(transmission_no_disconnect), R(greeting_magic))                         \
+	{                                                                                                              \
+		crowd_beside(t, act, enters);                                                                          \
+	}
+CROWD_CASE(idle, "say nothing", NULL, false)
+CROWD_CASE(half_greeting, "stop within the client flags", stop_in_flags, false)
+CROWD_CASE(half_option, "stop within an option", stop_in_option, false)
+CROWD_CASE(half_request, "stop within a request", stop_in_request, true)
+CROWD_CASE(unread_replies, "READ and take no reply", leave_replies_unread, true)
 
 CASE_BULK(crowd, dribbling,
           "Many clients that send an option and a READ some bytes at a time are answered, and so is who is served "

@@ -284,8 +284,9 @@ CASE(stop, flushed_writes,
 	fill_pattern(data, (size_t)WRITERS * length, 0, 72);
 	do {
 		write_served(t, n * length, length, data + n * length, R(write_stored));
-		EXPECT_ERROR(t, R(flush_persists), do_command(t, 0, NBD_CMD_FLUSH, 0, 0, R(each_request_one_reply)),
-		             NBD_SUCCESS);
+		/* Other cases are about that. */
+		if (do_command(t, 0, NBD_CMD_FLUSH, 0, 0, R(each_request_one_reply)) != NBD_SUCCESS)
+			skip(t, "FLUSH", "NBD_CMD_FLUSH fails, so that nothing is promised");
 		last = t->s;
 	} while (++n < WRITERS && enter_beside(t));
 	use(t, last);
