@@ -139,8 +139,9 @@ check:
 	@ci/install build targets check
 	@$(MAKE) --no-print-directory check-installed
 
-check-installed: all units lint mutants
-	$(PYTEST) -q tests
+# Much of what the tests do is waiting. What cannot bear a neighbour says so itself (xdist_group).
+check-installed: all passthrough drivers workloads machine units lint mutants
+	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup tests
 
 # Slower: sanitizers and fuzzers.
 check-more: sanitized fuzz
