@@ -141,7 +141,7 @@ check:
 
 # Much of what the tests do is waiting. What cannot bear a neighbour says so itself (xdist_group).
 check-installed: all passthrough drivers workloads machine units lint mutants
-	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup tests
+	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup --max-worker-restart 0 tests
 
 # Slower: sanitizers and fuzzers.
 check-more: sanitized fuzz
