@@ -54,7 +54,7 @@ def serve(*options):
     return ["--", NBDSPEC, "serve", "--unix", "{socket}", *EXPORTS, *options]
 
 
-def explore(nbdspec, *options, status=0, factor="0.2"):
+def explore(nbdspec, *options, status=0, factor="1"):
     """The results, and what the run as a whole has to tell."""
     nbdspec("server", "-q", "--strict", "--destructive", "--case", "explore/haggling", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
