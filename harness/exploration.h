@@ -12,6 +12,13 @@ enum {
 	EXPLORE_REASONS_MOST = 8,
 };
 
+/* The findings of one exploration. */
+struct exploration_told {
+	_Atomic unsigned unexpected;			/* that were told */
+	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */
+	_Atomic uint64_t found[EXPLORE_TOLD_MOST];	/* hashes of what one shard has reported, so that no other does */
+};
+
 /* In memory that all shards share. */
 struct exploration_counts {
 	_Atomic uint64_t walked, skipped, broken;	/* sequences */
@@ -20,16 +27,13 @@ struct exploration_counts {
 	_Atomic uint64_t checked_us, repeated, repeated_us;	/* of --unchecked: those that were also done without a look */
 	_Atomic uint64_t unlike;			/* batches of these that were not answered as before */
 	_Atomic unsigned finished;			/* shards */
-	_Atomic unsigned unexpected;			/* findings that were told */
-	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */
 	_Atomic uint64_t unwalked;			/* sequences, for the server is gone, or hangs or dies all the time */
-	_Atomic uint64_t found[EXPLORE_TOLD_MOST];	/* hashes of what one shard has reported, so that no other does */
+	struct exploration_told told;
 	/* Of the transmission product, whose combinations are done or left out for a reason: */
 	struct {
 		_Atomic uint64_t done, by_leaving, broken, left_out[EXPLORE_REASONS_MOST];
-		_Atomic unsigned finished, unexpected;
-		_Atomic uint64_t untold;
-		_Atomic uint64_t found[EXPLORE_TOLD_MOST];
+		_Atomic unsigned finished;
+		struct exploration_told told;
 	} product;
 };
 

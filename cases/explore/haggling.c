@@ -2,10 +2,9 @@
 #include "cases/explore/facts.h"
 #include "cases/explore/product.h"
 #include "cases/explore/search.h"
+#include "cases/explore/told.h"
 #include "harness/clock.h"
-#include "harness/exploration.h"
 #include "harness/random.h"
-#include "harness/sum.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -32,34 +31,6 @@ struct explorer {
 };
 
 /* ---- findings ---- */
-
-/* False where another shard has told the same. */
-static bool
-claim(const struct explorer *x, const char *names, enum requirement_id r)
-{
-	/* A place that is free holds zero. */
-	uint64_t mine = sum_bytes(r, (const uint8_t *)names, strlen(names)) | 1;
-
-	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
-		uint64_t is = 0;
-
-		if (atomic_compare_exchange_strong(&x->plan->counts->found[i], &is, mine))
-			return true;
-		if (is == mine)
-			return false;
-	}
-	x->plan->counts->untold++;
-	return false;
-}
-
-/* What is expected is told however much it is: behind it may stand what is not. */
-static bool
-is_enough(const struct explorer *x)
-{
-	const struct exploration_counts *c = x->plan->counts;
-
-	return c->unexpected >= EXPLORE_FINDINGS_MOST || c->found[EXPLORE_TOLD_MOST - 1] != 0;
-}
 
 static const struct breach *
 breach_again(const struct walker *w, const struct breach *b)
@@ -95,18 +66,15 @@ static void
 report(struct explorer *x, const struct finding *f)
 {
 	char *names = scenario_text(&f->shortest);
-	bool ours = !f->once && claim(x, names, f->breach.broken[0]);
-	bool expected = ours && is_expected(x->s.t, names, f->breach.broken[0]);
 
-	if (ours && !expected && x->plan->counts->unexpected++ >= EXPLORE_FINDINGS_MOST)
-		x->plan->counts->untold++;
-	else if (ours)
-		POINT(x->s.t, "%s", names)
-			show(x, f);
-	if (f->once)
+	if (f->once) {
 		POINT(x->s.t, "%s", names)
 			observe(x->s.t, f->breach.broken[0], "seen once, and not again: expected %s; got %s",
 			        f->breach.expected, f->breach.got);
+	} else if (is_to_be_told(x->s.t, &x->plan->counts->told, names, f->breach.broken[0])) {
+		POINT(x->s.t, "%s", names)
+			show(x, f);
+	}
 	free(names);
 }
 
@@ -123,8 +91,8 @@ take_breaches(struct explorer *x, const struct path *p)
 	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck) {
 		if (search_explains(&x->s, p, &breach[i]))
 			continue;
-		if (is_enough(x))
-			x->plan->counts->untold++;
+		if (is_enough_told(&x->plan->counts->told))
+			x->plan->counts->told.untold++;
 		else
 			report(x, search_found(&x->s, p, &breach[i]));
 	}
@@ -329,7 +297,7 @@ static void
 tell_counts(const struct explorer *x, uint64_t took_us)
 {
 	const struct exploration_counts *c = x->plan->counts;
-	bool whole = c->untold == 0 && c->unwalked == 0;
+	bool whole = c->told.untold == 0 && c->unwalked == 0;
 	size_t size;
 	char *text;
 	FILE *f = open_memstream(&text, &size);
@@ -342,9 +310,7 @@ tell_counts(const struct explorer *x, uint64_t took_us)
 	if (c->skipped > 0)
 		fprintf(f, ", %" PRIu64 " not walked, for the server hangs or dies in what they contain", c->skipped);
 	put_rate(f, c);
-	if (c->untold > 0)
-		fprintf(f, "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
-		        c->untold);
+	put_untold(f, &c->told);
 	if (c->unwalked > 0)
 		fprintf(f,
 		        "; not all is done: %" PRIu64 " not walked, for the server is gone, or hangs or dies each time",

@@ -1,15 +1,13 @@
 /* The transmission product, pipelined at random depth in a shuffled order (nbdspec server --explore). */
 #include "cases/explore/product.h"
+#include "cases/explore/told.h"
 
 #include "cases/server/transmission.h"
 #include "harness/clock.h"
-#include "harness/exploration.h"
 #include "harness/names.h"
 #include "harness/random.h"
-#include "harness/sum.h"
 
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -837,25 +835,6 @@ plainest_mode(struct explorer *x, struct product_finding *f)
 
 /* ---- telling of them ---- */
 
-/* False where another shard has told the same. */
-static bool
-claim(const struct explorer *x, const char *text, enum requirement_id r)
-{
-	/* A place that is free holds zero. */
-	uint64_t mine = sum_bytes(r, (const uint8_t *)text, strlen(text)) | 1;
-
-	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
-		uint64_t is = 0;
-
-		if (atomic_compare_exchange_strong(&x->plan->counts->product.found[i], &is, mine))
-			return true;
-		if (is == mine)
-			return false;
-	}
-	x->plan->counts->product.untold++;
-	return false;
-}
-
 /* What is left of it is what matters, a flag as well. */
 static void
 attribute(struct product_breach *b, const struct product_finding *f)
@@ -904,12 +883,8 @@ static void
 report(struct explorer *x, const struct product_finding *f)
 {
 	char *text = combinations_text(f->c, f->n);
-	bool ours = claim(x, text, f->breach.broken[0]);
-	bool expected = ours && is_expected(x->t, text, f->breach.broken[0]);
 
-	if (ours && !expected && x->plan->counts->product.unexpected++ >= EXPLORE_FINDINGS_MOST)
-		x->plan->counts->product.untold++;
-	else if (ours)
+	if (is_to_be_told(x->t, &x->plan->counts->product.told, text, f->breach.broken[0]))
 		POINT(x->t, "%s", text)
 			show(x, f, text);
 	free(text);
@@ -945,9 +920,8 @@ found(struct explorer *x, const struct combination *c, unsigned n, const struct 
 
 	if (is_explained(x, c, n, b))
 		return;
-	/* What is expected is told however much it is: behind it may stand what is not. */
-	if (x->plan->counts->product.unexpected >= EXPLORE_FINDINGS_MOST || x->n_findings == EXPLORE_TOLD_MOST) {
-		x->plan->counts->product.untold++;
+	if (is_enough_told(&x->plan->counts->product.told)) {
+		x->plan->counts->product.told.untold++;
 		return;
 	}
 	x->findings = reallocarray(x->findings, x->n_findings + 1, sizeof(*x->findings));
@@ -1205,22 +1179,25 @@ static void
 tell_counts(const struct explorer *x, uint64_t took_us)
 {
 	const struct exploration_counts *c = x->plan->counts;
-	bool whole = c->product.untold == 0 && c->product.left_out[LEFT_GONE] == 0;
-	char text[1024] = "", more[128] = "", *at = text;
+	bool whole = c->product.told.untold == 0 && c->product.left_out[LEFT_GONE] == 0;
+	size_t size;
+	char *text;
+	FILE *f = open_memstream(&text, &size);
 
+	if (f == NULL)
+		abort();
+	fprintf(f, "%" PRIu64 " combinations in %.1f s: %" PRIu64 " tried",
+	        x->plan->sequence != NULL ? c->product.done : PRODUCT, (double)took_us / 1e6, c->product.done);
 	if (c->product.by_leaving > 0)
-		at += sprintf(at, ", %" PRIu64 " of them answered by leaving", c->product.by_leaving);
+		fprintf(f, ", %" PRIu64 " of them answered by leaving", c->product.by_leaving);
 	for (enum left_out l = LEFT_STRUCTURED; l < LEFT_REASONS; l++)
 		if (c->product.left_out[l] > 0)
-			at += sprintf(at, "; %" PRIu64 " not, %s", c->product.left_out[l], left_out_text(l));
-	if (c->product.untold > 0)
-		snprintf(more, sizeof(more),
-		         "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
-		         c->product.untold);
-	(whole ? tell : incomplete)(x->t,
-	                            "%" PRIu64 " combinations in %.1f s: %" PRIu64 " tried%s; %" PRIu64 " deviate%s",
-	                            x->plan->sequence != NULL ? c->product.done : PRODUCT, (double)took_us / 1e6,
-	                            c->product.done, text, c->product.broken, more);
+			fprintf(f, "; %" PRIu64 " not, %s", c->product.left_out[l], left_out_text(l));
+	fprintf(f, "; %" PRIu64 " deviate", c->product.broken);
+	put_untold(f, &c->product.told);
+	fclose(f);
+	(whole ? tell : incomplete)(x->t, "%s", text);
+	free(text);
 }
 
 static void
