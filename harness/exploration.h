@@ -55,8 +55,8 @@ void exploration_begins(struct test *t);
 bool may_write(const struct test *t);		/* the export is ours, or --destructive was given */
 /* Does an expectation say that this point breaks just this? */
 bool is_expected(const struct test *t, const char *point, enum requirement_id r);
-/* A summary that is none, for not all was seen: as tell(), but the run is not green. */
-void incomplete(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The summary, as tell(). Where not all was seen it is none, and the run is not green. */
+void sum_up(struct test *t, bool whole, const char *text);
 /* The command line up to the exploration's own options, malloc'd. */
 char *exploration_again(const struct test *t, const char *options);
 /* A verdict of several requirements, as broken_values(), with lines that tell how to see it again. */

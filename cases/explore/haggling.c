@@ -316,10 +316,7 @@ tell_counts(const struct explorer *x, uint64_t took_us)
 		        "; not all is done: %" PRIu64 " not walked, for the server is gone, or hangs or dies each time",
 		        c->unwalked);
 	fclose(f);
-	if (whole)
-		tell(x->s.t, "%s", text);
-	else
-		incomplete(x->s.t, "%s", text);
+	sum_up(x->s.t, whole, text);
 	free(text);
 }
 

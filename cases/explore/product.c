@@ -1196,7 +1196,7 @@ tell_counts(const struct explorer *x, uint64_t took_us)
 	fprintf(f, "; %" PRIu64 " deviate", c->product.broken);
 	put_untold(f, &c->product.told);
 	fclose(f);
-	(whole ? tell : incomplete)(x->t, "%s", text);
+	sum_up(x->t, whole, text);
 	free(text);
 }
 
