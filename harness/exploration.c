@@ -1,8 +1,10 @@
 /* What an exploration is asked for, and who answers for it. */
 #include "harness/exploration.h"
 
+#include "harness/clock.h"
 #include "harness/test_private.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,6 +19,23 @@ void
 exploration_begins(struct test *t)
 {
 	report_untimed(t);
+}
+
+struct exploration_pace *
+exploration_pace(const struct test *t, const char *units, uint64_t planned)
+{
+	struct exploration_pace *p = t->private->server->target->explore->counts->pace;
+	const struct case_def *of = NULL;
+	uint64_t nobody = 0;
+
+	while (!atomic_compare_exchange_strong(&p->of, &of, t->def) && of != t->def) {
+		of = NULL;
+		p++;
+	}
+	atomic_compare_exchange_strong(&p->since_us, &nobody, now_us());
+	p->units = units;
+	p->planned = planned;
+	return p;
 }
 
 bool

@@ -157,3 +157,12 @@ def read_until(stream, text, seconds=PATIENCE):
         assert more, f"it ended without '{text}'"
         got += more
     return got
+
+
+def drain(terminal, seconds=PATIENCE):
+    """What is printed to a terminal until nobody has its other end any more."""
+    while select.select([terminal], [], [], seconds)[0]:
+        try:
+            terminal.read(65536)
+        except OSError:
+            break

@@ -5,13 +5,12 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, read_until, until
+from conftest import NBDSPEC, PATIENCE, ROOT, drain, read_until, until
 
 EXPORTS = ["--export", "name=disk,size=64M,description=a disk", "--export", "name=other,size=32M,read-only"]
 KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
@@ -224,11 +223,7 @@ def test_progress(nbdspec, options):
         walked, of = re.search(r"\[0/[12]\] (\d+) of (\d+) sequences, \d+/s, at most \d+ s left", told).groups()
         assert int(walked) < int(of) and int(of) >= 4000000
         p.send_signal(signal.SIGINT)
-        while select.select([terminal], [], [], PATIENCE)[0]:
-            try:
-                terminal.read(65536)
-            except OSError:  # nobody has the other end any more
-                break
+        drain(terminal)
     assert p.wait(PATIENCE) == 130
     p.stderr.close()
 

@@ -1,12 +1,14 @@
 """The transmission product: no honest server is accused, each combination is counted, and what is found is short and comes again."""
 
 import json
+import os
+import pty
 import re
 import signal
 
 import pytest
 
-from conftest import NBDSPEC, ROOT, until
+from conftest import NBDSPEC, PATIENCE, ROOT, drain, read_until, until
 
 KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
 TRANSMISSION = KNOBS[KNOBS.index("shutdown_serves_option") + 1:]
@@ -139,6 +141,21 @@ def test_the_order_is_by_the_seed(nbdspec, seed):
                                              ("contexts:READ@start,WRITE+BOGUS@start", "WRITE+BOGUS@start")])
 def test_a_wrong_sequence_is_named(nbdspec, sequence, words):
     assert words in nbdspec.broken("server", "--case", "explore/transmission", "--explore-sequence", sequence, *serve())
+
+
+def test_progress(nbdspec):
+    """The line of progress tells of what is done: the combinations, once the sequences are."""
+    ours, theirs = pty.openpty()
+    p = nbdspec.start("server", "--explore", "0", "--destructive", *serve(export="size=64M"), stdout=theirs)
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        told = read_until(terminal, "combinations, ")
+        done, of = re.findall(r"\[1/2\] (\d+) of (\d+) combinations, ", told)[-1]
+        assert int(done) <= int(of) == PRODUCT
+        p.send_signal(signal.SIGINT)
+        drain(terminal)
+    assert p.wait(PATIENCE) == 130
+    p.stderr.close()
 
 
 def test_an_interrupt_leaves_nothing(nbdspec):

@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +17,7 @@ struct explorer {
 	struct search s;
 	struct facts facts;
 	const struct exploration *plan;
+	struct exploration_pace *pace;
 	unsigned shard;
 	const struct symbol *middle[MOST_SYMBOLS], *end[MOST_SYMBOLS];
 	unsigned n_middle, n_end;
@@ -143,6 +143,7 @@ explore_path(struct explorer *x, const struct path *p)
 	size_t log_from = x->log.len;
 	uint64_t from;
 
+	x->pace->done++;
 	if (x->gone || search_skips(&x->s, p)) {
 		*(x->gone ? &c->unwalked : &c->skipped) += 1;
 		return;
@@ -216,14 +217,13 @@ count_of_length(const struct explorer *x, unsigned n)
 }
 
 static void
-tell_plan(const struct explorer *x)
+tell_plan(struct explorer *x)
 {
-	uint64_t planned = x->plan->walks, nobody = 0;
+	uint64_t planned = x->plan->walks;
 
 	for (int n = 0; n <= x->plan->depth; n++)
 		planned += count_of_length(x, (unsigned)n);
-	atomic_compare_exchange_strong(&x->plan->counts->since_us, &nobody, now_us());
-	x->plan->counts->planned = planned;
+	x->pace = exploration_pace(x->s.t, "sequences", planned);
 }
 
 static void

@@ -35,6 +35,7 @@ struct product_finding {
 struct explorer {
 	struct test *t;
 	const struct exploration *plan;
+	struct exploration_pace *pace;
 	unsigned shard;
 	struct entered known[MODES], e; /* as found out beforehand, and on this connection */
 	struct link link;
@@ -1123,6 +1124,7 @@ is_tried(struct explorer *x, const struct combination *c)
 	if (why == LEFT_NOT && is_dangerous(x, c))
 		why = LEFT_DANGER;
 	x->plan->counts->product.left_out[why] += why != LEFT_NOT;
+	x->pace->done += why != LEFT_NOT;
 	return why == LEFT_NOT;
 }
 
@@ -1145,6 +1147,7 @@ explore_mode(struct explorer *x, enum mode mode)
 			some[n++] = c[i];
 		if (n == depth || (i + 1 == COUNT(c) && n > 0)) {
 			explore_together(x, some, n);
+			x->pace->done += n;
 			n = 0;
 			depth = 1 + (unsigned)(random_next(&x->random) % MOST_IN_FLIGHT);
 		}
@@ -1238,6 +1241,7 @@ CASE_EXPLORE(explore, transmission,
 	x.writes = may_write(t);
 	x.paints = x.writes && (x.e.flags & NBD_FLAG_READ_ONLY) == 0;
 	x.seed = 1 + (unsigned)case_seed(t);
+	x.pace = exploration_pace(t, "combinations", x.plan->sequence == NULL ? PRODUCT : 0);
 	if (x.plan->sequence != NULL)
 		explore_sequence(&x, x.plan->sequence);
 	for (enum mode m = MODE_SIMPLE; m < MODES && x.plan->sequence == NULL; m++)
