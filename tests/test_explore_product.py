@@ -107,6 +107,17 @@ def test_who_leaves_is_counted(nbdspec):
     assert not findings and f", {3 * 64 * 15} of them answered by leaving" in message
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_stragglers_are_nobodys_fault(nbdspec, seed):
+    """What a connection has left unanswered is carried out some time, by a server that we cannot start anew."""
+    path = nbdspec.tmp / "s"
+    with nbdspec.start("serve", "--unix", path, "--export", "name=,size=64M", "--knob", "flush_range_strays") as server:
+        until(path.exists)
+        findings, message = explore(nbdspec, "--seed", seed, f"nbd+unix:///?socket={path}", factor="1")
+        server.send_signal(signal.SIGTERM)
+    assert not findings and f", {3 * 64 * 15} of them answered by leaving" in message
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_found(nbdspec, lie):
     requirement, shortest = LIES[lie]

@@ -21,7 +21,7 @@ enum {
 	STUCK_ENOUGH = 16,
 	HANGS_ENOUGH = 64,
 	LEFT_ENOUGH = 8,
-	STRAGGLERS_US = 20000,
+	RENEWED_MOST = 64,
 	MOST_OPTION_REPLY = 1 << 20
 };
 
@@ -44,7 +44,10 @@ struct explorer {
 	bool dead;                   /* the server is not there, or it hangs */
 	bool gone;                   /* and will not be */
 	unsigned n_stuck, n_left_us;
-	unsigned hangs; /* those of the search as well: each takes as long as the patience with one answer */
+	struct combination *later; /* those that it leaves for */
+	unsigned n_later;
+	unsigned n_renewed; /* servers, to be rid of those that may still write */
+	unsigned hangs;     /* those of the search as well: each takes as long as the patience with one answer */
 	uint64_t random;
 	unsigned seed; /* of what is written next */
 	struct history {
@@ -219,6 +222,8 @@ revive(struct explorer *x)
 	shadow_forget_all(&x->shadow);
 	if (can_restart_server(x->t) && !restart_server(x->t, error))
 		harness_error(x->t, "the server could not be started again: %s", error);
+	if (can_restart_server(x->t))
+		shadow_forget_strays(&x->shadow);
 	x->gone = !enter_mode(x, MODE_SIMPLE);
 	x->dead = x->gone;
 }
@@ -266,6 +271,15 @@ whole_blocks(const struct entered *e, struct span s)
 	return s;
 }
 
+/* What was under way when the connection ended may still be carried out. */
+static void
+leave_strays(struct explorer *x, const struct item *items, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!items[i].answered && is_write(items[i].q.type))
+			shadow_strays(&x->shadow, &items[i]);
+}
+
 /* Those that end as they should are known from now on; the others are told of, and nothing more is written so. */
 static void
 painted(struct explorer *x, struct item *items, unsigned n, enum answers_end end)
@@ -280,8 +294,10 @@ painted(struct explorer *x, struct item *items, unsigned n, enum answers_end end
 		else
 			x->paints = false;
 	}
-	if (end != ANSWERS_ALL)
-		link_close(&x->link);
+	if (end == ANSWERS_ALL)
+		return;
+	leave_strays(x, items, n);
+	link_close(&x->link);
 }
 
 static void
@@ -574,17 +590,6 @@ first_unanswered(const struct explorer *x)
 	return -1;
 }
 
-/* What was under way when the connection ended may still be carried out: who reads and writes too soon is overtaken. */
-static void
-await_stragglers(const struct explorer *x)
-{
-	for (unsigned i = 0; i < x->n_items; i++)
-		if (!x->item[i].answered && is_write(x->item[i].q.type)) {
-			usleep(STRAGGLERS_US);
-			return;
-		}
-}
-
 /* They have not all been answered. `accuses`: whoever is to blame for it is among them. */
 static void
 ended_early(struct explorer *x, bool accuses)
@@ -598,8 +603,7 @@ ended_early(struct explorer *x, bool accuses)
 	x->n_stuck += accuses && x->end == ANSWERS_SILENT;
 	x->hangs += x->end == ANSWERS_SILENT;
 	x->n_left_us += x->end == ANSWERS_CLOSED;
-	if (x->n_items > 1)
-		await_stragglers(x);
+	leave_strays(x, x->item, x->n_items);
 	if (accuses && x->end == ANSWERS_SILENT)
 		add_product_breach(&x->breaches, i, BREACH_STREAM, R(each_request_one_reply), "a reply to each request",
 		                   "%s", how);
@@ -624,12 +628,22 @@ remember(struct explorer *x, const struct combination *c, unsigned n)
 	}
 }
 
+/* Who may still write makes less certain what others do; but a server may leave us for thousands of requests. */
+static void
+renew(struct explorer *x)
+{
+	bool weary = x->shadow.n_strays > 0 && can_restart_server(x->t) && x->n_renewed < RENEWED_MOST;
+
+	x->n_renewed += weary;
+	if (x->dead || weary)
+		revive(x);
+}
+
 /* False where some were not answered: .end says why. */
 static bool
 run_together(struct explorer *x, const struct combination *c, unsigned n, bool accuses)
 {
-	if (x->dead)
-		revive(x);
+	renew(x);
 	if (x->gone || !enter_mode(x, c->mode))
 		return false;
 	x->link.traced = x->traced;
@@ -1062,7 +1076,7 @@ explore_group(struct explorer *x, const struct combination *c, unsigned n)
 		explore_unanswered(x, c, n);
 }
 
-/* Of a server that does leave, those that it leaves for are asked alone, and the others have their peace. */
+/* Of a server that does leave, those that it leaves for are asked alone, when the others have had their peace. */
 static void
 explore_together(struct explorer *x, const struct combination *c, unsigned n)
 {
@@ -1073,12 +1087,13 @@ explore_together(struct explorer *x, const struct combination *c, unsigned n)
 		struct request q = request_of(&c[i], &x->known[c->mode]);
 
 		if (x->n_left_us >= LEFT_ENOUGH && law_of(&q, &x->known[c->mode]).may_leave)
-			explore_alone(x, &c[i]);
+			x->later[x->n_later++] = c[i];
 		else
 			others[n_others++] = c[i];
 	}
 	if (n_others > 0)
 		explore_group(x, others, n_others);
+	x->pace->done += n_others;
 }
 
 static void
@@ -1147,11 +1162,32 @@ explore_mode(struct explorer *x, enum mode mode)
 			some[n++] = c[i];
 		if (n == depth || (i + 1 == COUNT(c) && n > 0)) {
 			explore_together(x, some, n);
-			x->pace->done += n;
 			n = 0;
 			depth = 1 + (unsigned)(random_next(&x->random) % MOST_IN_FLIGHT);
 		}
 	}
+}
+
+static void
+explore_later(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->n_later; i++)
+		if (is_tried(x, &x->later[i])) {
+			explore_alone(x, &x->later[i]);
+			x->pace->done++;
+		}
+	free(x->later);
+}
+
+static void
+explore_all(struct explorer *x)
+{
+	x->later = reallocarray(NULL, PRODUCT, sizeof(*x->later));
+	if (x->later == NULL)
+		abort();
+	for (enum mode m = MODE_SIMPLE; m < MODES; m++)
+		explore_mode(x, m);
+	explore_later(x);
 }
 
 static void
@@ -1244,8 +1280,8 @@ CASE_EXPLORE(explore, transmission,
 	x.pace = exploration_pace(t, "combinations", x.plan->sequence == NULL ? PRODUCT : 0);
 	if (x.plan->sequence != NULL)
 		explore_sequence(&x, x.plan->sequence);
-	for (enum mode m = MODE_SIMPLE; m < MODES && x.plan->sequence == NULL; m++)
-		explore_mode(&x, m);
+	else
+		explore_all(&x);
 	hang_up(&x);
 	if (x.plan->sequence != NULL || ++x.plan->counts->product.finished == x.plan->shards)
 		tell_counts(&x, now_us() - from);

@@ -134,14 +134,23 @@ enum answers_end exchange_items(struct link *l, const struct entered *e, struct 
 
 /* ---- contents ---- */
 
+enum { MOST_STRAYS = 128 };
 struct shadow {
 	struct shadow_part { struct span span; uint8_t *bytes, *known; } part[3];
 	unsigned n;
+	struct item stray[MOST_STRAYS];
+	unsigned n_strays;
+	uint64_t stray_bytes;		/* of their payloads */
+	bool stray_anywhere;		/* there are more than these */
 };
 void shadow_start(struct shadow *s, const struct entered *e);
 void shadow_free(struct shadow *s);
 void shadow_forget(struct shadow *s, struct span span);
 void shadow_forget_all(struct shadow *s);
+/* A write that the connection has ended without an answer to may be carried out from now on, at any time, until … */
+void shadow_strays(struct shadow *s, const struct item *i);
+/* … the server is another one. */
+void shadow_forget_strays(struct shadow *s);
 /* The next stretch that is not known, from .offset on and no longer than .length; false: there is none. */
 bool shadow_unknown(const struct shadow *s, struct span *span);
 /* What a READ among those in flight may return; *at is the first offset where it is something else. */
