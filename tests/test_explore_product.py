@@ -5,10 +5,11 @@ import os
 import pty
 import re
 import signal
+import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, drain, read_until, until
+from conftest import NBDSPEC, PATIENCE, ROOT, drain, pasted, read_until, until
 
 KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
 TRANSMISSION = KNOBS[KNOBS.index("shutdown_serves_option") + 1:]
@@ -48,6 +49,9 @@ LIES = {
     "data_zeroed": ("data_chunk_contents", "structured:READ@start"),
     "df_split": ("df_one_content_chunk", "structured:READ+DF@last-four"),
 }
+
+
+AGAIN = {}  # by lie
 
 
 def serve(*options, export="size=1M"):
@@ -126,13 +130,38 @@ def test_a_lie_is_found(nbdspec, lie):
     assert counts(message)[1] > 0
 
 
+def again(nbdspec, lie):
+    """What its shortest requests find; of the tests that look at it the first does them."""
+    if lie not in AGAIN:
+        AGAIN[lie] = explore(nbdspec, "--explore-sequence", LIES[lie][1], *serve("--lie", lie), status=1)[0]
+    return AGAIN[lie]
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_finding_comes_again(nbdspec, lie):
     requirement, shortest = LIES[lie]
-    again, _ = explore(nbdspec, "--explore-sequence", shortest, *serve("--lie", lie), status=1)
-    assert (shortest, requirement) in [(r["point"], r["requirement"]) for r in again]
-    assert again[0]["again"].startswith(f"nbdspec server --destructive --case explore/transmission --explore-sequence '{shortest}' --")
+    findings = again(nbdspec, lie)
+    assert (shortest, requirement) in [(r["point"], r["requirement"]) for r in findings]
+    assert findings[0]["again"].startswith(f"nbdspec server --destructive --case explore/transmission --explore-sequence '{shortest}' --")
     assert not explore(nbdspec, "--explore-sequence", shortest, *serve())[0]
+
+
+def test_a_finding_is_a_case(nbdspec):
+    """C that compiles, fails for the same requirement, and passes where nobody lies."""
+    findings = {lie: next(r for r in again(nbdspec, lie) if r["requirement"] == LIES[lie][0]) for lie in LIES}
+    program = pasted(nbdspec, {lie: r["again"].partition("\n\n")[2] for lie, r in findings.items()})
+
+    def run(case, *options):
+        done = subprocess.run([program, "server", "-q", "--strict", "--destructive", "--time-factor", "0.3", "-c", f"explored/{case}", "--json", "json",
+                               *serve(*options)], env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=PATIENCE)
+        return done.returncode, json.loads((nbdspec.cwd / "json").read_text())["results"]
+
+    status, results = run("*")
+    assert status == 0 and {r["case"] for r in results if r["verdict"] == "skip"} == {"explored/read_only_einval", "explored/read_only_is_written"}
+    for lie in LIES:
+        status, (result,) = run(lie, "--lie", lie)
+        # What a READ behind it says is another requirement's of the same finding.
+        assert status == 1 and result["requirement"] in (LIES[lie][0], "simple_reply_magic"), lie
 
 
 def test_shards_do_the_same_work_once(nbdspec):

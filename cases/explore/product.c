@@ -873,11 +873,11 @@ attribute(struct product_breach *b, const struct product_finding *f)
 }
 
 static void
-show(struct explorer *x, const struct product_finding *f, const char *text)
+show(struct explorer *x, const struct product_finding *f)
 {
 	const struct product_breach *again;
 	struct product_breach b = f->breach;
-	char *options, *command;
+	char *text;
 
 	x->traced = true;
 	breaks(x, f->c, f->n, &f->breach);
@@ -888,10 +888,8 @@ show(struct explorer *x, const struct product_finding *f, const char *text)
 	else
 		note(x->t, "it was broken once, and not again");
 	attribute(&b, f);
-	if (asprintf(&options, "--case explore/transmission --explore-sequence '%s'", text) < 0)
-		abort();
-	command = exploration_again(x->t, options);
-	broken_finding(x->t, b.broken, b.expected, b.got, command);
+	text = product_finding_text(x->t, &x->known[f->c->mode], f->c, f->n, &b, x->paints);
+	broken_finding(x->t, b.broken, b.expected, b.got, text);
 }
 
 static void
@@ -901,7 +899,7 @@ report(struct explorer *x, const struct product_finding *f)
 
 	if (is_to_be_told(x->t, &x->plan->counts->product.told, text, f->breach.broken[0]))
 		POINT(x->t, "%s", text)
-			show(x, f, text);
+			show(x, f);
 	free(text);
 }
 

@@ -125,6 +125,12 @@ struct breaches {
 	struct product_breach b[MOST_PRODUCT_BREACHES];
 	unsigned n;
 };
+/*
+ * The command that does a finding again, and unless it has too many requests a case in C that can be pasted into cases/server/;
+ * malloc'd. `paints`: we write what stands there beforehand.
+ */
+char *product_finding_text(const struct test *t, const struct entered *e, const struct combination *c, unsigned n,
+			   const struct product_breach *b, bool paints);
 void add_product_breach(struct breaches *b, int item, enum breach_kind kind, enum requirement_id r, const char *expected,
 			const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
