@@ -56,6 +56,10 @@ struct entered {
 	unsigned n_contexts;
 };
 
+/* False where the server is not there; e->there is false where it has no such mode. */
+bool enter_link(struct link *l, struct test *t, enum mode mode, struct entered *e);
+void hang_up_link(struct link *l);	/* by NBD_CMD_DISC */
+
 uint16_t command_of(const struct combination *c);
 bool is_write(uint16_t command);
 struct combination combination_at(unsigned i);
@@ -135,7 +139,10 @@ void add_product_breach(struct breaches *b, int item, enum breach_kind kind, enu
 			const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
 enum answers_end { ANSWERS_ALL, ANSWERS_CLOSED, ANSWERS_SILENT, ANSWERS_BROKEN };
-/* Sends them all, and takes what comes until all are answered. */
+/* Sends them all; takes what comes until all are answered. */
+void send_flight(struct link *l, struct item *items, unsigned n);
+enum answers_end await_flight(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b);
+/* Both. */
 enum answers_end exchange_items(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b);
 
 /* ---- contents ---- */
