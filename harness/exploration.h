@@ -43,6 +43,12 @@ struct exploration_counts {
 		_Atomic unsigned finished;
 		struct exploration_told told;
 	} product;
+	/* Of scripts over several connections: */
+	struct {
+		_Atomic uint64_t done, requests, broken, left;
+		_Atomic unsigned finished;
+		struct exploration_told told;
+	} connections;
 };
 
 struct exploration {

@@ -190,7 +190,7 @@ def test_progress(nbdspec):
     os.close(theirs)
     with open(ours, "rb", buffering=0) as terminal:
         told = read_until(terminal, "combinations, ")
-        done, of = re.findall(r"\[1/2\] (\d+) of (\d+) combinations, ", told)[-1]
+        done, of = re.findall(r"\[2/3\] (\d+) of (\d+) combinations, ", told)[-1]
         assert int(done) <= int(of) == PRODUCT
         p.send_signal(signal.SIGINT)
         drain(terminal)

@@ -333,7 +333,7 @@ CASE_EXPLORE(explore, haggling,
 
 	x.s.t = t;
 	x.plan = exploration_of(t, &x.shard);
-	if (x.plan->sequence != NULL && is_combinations(x.plan->sequence))
+	if (x.plan->sequence != NULL && (is_combinations(x.plan->sequence) || is_script(x.plan->sequence)))
 		return;
 	learn_facts(t, &x.facts);
 	walker_start(&x.s.w, t, &x.facts);

@@ -76,6 +76,7 @@ const char *left_out_text(enum left_out l);
 /* "simple:READ@start,WRITE+FUA@middle;READ@middle"; malloc'd. */
 char *combinations_text(const struct combination *c, unsigned n);
 bool is_combinations(const char *text);
+bool is_script(const char *text);	/* of several connections (connections.c) */
 /* The number of them; 0 and one line in error. */
 enum { MOST_COMBINATIONS = 300 };
 unsigned combinations_parse(const char *text, struct combination c[MOST_COMBINATIONS], char error[256]);
