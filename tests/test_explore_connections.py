@@ -26,8 +26,9 @@ def serve(*options, export="size=64M"):
     return ["--", NBDSPEC, "serve", "--unix", "{socket}", "--export", f"name=,{export}", *options]
 
 
-def explore(nbdspec, *options, status=0, factor="0.1"):
-    """The findings, and what the run as a whole has to tell."""
+def explore(nbdspec, *options, status=0, factor=None):
+    """The findings, and what the run as a whole has to tell. Who may hang is waited for less."""
+    factor = factor or ("0.1" if status else "1")
     nbdspec("server", "-q", "--strict", "--destructive", "--time-factor", factor, "--case", "explore/connections", "--json", "json",
             *([] if "--explore-sequence" in options else ["--explore", "0"]), *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
