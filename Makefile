@@ -127,11 +127,11 @@ conformance:
 	@ci/conformance
 	@ci/crash --small
 
-# With every crash state that the budget has, and the recipe for a cluster on a cluster.
+# With deeper explorations, every crash state that the budget has, and the recipe for a cluster on a cluster.
 conformance-full:
 	@ci/install build targets vm full
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
-	@ci/conformance
+	@ci/conformance --full
 	@ci/crash
 	@ci/slurm
 

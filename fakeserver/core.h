@@ -139,6 +139,7 @@ struct fake_server {
 	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
 	uint64_t buffers;		/* bytes that the buffers of all connections take */
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
+	struct straggler *stragglers;
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;
 	uint64_t random;
@@ -217,6 +218,13 @@ void send_none(struct conn *c, const struct request *r);
 void send_status(struct conn *c, const struct request *r, uint32_t error);
 void answer_read(struct conn *c, const struct disk_op *op);
 void answer_partial_read(struct conn *c, const struct disk_op *op);	/* of which only the first bytes exist */
+
+uint32_t request_error(const struct conn *c, const struct request *r);	/* what is wrong with it */
+
+/* ---- straggler.c ---- */
+void stragglers_left(struct conn *c);			/* the WRITEs in its input will be carried out some time … */
+void stragglers_turn(struct fake_server *s);		/* … when others have had so many requests: here is one */
+void stragglers_free(struct fake_server *s);
 
 /* ---- outgoing.c ---- */
 /* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */

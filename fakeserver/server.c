@@ -1150,6 +1150,7 @@ fake_free(struct fake_server *s)
 		free(l);
 	}
 	free_unwatched(s, true);
+	stragglers_free(s);
 	free(s->extents);
 	if (s->epoll >= 0)
 		close(s->epoll);

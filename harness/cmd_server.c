@@ -716,16 +716,16 @@ on_result(void *arg, const struct job *job, const struct result *came)
 static const char *
 what_is_done(const struct server_run *run, const struct case_def *running, char text[256])
 {
-	const struct exploration_counts *c = run->explore.counts;
+	const struct exploration_pace *p = run->explore.counts != NULL ? run->explore.counts->pace : NULL;
 	char pace[PROGRESS_MAX_TEXT];
-	uint64_t walked;
 
-	if (c == NULL || c->planned == 0)
-		return running->id;
-	walked = c->walked + c->skipped + c->unwalked;
-	snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " sequences, %s", walked, c->planned,
-	         progress_pace(pace, walked, c->planned, (double)(now_us() - c->since_us) / 1e6, ""));
-	return text;
+	for (int i = 0; p != NULL && i < EXPLORATIONS_MOST; i++, p++)
+		if (p->of == running && p->planned > 0) {
+			snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " %s, %s", p->done, p->planned, p->units,
+			         progress_pace(pace, p->done, p->planned, (double)(now_us() - p->since_us) / 1e6, ""));
+			return text;
+		}
+	return running->id;
 }
 
 static void

@@ -3,6 +3,7 @@
 $NBDSPEC names another program than build/nbdspec.
 """
 
+import glob
 import os
 import re
 import resource
@@ -175,3 +176,27 @@ def read_until(stream, text, seconds=PATIENCE):
         assert more, f"it ended without '{text}'"
         got += more
     return got
+
+
+def pasted(nbdspec, cases):
+    """A program with these cases as well, as reports give them to be pasted: {name: C}; they are explored/NAME."""
+    files = []
+    for name, case in cases.items():
+        files.append(nbdspec.cwd / f"{name}.c")
+        files[-1].write_text('#include "cases/server/transmission.h"\n\n#include <inttypes.h>\n\n' +
+                             re.sub(r"^CASE\(explored, \w+,", f"CASE(explored, {name},", case, flags=re.M))
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", nbdspec.cwd / "pasted",
+                           *files, *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return nbdspec.cwd / "pasted"
+
+
+def drain(terminal, seconds=PATIENCE):
+    """What is printed to a terminal until nobody has its other end any more."""
+    while select.select([terminal], [], [], seconds)[0]:
+        try:
+            terminal.read(65536)
+        except OSError:
+            break
