@@ -12,8 +12,14 @@ shadow_start(struct shadow *s, const struct entered *e)
 {
 	struct span spans[3];
 
+	shadow_start_over(s, spans, spans_of(e, spans));
+}
+
+void
+shadow_start_over(struct shadow *s, const struct span *spans, unsigned n)
+{
 	shadow_free(s);
-	s->n = spans_of(e, spans);
+	s->n = n;
 	for (unsigned i = 0; i < s->n; i++) {
 		struct shadow_part *p = &s->part[i];
 
