@@ -51,6 +51,12 @@ link_patience_ms(const struct test *t)
 	return (int)(WAIT_MS * t->private->factor);
 }
 
+char *
+server_fault_text(const struct test *t)
+{
+	return t->private->server == &t->private->cut ? server_fault(&t->private->cut) : NULL;
+}
+
 /* Blocking, so that a wait is one system call. */
 static int
 connect_blocking(struct test *t, char error[512])
@@ -58,8 +64,12 @@ connect_blocking(struct test *t, char error[512])
 	int ms = link_patience_ms(t);
 	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
 	bool gone;
-	int fd = server_connect(t->private->server, &gone, error);
+	char *fault = server_fault_text(t);
+	int fd = fault == NULL ? server_connect(t->private->server, &gone, error) : -1;
 
+	if (fault != NULL)
+		snprintf(error, 512, "%s", fault);
+	free(fault);
 	if (fd >= 0) {
 		fcntl(fd, F_SETFL, 0);
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -303,12 +313,6 @@ await_server_end(const struct test *t)
 	struct pollfd p = { .fd = t->private->server->pidfd, .events = POLLIN };
 
 	poll(&p, 1, ENDING_MS);
-}
-
-char *
-server_fault_text(const struct test *t)
-{
-	return t->private->server == &t->private->cut ? server_fault(&t->private->cut) : NULL;
 }
 
 static FILE *

@@ -16,6 +16,7 @@ enum {
 	RENEW_AFTER = 512, /* runs, for a server whose contents nobody knows any more */
 	HISTORY = 4096,    /* runs that a finding may need */
 	HANGS_ENOUGH = 8,
+	LIKE_ENOUGH = 6,
 	WINDOW = 16384,
 	TEXT_MOST = 100000, /* of a command line */
 };
@@ -23,6 +24,7 @@ enum {
 struct bytes_finding {
 	struct inputs shortest;
 	struct damage damage;
+	bool expected;
 };
 
 struct explorer {
@@ -31,7 +33,7 @@ struct explorer {
 	const struct exploration *plan;
 	struct exploration_counts *counts;
 	unsigned shard, n_hangs;
-	uint64_t run;      /* the last */
+
 	uint64_t *history; /* since the server was started */
 	size_t n_history;
 	struct bytes_finding *findings;
@@ -113,8 +115,8 @@ again_text(const struct explorer *x, const struct inputs *s)
 	free(options);
 	options = NULL;
 	if (m->bytes == NULL &&
-	    asprintf(&options, "; before it was brought down run %" PRIu64 " of --seed %" PRIu64 "%s%s", x->run,
-	             x->m.seed, m->corpus_dir != NULL ? " and --corpus " : "",
+	    asprintf(&options, "; before it was brought down run %" PRIu64 " of --seed %" PRIu64 "%s%s",
+	             s->at[s->n - 1].run, x->m.seed, m->corpus_dir != NULL ? " and --corpus " : "",
 	             m->corpus_dir != NULL ? m->corpus_dir : "") < 0)
 		abort();
 	if (asprintf(&text, "%s\n%zu bytes on %zu connection%s%s", command, n, s->n, s->n == 1 ? "" : "s",
@@ -151,17 +153,19 @@ is_enough(const struct explorer *x)
 	return x->counts->bytes.unexpected >= EXPLORE_FINDINGS_MOST || x->counts->bytes.told >= EXPLORE_TOLD_MOST / 2;
 }
 
-static void
+/* Is it known? */
+static bool
 report(struct explorer *x, const struct inputs *s, const struct damage *d, bool again, bool once)
 {
 	enum requirement_id r = d->breach.broken[0];
 	char *name = inputs_name(s);
 	uint64_t sum = sum_bytes(r, (const uint8_t *)name, strlen(name));
 	bool full, ours = exploration_claim(x->counts->bytes.found, EXPLORE_TOLD_MOST, sum, &full);
+	bool expected = is_expected(x->r.t, name, r);
 
 	x->counts->bytes.untold += full;
 	x->counts->bytes.told += ours;
-	x->counts->bytes.unexpected += ours && !once && !is_expected(x->r.t, name, r);
+	x->counts->bytes.unexpected += ours && !once && !expected;
 	if (ours)
 		POINT(x->r.t, "%s", name) {
 			if (!once)
@@ -170,19 +174,29 @@ report(struct explorer *x, const struct inputs *s, const struct damage *d, bool 
 			        d->breach.got);
 		}
 	free(name);
+	return expected;
 }
 
 /* One that was seen before: dead with the same words, or of the same messages and more. */
 static bool
 is_explained(const struct explorer *x, const struct inputs *s, const struct damage *d)
 {
+	unsigned like = 0, expected = 0;
 	for (size_t i = 0; i < x->n_findings; i++) {
 		const struct bytes_finding *f = &x->findings[i];
 
-		if (same_damage(&f->damage, d) && (strstr(d->how, ": ") != NULL || inputs_contain(s, &f->shortest)))
+		if (!same_damage(&f->damage, d))
+			continue;
+		if (strstr(d->how, ": ") != NULL || inputs_contain(s, &f->shortest))
 			return true;
+		like++;
+		expected += f->expected;
 	}
-	return false;
+	if (like < LIKE_ENOUGH)
+		return false;
+	/* Of so many, which may all be one, no more is told; but behind what is known there may be what is not. */
+	x->counts->bytes.untold += like == expected;
+	return true;
 }
 
 static void
@@ -212,17 +226,17 @@ find_runs(struct explorer *x, const struct damage *d, struct inputs *s)
 			break;
 	}
 	inputs_free(s);
-	add_run(x, s, x->run);
+	add_run(x, s, x->history[x->n_history - 1]);
 	return false;
 }
 
 static void
-keep_finding(struct explorer *x, const struct inputs *s, const struct damage *d)
+keep_finding(struct explorer *x, const struct inputs *s, const struct damage *d, bool expected)
 {
 	x->findings = reallocarray(x->findings, x->n_findings + 1, sizeof(*x->findings));
 	if (x->findings == NULL)
 		abort();
-	x->findings[x->n_findings++] = (struct bytes_finding){ *s, *d };
+	x->findings[x->n_findings++] = (struct bytes_finding){ *s, *d, expected };
 }
 
 static void
@@ -230,7 +244,7 @@ found(struct explorer *x, const struct damage *seen)
 {
 	struct damage d = *seen;
 	struct inputs s = { 0 };
-	bool again, once;
+	bool again, once, expected;
 
 	for (size_t i = x->n_history > CHECK_EVERY ? x->n_history - CHECK_EVERY : 0; i < x->n_history; i++) {
 		inputs_free(&s);
@@ -248,11 +262,11 @@ found(struct explorer *x, const struct damage *seen)
 	again = find_runs(x, &d, &s) && shrink(&x->r, &s, &d);
 	once = !again && d.harm == HARM_HANGS && can_restart_server(x->r.t);
 	attribute(&d, &s);
-	report(x, &s, &d, again, once);
+	expected = report(x, &s, &d, again, once);
 	if (once)
 		inputs_free(&s);
 	else
-		keep_finding(x, &s, &d);
+		keep_finding(x, &s, &d, expected);
 }
 
 /* ---- one run ---- */
@@ -281,7 +295,7 @@ remember(struct explorer *x, uint64_t k)
 		memmove(x->history, x->history + HISTORY, HISTORY * sizeof(*x->history));
 		x->n_history = HISTORY;
 	}
-	x->history[x->n_history++] = x->run = k;
+	x->history[x->n_history++] = k;
 }
 
 static void
@@ -304,7 +318,7 @@ static void
 do_run(struct explorer *x, uint64_t k)
 {
 	struct damage d;
-	bool ok;
+	bool ok, accepted;
 
 	if (x->r.gone) {
 		x->counts->bytes.undone++;
@@ -312,9 +326,11 @@ do_run(struct explorer *x, uint64_t k)
 	}
 	mutate(&x->m, k, &x->input);
 	remember(x, k);
-	ok = run_input(&x->r, &x->input, &d);
+	ok = run_input(&x->r, &x->input, &accepted, &d);
 	if (ok)
 		keep_shape(x);
+	/* Who is not let in has done nothing. */
+	x->n_history -= !accepted && x->n_history > 1;
 	ok = ok && (x->r.since_start % CHECK_EVERY != 0 || check_honest(&x->r, &x->r.beside, &d));
 	x->counts->bytes.done++;
 	if (!ok)
@@ -377,7 +393,7 @@ do_what_is_named(struct explorer *x)
 	if (m->bytes != NULL && !inputs_parse(m->bytes, &s, error))
 		harness_error(x->r.t, "--mutate-bytes %s", error);
 	if (m->only > 0)
-		add_run(x, &s, x->run = m->only);
+		add_run(x, &s, m->only);
 	do_these(x, &s);
 	inputs_free(&s);
 }

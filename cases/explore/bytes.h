@@ -24,6 +24,7 @@ struct input {
 	enum manner manner;
 	uint32_t cut[MOST_WRITES];	/* a write ends there; ascending */
 	unsigned n_cuts;
+	uint64_t run;			/* that it was, or 0 */
 };
 void input_free(struct input *i);
 void input_copy(struct input *to, const struct input *from);
@@ -54,7 +55,7 @@ bool next_write_header(struct bytes stream, size_t *at, struct request *q);
 
 /* "GO,READ+FUA; leave:GO,half(9)": what to call them; malloc'd. */
 char *inputs_name(const struct inputs *s);
-/* Do the messages of a follow each other in the last connection of b, whatever stands between them? */
+/* Do the messages of a, which is one connection, follow each other in the last of b, whatever stands between them? */
 bool inputs_contain(const struct inputs *b, const struct inputs *a);
 /* "leave:00000003 4948,4156; 00000001": the bytes in hex, ',' where a write ends; malloc'd. */
 char *inputs_text(const struct inputs *s);
@@ -126,7 +127,7 @@ struct runner_state {
 	struct shadow shadow;
 	bool traced, alone;		/* alone: it serves one client at a time */
 	bool dirty;			/* it has been harmed */
-	bool gone;			/* it is, or is not ours to start anew */
+	bool gone;			/* it is, and is not ours to start anew, or lets nobody in any more */
 	unsigned paint;			/* of what is written next */
 	int patience_ms;		/* with an honest client; 0: as usual */
 	unsigned lingering;		/* connections that it did not close when we had */
@@ -137,8 +138,8 @@ struct runner_state {
 };
 /* False where the server cannot be had. All windows are known afterwards, where they can be. */
 bool start_anew(struct runner_state *r);
-/* One connection. False: the server does not accept it, or something is wrong with a reply. */
-bool run_input(struct runner_state *r, const struct input *i, struct damage *d);
+/* One connection. False: the server does not accept it (*accepted tells), or something is wrong with a reply. */
+bool run_input(struct runner_state *r, const struct input *i, bool *accepted, struct damage *d);
 /* An honest client beside or behind it is served, and finds what it should. */
 bool check_honest(struct runner_state *r, struct link *l, struct damage *d);
 /* What has become of the windows is no longer known well enough to find anything there. */

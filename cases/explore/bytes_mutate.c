@@ -446,6 +446,7 @@ mutate(const struct mutator *m, uint64_t k, struct input *to)
 	random_next(&w.random);
 	from = k <= m->n_corpus ? k - 1 : below(&w, m->n_corpus);
 	input_free(to);
+	to->run = k;
 	put_bytes(&to->bytes, (struct bytes){ m->corpus[from].at, m->corpus[from].len });
 	if (k > m->n_corpus) {
 		for (n = 1; n < 6 && below(&w, 2) == 0;)

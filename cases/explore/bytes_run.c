@@ -467,7 +467,7 @@ converse(struct runner_state *r, const struct input *i, struct damage *d)
 }
 
 bool
-run_input(struct runner_state *r, const struct input *i, struct damage *d)
+run_input(struct runner_state *r, const struct input *i, bool *accepted, struct damage *d)
 {
 	char error[512];
 	bool ok;
@@ -476,7 +476,8 @@ run_input(struct runner_state *r, const struct input *i, struct damage *d)
 	r->since_start++;
 	forget_written(r, bytes_in(&i->bytes));
 	r->link.traced = r->traced;
-	if (!link_open(&r->link, r->t, error))
+	*accepted = link_open(&r->link, r->t, error);
+	if (!*accepted)
 		return damaged(r, d, &r->link, R(handshake_no_hard_disconnect), error);
 	ok = converse(r, i, d);
 	hang_up(&r->link, r->link.end != LINK_OPEN);
@@ -486,11 +487,11 @@ run_input(struct runner_state *r, const struct input *i, struct damage *d)
 bool
 inputs_harm(struct runner_state *r, const struct inputs *s, const struct damage *like, bool anew, struct damage *d)
 {
-	bool ok = r->dirty || anew ? start_anew(r) : true;
+	bool ok = r->dirty || anew ? start_anew(r) : true, accepted;
 
 	*d = (struct damage){ .harm = HARM_NONE };
 	for (size_t i = 0; i < s->n && ok; i++) {
-		ok = run_input(r, &s->at[i], d);
+		ok = run_input(r, &s->at[i], &accepted, d);
 		/* A reply that is wrong to one before the last is another matter. */
 		ok |= i + 1 < s->n && d->harm < HARM_ENDED;
 	}

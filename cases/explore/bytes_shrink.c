@@ -46,12 +46,12 @@ copy_inputs(const struct inputs *s)
 	return c;
 }
 
-/* Halves first, then smaller parts; the last stays. */
+/* Halves first, then smaller parts; one stays. */
 static void
 drop_connections(struct shrinker *k)
 {
 	for (size_t part = k->s->n / 2; part > 0; part /= 2)
-		for (size_t i = 0; i + part < k->s->n;) {
+		for (size_t i = 0; i + part <= k->s->n && part < k->s->n;) {
 			struct inputs c = copy_inputs(k->s);
 
 			inputs_drop(&c, i, part);
