@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-	TRIES = 4000,
+	TRIES = 6000,        /* connections */
 	TRIES_OF_HANGS = 60, /* of which each that hangs takes as long as we are patient */
 	HANG_MS = 1000,      /* so long; what comes of it is tried with all patience */
 };
@@ -25,7 +25,7 @@ try_inputs(struct shrinker *k, struct inputs *candidate)
 	struct damage d;
 	bool same = k->tries > 0 && inputs_harm(k->r, candidate, k->like, k->anew, &d);
 
-	k->tries -= k->tries > 0;
+	k->tries -= candidate->n < k->tries ? (unsigned)candidate->n : k->tries;
 	if (same) {
 		struct inputs was = *k->s;
 
