@@ -24,7 +24,7 @@ enum {
 struct bytes_finding {
 	struct inputs shortest;
 	struct damage damage;
-	bool expected;
+	bool expected, again;
 };
 
 struct explorer {
@@ -70,6 +70,7 @@ learn(struct explorer *x, struct test *t)
 	f->handshake_flags = t->s->handshake_flags;
 	disconnect(t);
 	enter_transmission(t);
+	f->by_go = (f->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) != 0;
 	f->size = t->s->size;
 	f->flags = t->s->flags;
 	f->block = t->s->block.minimum > 512 ? t->s->block.minimum : 512;
@@ -201,7 +202,7 @@ is_explained(const struct explorer *x, const struct inputs *s, const struct dama
 
 		if (!same_damage(&f->damage, d))
 			continue;
-		if (strstr(d->how, ": ") != NULL || inputs_contain(s, &f->shortest))
+		if (!f->again || strstr(d->how, ": ") != NULL || inputs_contain(s, &f->shortest))
 			return true;
 		like++;
 		expected += f->expected;
@@ -246,12 +247,12 @@ find_runs(struct explorer *x, const struct damage *d, struct inputs *s)
 }
 
 static void
-keep_finding(struct explorer *x, const struct inputs *s, const struct damage *d, bool expected)
+keep_finding(struct explorer *x, const struct inputs *s, const struct damage *d, bool expected, bool again)
 {
 	x->findings = reallocarray(x->findings, x->n_findings + 1, sizeof(*x->findings));
 	if (x->findings == NULL)
 		abort();
-	x->findings[x->n_findings++] = (struct bytes_finding){ *s, *d, expected };
+	x->findings[x->n_findings++] = (struct bytes_finding){ *s, *d, expected, again };
 }
 
 static void
@@ -276,12 +277,13 @@ found(struct explorer *x, const struct damage *seen)
 	}
 	again = find_runs(x, &d, &s) && shrink(&x->r, &s, &d);
 	once = !again && d.harm == HARM_HANGS && can_restart_server(x->r.t);
-	attribute(&d, &s);
+	if (again)
+		attribute(&d, &s);
 	expected = report(x, &s, &d, again, once);
 	if (once)
 		inputs_free(&s);
 	else
-		keep_finding(x, &s, &d, expected);
+		keep_finding(x, &s, &d, expected, again);
 }
 
 /* ---- one run ---- */
@@ -451,7 +453,7 @@ CASE_MUTATE(explore, bytes,
             R(option_reply_echoes_option), R(option_reply_length), R(each_request_one_reply), R(cookie_echoed),
             R(simple_reply_magic), R(structured_reply_magic), R(simple_reply_required), R(read_reply_structured),
             R(structured_chunk_length), R(data_chunk_in_bounds), R(data_chunk_contents), R(read_returns_data),
-            R(write_stored), R(greeting_magic), R(handshake_flags_sent))
+            R(write_stored), R(greeting_magic), R(handshake_flags_sent), R(go_enters_transmission))
 {
 	static struct explorer x;
 	uint64_t from = now_us();
@@ -466,8 +468,8 @@ CASE_MUTATE(explore, bytes,
 	learn(&x, t);
 	mutator_start(&x.m, &x.r.facts, &x.plan->mutation.corpus, case_seed(t));
 	exploration_begins(t);
-	if (!start_anew(&x.r))
-		skip(t, "EXPORT_NAME", "the server lets nobody in by NBD_OPT_EXPORT_NAME");
+	if (!start_anew(&x.r) && (x.r.facts.by_go = false, !start_anew(&x.r)))
+		skip(t, "transmission", "the server lets nobody in, by NBD_OPT_GO or NBD_OPT_EXPORT_NAME");
 	if (x.plan->mutation.only > 0 || x.plan->mutation.bytes != NULL)
 		do_what_is_named(&x);
 	else

@@ -71,6 +71,7 @@ struct bytes_facts {
 	uint32_t block;			/* what offsets and lengths of ours are multiples of */
 	uint32_t maximum;		/* of a payload */
 	struct bytes name;		/* of the export */
+	bool by_go;			/* an honest client enters by NBD_OPT_GO, else by NBD_OPT_EXPORT_NAME */
 	bool writes;			/* may we */
 	struct span window[WINDOWS];	/* what is looked at, and written to only by mutations */
 	unsigned n_windows;

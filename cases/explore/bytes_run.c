@@ -123,9 +123,62 @@ send_messages(struct link *l, enum message_kind kind, struct buf *b)
 }
 
 static bool
-enter(struct runner_state *r, struct link *l, struct damage *d)
+stream_damage(struct damage *d, enum harm harm, enum breach_kind kind, enum requirement_id broken, const char *expected,
+              const char *got)
+{
+	struct breaches b = { .n = 0 };
+
+	add_product_breach(&b, -1, kind, broken, expected, "%s", got);
+	*d = (struct damage){ .harm = harm, .breach = b.b[0] };
+	return false;
+}
+
+static void
+put_entry(struct runner_state *r, struct buf *b)
+{
+	static const uint16_t sizes = NBD_INFO_BLOCK_SIZE;
+	struct buf data = { 0 };
+
+	if (r->facts.by_go)
+		put_go(&data, r->facts.name, &sizes, 1);
+	else
+		put_bytes(&data, r->facts.name);
+	wire_put_option(b, &(struct option){ NBD_OPTION_MAGIC, r->facts.by_go ? NBD_OPT_GO : NBD_OPT_EXPORT_NAME,
+	                                     (uint32_t)data.len, bytes_in(&data) });
+	buf_free(&data);
+}
+
+static bool
+take_entry(struct runner_state *r, struct link *l, struct damage *d)
 {
 	size_t padding = r->facts.handshake_flags & NBD_FLAG_NO_ZEROES ? 0 : NBD_EXPORT_NAME_PADDING;
+	struct option_reply o = { .type = NBD_REP_INFO };
+	const uint8_t *at;
+
+	if (!r->facts.by_go) {
+		if (need(r, l, EXPORT_NAME_REPLY_SIZE + padding) == NULL)
+			return damaged(r, d, l, R(option_gets_reply), "");
+		link_take(l, MSG_EXPORT_NAME_REPLY, 0, EXPORT_NAME_REPLY_SIZE + padding);
+		return true;
+	}
+	while (o.type == NBD_REP_INFO) {
+		if ((at = need(r, l, OPTION_REPLY_HEADER_SIZE)) == NULL)
+			return damaged(r, d, l, R(option_gets_reply), "");
+		wire_get_option_reply(wire(at, OPTION_REPLY_HEADER_SIZE), &o);
+		if (o.magic != NBD_OPTION_REPLY_MAGIC || o.length > MOST_RECEIVED)
+			return stream_damage(d, HARM_REPLY, BREACH_STREAM, R(option_reply_magic),
+			                     "a reply to an honest option", "something else");
+		if (need(r, l, OPTION_REPLY_HEADER_SIZE + o.length) == NULL)
+			return damaged(r, d, l, R(option_reply_length), "");
+		link_take(l, MSG_OPTION_REPLY, 0, OPTION_REPLY_HEADER_SIZE + o.length);
+	}
+	return o.type == NBD_REP_ACK || stream_damage(d, HARM_REPLY, BREACH_RESULT, R(go_enters_transmission),
+	                                              "that an honest client is let in, as others were", "an error");
+}
+
+static bool
+enter(struct runner_state *r, struct link *l, struct damage *d)
+{
 	char error[512] = "";
 	struct buf b = { 0 };
 
@@ -136,13 +189,9 @@ enter(struct runner_state *r, struct link *l, struct damage *d)
 	wire_put_client_flags(&b, &(struct client_flags){ r->facts.handshake_flags & KNOWN_FLAGS });
 	if (r->traced)
 		send_messages(l, MSG_CLIENT_FLAGS, &b);
-	wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, NBD_OPT_EXPORT_NAME, (uint32_t)r->facts.name.len,
-	                                      r->facts.name });
+	put_entry(r, &b);
 	send_messages(l, MSG_OPTION, &b);
-	if (need(r, l, EXPORT_NAME_REPLY_SIZE + padding) == NULL)
-		return damaged(r, d, l, R(option_gets_reply), error);
-	link_take(l, MSG_EXPORT_NAME_REPLY, 0, EXPORT_NAME_REPLY_SIZE + padding);
-	return true;
+	return take_entry(r, l, d);
 }
 
 /* Of thousands of connections that have come to their end none shall keep its port. */
@@ -181,17 +230,6 @@ put_window_request(struct runner_state *r, struct buf *b, unsigned i, uint16_t t
 	if (type == NBD_CMD_WRITE)
 		q.data = (struct bytes){ p->bytes, p->span.length };
 	wire_put_request(b, &q);
-}
-
-static bool
-stream_damage(struct damage *d, enum harm harm, enum breach_kind kind, enum requirement_id broken, const char *expected,
-              const char *got)
-{
-	struct breaches b = { .n = 0 };
-
-	add_product_breach(&b, -1, kind, broken, expected, "%s", got);
-	*d = (struct damage){ .harm = harm, .breach = b.b[0] };
-	return false;
 }
 
 static bool
