@@ -30,6 +30,7 @@ struct judge {
 	unsigned n, next; /* tokens, and the one that is looked at */
 	uint32_t client_flags;
 	bool structured, stop;
+	bool entered_early; /* transmission, by an option that is not all there */
 	struct request_state *requests;
 	unsigned n_requests;
 	bool lost;      /* behind the requests stands what is none */
@@ -63,9 +64,9 @@ take(struct judge *j, enum message_kind kind, uint64_t cookie, size_t n)
 /* ---- option haggling ---- */
 
 static bool
-was_asked(const struct judge *j, uint32_t option)
+was_asked(const struct judge *j, uint32_t option, unsigned from, unsigned to)
 {
-	for (unsigned i = j->next; i < j->n && j->token[i].kind == TOKEN_OPTION; i++)
+	for (unsigned i = from; i < to && j->token[i].kind == TOKEN_OPTION; i++)
 		if (j->token[i].headed && j->token[i].option.option == option)
 			return true;
 	return false;
@@ -78,7 +79,12 @@ wrong_option(struct judge *j, const struct option_reply *r, uint32_t option)
 
 	name_text(NAME_OPTION, option, want);
 	name_text(NAME_OPTION, r->option, got);
-	if (was_asked(j, r->option))
+	if (was_asked(j, r->option, 1, j->next))
+		BREACH(j,
+		       r->option == NBD_OPT_INFO || r->option == NBD_OPT_GO ? R(info_final_reply)
+		                                                            : R(option_reply_echoes_option),
+		       "one final reply to each option", "another reply to %.60s", got);
+	else if (was_asked(j, r->option, j->next, j->n))
 		BREACH(j, R(option_gets_reply), "a reply to each option, in their order", "%.60s before one to %.60s",
 		       got, want);
 	else
@@ -153,6 +159,7 @@ haggle(struct judge *j)
 		else
 			while (!j->stop && !last)
 				last = take_option_reply(j, &t->option);
+		j->entered_early = !t->whole;
 		j->j->owed = j->stop ? j->j->owed : 0;
 	}
 }
@@ -197,7 +204,10 @@ find_request(struct judge *j, uint64_t cookie)
 			       "another one with the cookie 0x%" PRIx64, cookie);
 		return s->done || s->ambiguous ? NULL : s;
 	}
-	if (!j->lost)
+	if (j->entered_early)
+		BREACH(j, R(option_data_consumed), "no reply before all of the option's data has come",
+		       "one with the cookie 0x%" PRIx64, cookie);
+	else if (!j->lost)
 		BREACH(j, R(cookie_echoed), "the cookie of a request that was sent", "0x%016" PRIx64, cookie);
 	return NULL;
 }

@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-	TRIES = 6000,        /* connections */
+	TRIES = 2000,        /* connections */
 	TRIES_OF_HANGS = 60, /* of which each that hangs takes as long as we are patient */
 	HANG_MS = 1000,      /* so long; what comes of it is tried with all patience */
 };
