@@ -356,11 +356,40 @@ insert_other_message(struct damage_work *w)
 	free(theirs);
 }
 
+/* A copy of some messages as the data of one that is refused: who does not take it off answers what nobody has asked. */
+static void
+wrap_messages(struct damage_work *w)
+{
+	unsigned i = (unsigned)below(w, w->n_tokens), last = i + (unsigned)below(w, 3);
+	const struct token *t = &w->token[i];
+	struct buf inner = { 0 }, b = { 0 };
+
+	while (i <= last && i < w->n_tokens)
+		put_bytes(&inner, bytes_of_token(w, i++));
+	if (t->kind == TOKEN_REQUEST && w->m->facts->writes)
+		wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC,
+		                                        .type = NBD_CMD_WRITE,
+		                                        .flags = (uint16_t)(below(w, 2) << below(w, 16)),
+		                                        .cookie = random_next(&w->random),
+		                                        .offset = below(w, 2) * w->m->facts->size,
+		                                        .length = (uint32_t)inner.len,
+		                                        .data = { inner.at, inner.len } });
+	else if (t->kind == TOKEN_OPTION)
+		wire_put_option(&b,
+		                &(struct option){ NBD_OPTION_MAGIC,
+		                                  (uint32_t)(below(w, 2) * 0x7f + below(w, NBD_OPT_EXTENDED_HEADERS)),
+		                                  (uint32_t)inner.len,
+		                                  { inner.at, inner.len } });
+	insert(w, t->at, (struct bytes){ b.at, b.len });
+	buf_free(&inner);
+	buf_free(&b);
+}
+
 /* As often as they stand here. */
 static void (*const kinds[])(struct damage_work *) = {
-	change_field,   change_field,      change_field,         change_field, flip_bit, flip_bit, truncate_bytes,
-	truncate_bytes, insert_random,     overwrite_random,     delete_bytes, splice,   splice,   delete_message,
-	swap_messages,  duplicate_message, insert_other_message,
+	change_field,   change_field,      change_field,         change_field,  flip_bit,      flip_bit, truncate_bytes,
+	truncate_bytes, insert_random,     overwrite_random,     delete_bytes,  splice,        splice,   delete_message,
+	swap_messages,  duplicate_message, insert_other_message, wrap_messages, wrap_messages,
 };
 
 /* ---- how it is sent ---- */
