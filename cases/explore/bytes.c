@@ -481,7 +481,7 @@ CASE_MUTATE(explore, bytes,
 	mutator_start(&x.m, &x.r.facts, &x.plan->mutation.corpus, case_seed(t));
 	exploration_begins(t);
 	if (!start_anew(&x.r) && (x.r.facts.by_go = false, !start_anew(&x.r)))
-		skip(t, "transmission", "the server lets nobody in, by NBD_OPT_GO or NBD_OPT_EXPORT_NAME");
+		skip(t, "transmission", "an honest client is not let in, or does not find what it has written");
 	if (x.plan->mutation.only > 0 || x.plan->mutation.bytes != NULL)
 		do_what_is_named(&x);
 	else

@@ -111,7 +111,10 @@ static void
 put_pipeline(struct writer *w, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
-		put_command(w, i % 3 == 1 ? NBD_CMD_WRITE : NBD_CMD_READ, 0, i % 2 ? last_block(w->f) : 0, w->f->block);
+		if (i % 3 == 1)
+			put_command(w, NBD_CMD_WRITE, 0, last_block(w->f), w->f->block);
+		else
+			put_command(w, NBD_CMD_READ, 0, i % 2 ? last_block(w->f) : 0, w->f->block);
 }
 
 /* ---- sessions ---- */

@@ -533,7 +533,7 @@ inputs_harm(struct runner_state *r, const struct inputs *s, const struct damage 
 		/* A reply that is wrong to one before the last is another matter. */
 		ok |= i + 1 < s->n && d->harm < HARM_ENDED;
 	}
-	if (ok && s->n > 0)
+	if (ok && s->n > 0 && (like == NULL || like->harm != HARM_REPLY))
 		check_honest(r, &r->beside, d);
 	r->dirty = d->harm > HARM_REPLY || r->gone;
 	return like == NULL ? d->harm != HARM_NONE : same_damage(d, like);
