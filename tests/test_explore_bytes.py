@@ -52,14 +52,14 @@ def count(message):
 
 @pytest.mark.parametrize("knob", KNOBS)
 def test_no_knob_is_accused(nbdspec, knob):
-    findings, message = mutate(nbdspec, "--mutate", 1000, *serve("--knob", knob), factor="1")
+    findings, message = mutate(nbdspec, "--destructive", "--mutate", 1000, *serve("--knob", knob), factor="1")
     assert not findings and count(message) == 1000 and message.count("; 0 deviate") == 1
 
 
 @pytest.mark.parametrize("export", ["size=64M", "size=512", "size=0", "size=8388607T", "size=64M,flags=HAS_FLAGS", "read-only", "size=1M,min=4096,pref=65536",
                                     "size=20000", "size=64M,min=65536,pref=65536,max=1048576"])
 def test_no_export_is_accused(nbdspec, export):
-    findings, message = mutate(nbdspec, "--mutate", 2000, "--seed", 7, *serve(export=export), factor="1")
+    findings, message = mutate(nbdspec, "--destructive", "--mutate", 2000, "--seed", 7, *serve(export=export), factor="1")
     assert not findings and count(message) == 2000
 
 

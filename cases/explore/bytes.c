@@ -14,7 +14,7 @@
 enum {
 	CHECK_EVERY = 8,   /* runs, for an honest client to come behind */
 	RENEW_AFTER = 512, /* runs, for a server whose contents nobody knows any more */
-	HISTORY = 1024,    /* runs that a finding may need */
+	HISTORY = 256,     /* runs that a finding may need */
 	HANGS_ENOUGH = 8,
 	LIKE_ENOUGH = 6,
 	EACH_TIME = 4,

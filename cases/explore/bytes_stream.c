@@ -216,15 +216,23 @@ put_input_name(FILE *f, const struct input *i)
 	free(tokens);
 }
 
+static FILE *
+open_text(char **text, size_t *size)
+{
+	FILE *f = open_memstream(text, size);
+
+	if (f == NULL)
+		abort();
+	return f;
+}
+
 char *
 inputs_name(const struct inputs *s)
 {
 	char *text;
 	size_t size;
-	FILE *f = open_memstream(&text, &size);
+	FILE *f = open_text(&text, &size);
 
-	if (f == NULL)
-		abort();
 	for (size_t i = 0; i < s->n; i++) {
 		fputs(i > 0 ? "; " : "", f);
 		put_input_name(f, &s->at[i]);
@@ -293,10 +301,8 @@ inputs_text(const struct inputs *s)
 {
 	char *text;
 	size_t size;
-	FILE *f = open_memstream(&text, &size);
+	FILE *f = open_text(&text, &size);
 
-	if (f == NULL)
-		abort();
 	for (size_t i = 0; i < s->n; i++) {
 		const struct input *in = &s->at[i];
 		unsigned n;

@@ -10,9 +10,10 @@
 void
 shadow_start(struct shadow *s, const struct entered *e)
 {
-	struct span spans[3];
+	struct span spans[3] = { { 0, 0 } };
+	unsigned n = spans_of(e, spans);
 
-	shadow_start_over(s, spans, spans_of(e, spans));
+	shadow_start_over(s, spans, n);
 }
 
 void
