@@ -50,14 +50,15 @@ choose_windows(struct bytes_facts *f)
 	uint64_t length = f->block > WINDOW ? f->block : WINDOW / f->block * f->block;
 	uint64_t last = f->size >= f->block ? (f->size / f->block - 1) * f->block : 0;
 
-	/* The last block is what our sessions write to. */
+	/* All around the block that our sessions write to, and the end. */
+	f->target = last < 4 * length ? last : length;
 	if (last == 0 || f->block > f->maximum)
 		return;
 	f->window[f->n_windows++] = (struct span){ 0, last < length ? last : length };
-	if (last < 8 * length)
+	if (last < 4 * length)
 		return;
-	f->window[f->n_windows++] = (struct span){ last / 2 / f->block * f->block, length };
-	f->window[f->n_windows++] = (struct span){ last - length, length };
+	f->window[f->n_windows++] = (struct span){ length + f->block, length };
+	f->window[f->n_windows++] = (struct span){ last + f->block - length, length };
 }
 
 static void

@@ -73,6 +73,7 @@ struct bytes_facts {
 	struct bytes name;		/* of the export */
 	bool by_go;			/* an honest client enters by NBD_OPT_GO, else by NBD_OPT_EXPORT_NAME */
 	bool writes;			/* may we */
+	uint64_t target;		/* the offset of the block that our sessions write to */
 	struct span window[WINDOWS];	/* what is looked at, and written to only by mutations */
 	unsigned n_windows;
 };

@@ -56,12 +56,6 @@ put_contexts(struct writer *w, uint32_t option, const char *query)
 	put_opt(w, option, &data);
 }
 
-static uint64_t
-last_block(const struct bytes_facts *f)
-{
-	return f->size >= f->block ? (f->size / f->block - 1) * f->block : 0;
-}
-
 static void
 put_command(struct writer *w, uint16_t type, uint16_t flags, uint64_t offset, uint32_t length)
 {
@@ -92,7 +86,7 @@ put_all_commands(struct writer *w)
 {
 	uint16_t has = w->f->flags, fua = has & NBD_FLAG_SEND_FUA ? NBD_CMD_FLAG_FUA : 0;
 	uint32_t n = w->f->block;
-	uint64_t at = last_block(w->f);
+	uint64_t at = w->f->target;
 
 	put_command(w, NBD_CMD_READ, 0, 0, n);
 	put_command(w, NBD_CMD_WRITE, fua, at, n);
@@ -112,9 +106,9 @@ put_pipeline(struct writer *w, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (i % 3 == 1)
-			put_command(w, NBD_CMD_WRITE, 0, last_block(w->f), w->f->block);
+			put_command(w, NBD_CMD_WRITE, 0, w->f->target, w->f->block);
 		else
-			put_command(w, NBD_CMD_READ, 0, i % 2 ? last_block(w->f) : 0, w->f->block);
+			put_command(w, NBD_CMD_READ, 0, i % 2 ? w->f->target : 0, w->f->block);
 }
 
 /* ---- sessions ---- */
@@ -158,7 +152,7 @@ contexts(struct writer *w)
 	put_contexts(w, NBD_OPT_SET_META_CONTEXT, "base:allocation");
 	put_entry(w, NBD_OPT_GO, w->f->name);
 	put_command(w, NBD_CMD_BLOCK_STATUS, 0, 0, w->f->block);
-	put_command(w, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, last_block(w->f), w->f->block);
+	put_command(w, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, w->f->target, w->f->block);
 	put_command(w, NBD_CMD_READ, w->f->flags & NBD_FLAG_SEND_DF ? NBD_CMD_FLAG_DF : 0, 0, w->f->block);
 }
 

@@ -145,14 +145,26 @@ drop_bytes(struct shrinker *k, size_t i)
 		}
 }
 
+static bool
+are_zero(const uint8_t *at, size_t n)
+{
+	while (n > 0 && at[n - 1] == 0)
+		n--;
+	return n == 0;
+}
+
 static void
 zero_bytes(struct shrinker *k, size_t i)
 {
-	static const uint8_t zero;
+	static const uint8_t zeroes[512];
 
-	for (size_t at = 0; at < k->s->at[i].bytes.len; at++)
-		if (k->s->at[i].bytes.at[at] != 0)
-			try_replaced(k, i, at, 1, &zero, 1);
+	for (size_t part = sizeof(zeroes); part > 0; part /= 8)
+		for (size_t at = 0; at < k->s->at[i].bytes.len; at += part) {
+			size_t left = k->s->at[i].bytes.len - at, n = part < left ? part : left;
+
+			if (!are_zero(k->s->at[i].bytes.at + at, n))
+				try_replaced(k, i, at, n, zeroes, n);
+		}
 }
 
 static void
