@@ -61,6 +61,11 @@ enum option_id {
 	OPT_UNCHECKED,
 	OPT_CROWD,
 	OPT_RELOAD,
+	OPT_MUTATE,
+	OPT_MUTATE_RUN,
+	OPT_MUTATE_BYTES,
+	OPT_CORPUS,
+	OPT_CORPUS_NEW,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -104,8 +109,16 @@ static const struct cli_option server_options[] = {
 	                   false },
 	{ "explore-walks", 0, "N", "likewise: N sequences at random, by the seed", OPT_WALKS, false },
 	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
-	{ "seed", 0, "N", "of --explore-walks, and of the order of --explore in transmission (default: 1)", OPT_SEED,
+	{ "mutate", 0, "N|TIME",
+	  "in place of the cases: sessions whose bytes are damaged at random, N of them, or for 30s, 10m, 2h",
+	  OPT_MUTATE, false },
+	{ "mutate-run", 0, "N", "likewise: the Nth of them alone, by the seed", OPT_MUTATE_RUN, false },
+	{ "mutate-bytes", 0, "HEX", "likewise: these bytes, as a finding tells them", OPT_MUTATE_BYTES, false },
+	{ "corpus", 0, "DIR", "begin from the files in it as well: what a client sends, one session each", OPT_CORPUS,
 	  false },
+	{ "corpus-new", 0, "DIR", "put what is answered in a new way there", OPT_CORPUS_NEW, false },
+	{ "seed", 0, "N", "of --explore-walks, --mutate, and of the order of --explore in transmission (default: 1)",
+	  OPT_SEED, false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
 	  false },
 	{ "crowd", 0, "N",
@@ -182,9 +195,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE  ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_RELOAD ? server_options
-	                                                                     : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE      ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_CORPUS_NEW ? server_options
+	                                                                         : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -231,6 +244,9 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
 		{ OPT_RELOAD, NULL, &run->target.reload },
 		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
+		{ OPT_MUTATE_BYTES, NULL, &run->explore.mutation.bytes },
+		{ OPT_CORPUS, NULL, &run->explore.mutation.corpus_dir },
+		{ OPT_CORPUS_NEW, NULL, &run->explore.mutation.new_dir },
 	};
 
 	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
@@ -243,6 +259,30 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		return true;
 	}
 	return false;
+}
+
+/* So many, or so long: 30s, 10m, 2h. */
+static int
+take_mutate(struct server_run *run, const char *text)
+{
+	static const char units[] = "smh";
+	static const double seconds[] = { 1, 60, 3600 };
+	struct mutation *m = &run->explore.mutation;
+	size_t len = strlen(text);
+	const char *unit = strchr(units, text[len - 1]);
+	char number[32], *end;
+
+	m->asked = true;
+	m->runs = 0;
+	m->seconds = 0;
+	if (unit == NULL)
+		return cli_number(run->cli, "--mutate", text, 1, ULONG_MAX, &m->runs) ? 0 : STATUS_USAGE;
+	snprintf(number, sizeof(number), "%.*s", (int)len - 1, text);
+	m->seconds = strtod(number, &end) * seconds[unit - units];
+	if (*end == '\0' && m->seconds > 0 && m->seconds < 1e9 && strspn(number, "0123456789.") == len - 1)
+		return 0;
+	return cli_usage_error(run->cli, "--mutate '%s': want a number of runs, or a time such as 30s, 10m or 2h",
+	                       text);
 }
 
 static int
@@ -289,6 +329,12 @@ take_option(struct server_run *run, const struct cli_given *g)
 		run->target.crowd = (unsigned)number;
 		run->target.crowd_given = true;
 		return 0;
+	case OPT_MUTATE:
+		return take_mutate(run, g->value);
+	case OPT_MUTATE_RUN:
+		return cli_number(run->cli, "--mutate-run", g->value, 1, ULONG_MAX, &run->explore.mutation.only)
+		               ? 0
+		               : STATUS_USAGE;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);
@@ -584,17 +630,54 @@ is_known(void *arg, const struct result *r)
 	return !judged.red && judged.expectation != EXPECT_NONE;
 }
 
+/* Alone, and one of its three. */
+static int
+take_mutation(struct server_run *run)
+{
+	struct exploration *e = &run->explore;
+	struct mutation *m = &e->mutation;
+	char error[512];
+
+	if (m->asked + (m->only > 0) + (m->bytes != NULL) > 1)
+		return cli_usage_error(run->cli, "one of --mutate, --mutate-run and --mutate-bytes, not several");
+	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL || e->unchecked)
+		return cli_usage_error(run->cli, "--mutate does not go with --explore: one after the other");
+	if (m->bytes != NULL && (m->corpus_dir != NULL || m->new_dir != NULL))
+		return cli_usage_error(run->cli, "--mutate-bytes takes nothing from a corpus, and adds nothing to one");
+	if (m->new_dir != NULL && access(m->new_dir, W_OK | X_OK) != 0)
+		return cli_usage_error(run->cli, "--corpus-new %s: %s", m->new_dir, strerror(errno));
+	if (m->corpus_dir != NULL && !corpus_load(&m->corpus, m->corpus_dir, error))
+		return cli_usage_error(run->cli, "--corpus %s", error);
+	return 0;
+}
+
+static bool
+is_exploration(const struct server_run *run)
+{
+	return run->suite == SUITE_EXPLORE || run->suite == SUITE_MUTATE;
+}
+
 /* Explorations are cases of their own, and each shard is one. */
 static int
 take_exploration(struct server_run *run)
 {
 	struct exploration *e = &run->explore;
+	struct mutation *m = &e->mutation;
+	int status;
 
 	if (run->suite != SUITE_SERVER)
 		return 0;
-	if (e->walks == 0 && e->depth < 0 && is_given(run, OPT_SEED))
-		return cli_usage_error(run->cli, "--seed goes with --explore-walks");
-	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
+	if (e->walks == 0 && e->depth < 0 && !m->asked && m->only == 0 && is_given(run, OPT_SEED))
+		return cli_usage_error(run->cli, "--seed goes with --explore-walks or --mutate");
+	if (m->asked || m->only > 0 || m->bytes != NULL) {
+		status = take_mutation(run);
+		if (status != 0)
+			return status;
+		run->suite = SUITE_MUTATE;
+	} else if (m->corpus_dir != NULL || m->new_dir != NULL)
+		return cli_usage_error(run->cli, "--%s goes with --mutate",
+		                       m->corpus_dir != NULL ? "corpus" : "corpus-new");
+	else if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
 		run->suite = SUITE_EXPLORE;
 	else if (e->unchecked)
 		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
@@ -686,11 +769,11 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	struct result r = *came;
 	char message[512], point[512];
 
-	if (run->suite == SUITE_EXPLORE && is_of_a_shard(job->target, came))
+	if (is_exploration(run) && is_of_a_shard(job->target, came))
 		return;
 	/* What is known of a case is so for every seed. */
 	expect_judge(run->expect, &r, run->strict);
-	if (run->runs > 1 && run->suite != SUITE_EXPLORE) {
+	if (run->runs > 1 && !is_exploration(run)) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
 		r.point = point;
@@ -712,6 +795,23 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	}
 }
 
+static const char *
+what_is_mutated(const struct server_run *run, char text[256])
+{
+	const struct exploration_counts *c = run->explore.counts;
+	double seconds = (double)(now_us() - c->bytes.since_us) / 1e6, left = run->explore.mutation.seconds - seconds;
+	uint64_t n = c->bytes.done + c->bytes.undone;
+	char pace[PROGRESS_MAX_TEXT], most[32] = "";
+
+	if (c->bytes.planned > 0)
+		snprintf(most, sizeof(most), " of %" PRIu64, c->bytes.planned);
+	else
+		snprintf(pace, sizeof(pace), "%.0f/s, %.0f s left", (double)n / seconds, left > 0 ? left : 0);
+	snprintf(text, 256, "%" PRIu64 "%s runs, %u shapes of replies, %u findings, %s", n, most, c->bytes.shapes,
+	         c->bytes.told, c->bytes.planned > 0 ? progress_pace(pace, n, c->bytes.planned, seconds, "") : pace);
+	return text;
+}
+
 /* An exploration is one case, and may last. */
 static const char *
 what_is_done(const struct server_run *run, const struct case_def *running, char text[256])
@@ -719,6 +819,8 @@ what_is_done(const struct server_run *run, const struct case_def *running, char 
 	const struct exploration_pace *p = run->explore.counts != NULL ? run->explore.counts->pace : NULL;
 	char pace[PROGRESS_MAX_TEXT];
 
+	if (run->explore.counts != NULL && run->explore.counts->bytes.since_us > 0)
+		return what_is_mutated(run, text);
 	for (int i = 0; p != NULL && i < EXPLORATIONS_MOST; i++, p++)
 		if (p->of == running && p->planned > 0) {
 			snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " %s, %s", p->done, p->planned, p->units,
@@ -912,7 +1014,7 @@ run_all(struct server_run *run)
 		abort();
 	for (unsigned k = 0; k < run->runs; k++) {
 		targets[k] = run->target;
-		if (run->suite == SUITE_EXPLORE)
+		if (is_exploration(run))
 			targets[k].shard = k;
 		else
 			targets[k].seed += k;
@@ -953,12 +1055,15 @@ static int
 status_of(struct server_run *run, bool written)
 {
 	const struct run_summary *s = &run->summary;
+	char text[256];
 
 	if (run->trace_failed != 0) {
 		cli_broken(run->cli, "%s: the trace could not be written whole: %s", run->trace_path,
 		           strerror(run->trace_failed));
 		written = false;
 	}
+	if (s->interrupted && run->suite == SUITE_MUTATE)
+		fprintf(stderr, "nbdspec server: interrupted: %s\n", what_is_done(run, run->cases[0], text));
 	if (s->interrupted)
 		return STATUS_INTERRUPTED;
 	if (s->broken != NULL && told_on_terminal(run) && strchr(s->broken, '\n') == NULL)

@@ -56,6 +56,24 @@ is_expected(const struct test *t, const char *point, enum requirement_id r)
 	                                             .server = "" });
 }
 
+bool
+exploration_claim(_Atomic uint64_t *table, size_t room, uint64_t sum, bool *full)
+{
+	uint64_t mine = sum | 1; /* a place that is free holds zero */
+
+	*full = false;
+	for (size_t i = 0; i < room; i++) {
+		uint64_t is = 0;
+
+		if (atomic_compare_exchange_strong(&table[i], &is, mine))
+			return true;
+		if (is == mine)
+			return false;
+	}
+	*full = true;
+	return false;
+}
+
 char *
 exploration_again(const struct test *t, const char *options)
 {
