@@ -132,6 +132,10 @@ static const struct cli_option client_options[] = {
 	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
+	{ "explore", 0, "DEPTH",
+	  "in place of the cases: all sequences of up to DEPTH replies to options, and all ways to cut reads",
+	  OPT_EXPLORE, false },
+	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
 
@@ -376,14 +380,17 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,     OPT_DAEMON,
-		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS, OPT_FILESYSTEM };
+	static const enum option_id kept[] = { OPT_EXPORT,      OPT_SIZE,       OPT_VIA,   OPT_PREPARE,
+		                               OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK, OPT_DIRECT,
+		                               OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
 	const struct cli *cli = run->cli;
+	/* What --driver names is given there. */
+	char *const *program = run->target.program + (run->driver != NULL);
 	size_t n = 0, n_program = 0;
 	char **words, **owned, *text;
 	size_t n_owned = 0;
 
-	while (cli->program[n_program] != NULL)
+	while (program[n_program] != NULL)
 		n_program++;
 	words = calloc(2 * cli->n_given + n_program + 3, sizeof(*words));
 	owned = calloc(cli->n_given + 1, sizeof(*owned));
@@ -399,9 +406,10 @@ again_text(const struct server_run *run)
 			if (cli->given[i].value != NULL)
 				words[n++] = (char *)cli->given[i].value;
 		}
-	words[n++] = (char *)(cli->bracket ? "[" : "--");
+	if (n_program > 0)
+		words[n++] = (char *)(cli->bracket ? "[" : "--");
 	for (size_t i = 0; i < n_program; i++)
-		words[n++] = cli->program[i];
+		words[n++] = program[i];
 	if (cli->bracket)
 		words[n++] = (char *)"]";
 	text = shell_quote(words);
@@ -462,6 +470,7 @@ take_client(struct server_run *run)
 	if (run->driver != NULL) {
 		t->driver = true;
 		t->program = driver_command(run);
+		t->again = again_text(run);
 		return 0;
 	}
 	if (run->cli->program == NULL || run->cli->n_args > 0)
@@ -473,6 +482,7 @@ take_client(struct server_run *run)
 		return cli_usage_error(run->cli,
 		                       "the command names neither {uri} nor {socket}: put one where the client "
 		                       "takes the server's address");
+	t->again = again_text(run);
 	return 0;
 }
 
@@ -484,7 +494,7 @@ take_target(struct server_run *run)
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
 		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
 		                       strlen(run->export_name), NBD_MAX_STRING);
-	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER)
+	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER || run->suite == SUITE_EXPLORE_CLIENT)
 		return take_client(run);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
@@ -574,12 +584,12 @@ take_exploration(struct server_run *run)
 {
 	struct exploration *e = &run->explore;
 
-	if (run->suite != SUITE_SERVER)
+	if (run->suite == SUITE_DURABILITY)
 		return 0;
 	if (e->walks == 0 && e->depth < 0 && is_given(run, OPT_SEED))
 		return cli_usage_error(run->cli, "--seed goes with --explore-walks");
 	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
-		run->suite = SUITE_EXPLORE;
+		run->suite = run->suite == SUITE_SERVER ? SUITE_EXPLORE : SUITE_EXPLORE_CLIENT;
 	else if (e->unchecked)
 		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
 	else
@@ -670,11 +680,11 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	struct result r = *came;
 	char message[512], point[512];
 
-	if (run->suite == SUITE_EXPLORE && is_of_a_shard(job->target, came))
+	if (run->explore.counts != NULL && is_of_a_shard(job->target, came))
 		return;
 	/* What is known of a case is so for every seed. */
 	expect_judge(run->expect, &r, run->strict);
-	if (run->runs > 1 && run->suite != SUITE_EXPLORE) {
+	if (run->runs > 1 && run->explore.counts == NULL) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
 		r.point = point;
@@ -896,7 +906,7 @@ run_all(struct server_run *run)
 		abort();
 	for (unsigned k = 0; k < run->runs; k++) {
 		targets[k] = run->target;
-		if (run->suite == SUITE_EXPLORE)
+		if (run->explore.counts != NULL)
 			targets[k].shard = k;
 		else
 			targets[k].seed += k;

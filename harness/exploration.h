@@ -1,4 +1,4 @@
-/* What `nbdspec server --explore` asks of its cases, and what they count together. */
+/* What --explore asks of its cases, and what they count together. */
 #ifndef NBDSPEC_EXPLORATION_H
 #define NBDSPEC_EXPLORATION_H
 
@@ -31,6 +31,12 @@ struct exploration_counts {
 		_Atomic uint64_t untold;
 		_Atomic uint64_t found[EXPLORE_TOLD_MOST];
 	} product;
+	/* Of clients: what each of their two cases has played. */
+	struct exploration_tally {
+		_Atomic uint64_t walked, skipped, broken, untold, unwalked;
+		_Atomic unsigned finished, unexpected;
+		_Atomic uint64_t found[EXPLORE_TOLD_MOST];
+	} replies, chunks;
 };
 
 struct exploration {

@@ -367,7 +367,8 @@ exploration_again(const struct test *t, const char *options)
 	const struct target *target = t->private->server->target;
 	char *text;
 
-	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
+	if (asprintf(&text, "nbdspec %s %s%s %s", target->via == VIA_CLIENT ? "client" : "server",
+	             target->destructive ? "--destructive " : "", options,
 	             target->again != NULL ? target->again : "") < 0)
 		abort();
 	return text;
