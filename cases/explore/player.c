@@ -146,8 +146,8 @@ perform(const struct play *p)
 	forget_trace(from);
 }
 
-static void
-renew(void)
+void
+player_renew(void)
 {
 	n_history = 0;
 	subject_renew();
@@ -173,11 +173,11 @@ breach_again(const struct play_breach *b)
 static bool
 scene_breaks(const struct scene *s, const struct play_breach *b)
 {
-	renew();
+	player_renew();
 	for (size_t i = 0; i < s->n; i++) {
 		perform(&s->play[i]);
 		if (i + 1 < s->n && player.stuck)
-			renew();
+			player_renew();
 	}
 	return breach_again(b) != NULL;
 }
@@ -321,6 +321,15 @@ is_explained(const struct play *p, const struct play_breach *b)
 	return false;
 }
 
+enum requirement_id
+player_known(const struct play *p, enum requirement_id otherwise)
+{
+	for (size_t i = 0; i < n_findings; i++)
+		if (!findings[i].once && findings[i].shortest.n == 1 && stage->contains(p, last_of(&findings[i]), true))
+			return findings[i].breach.broken[0];
+	return otherwise;
+}
+
 static bool
 is_better_not_played(const struct play *p)
 {
@@ -423,7 +432,7 @@ take_breaches(const struct play *p)
 	n_stuck += stuck;
 	gone = n_stuck >= STUCK_ENOUGH;
 	if (!gone)
-		renew();
+		player_renew();
 }
 
 void
@@ -471,7 +480,7 @@ player_begin(struct test *t, const struct stage *s, struct exploration_tally *co
 	plan = exploration_of(t, &shard);
 	exploration_begins(t);
 	subject_start(script, s->owed);
-	renew();
+	player_renew();
 	began_us = now_us();
 	atomic_compare_exchange_strong(&plan->counts->since_us, &nobody, began_us);
 }
@@ -488,7 +497,7 @@ player_takes_sequence(void)
 	if (shard != 0)
 		return true;
 	parse_scene(plan->sequence, &f.shortest);
-	renew();
+	player_renew();
 	for (size_t i = 0; i < f.shortest.n; i++)
 		perform(&f.shortest.play[i]);
 	tally->walked += f.shortest.n;

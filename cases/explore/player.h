@@ -62,6 +62,7 @@ void player_take(const struct play *p);		/* performs it, and all that follows fr
 bool player_takes_sequence(void);
 /* Where another shard plays it: the nth in an order that is the same for all shards. */
 bool player_is_ours(uint64_t n);
+void player_renew(void);
 void player_plans(uint64_t more);		/* so many more are to come, of this shard */
 /* The summary, by the shard that is the last to end. `what` is what was played, in words: "sequences of …". */
 void player_ends(const char *what);
@@ -81,6 +82,8 @@ unsigned player_send(unsigned handle, const char *fmt, ...) __attribute__((forma
 bool player_answer(struct driver_answer *a);
 /* Of the command: runs it. False: it hangs or has died. */
 bool player_run(void);
+/* The requirement of a finding that explains it, if there is one, else this one. */
+enum requirement_id player_known(const struct play *p, enum requirement_id otherwise);
 /* The connections are ended, by the client if it does so soon, and the referee says what he thinks of all of the play. */
 void player_judge(void);
 struct fake_export *player_export(void);
