@@ -270,6 +270,30 @@ unlawful(const struct chunk_step *piece, unsigned n, unsigned nth)
 	with_step(&good, n, (struct chunk_step){ .kind = CHUNK_ERROR, .done = true });
 }
 
+/* The server leaves amid a reply, or before it. */
+static void
+leaving(const struct chunk_step *piece, unsigned n, unsigned nth)
+{
+	for (unsigned kept = 0; kept < n; kept++) {
+		struct play p = pieces(piece, n, nth, 0);
+
+		p.n = (uint8_t)kept;
+		put(&p, (struct chunk_step){ .kind = CLOSE, .done = true });
+		if (kept > 0 || (n == 1 && nth == 0))
+			take_play(&p);
+	}
+}
+
+static void
+leaving_behind_one(void)
+{
+	struct play p = { .way = BY_CHUNKS };
+
+	put(&p, (struct chunk_step){ .kind = CHUNK_DATA, .to = CHUNK_BLOCKS - 1, .done = true });
+	put(&p, (struct chunk_step){ .reader = 1, .kind = CLOSE, .done = true });
+	take_play(&p);
+}
+
 void
 chunks_all(bool several_readers, void (*take)(const struct play *p))
 {
@@ -282,6 +306,10 @@ chunks_all(bool several_readers, void (*take)(const struct play *p))
 		simple_replies(readers);
 	if (several_readers)
 		two_reads();
+	if (several_readers)
+		leaving_behind_one();
+	for (unsigned n = 1; n <= 2; n++)
+		each_cut(n, leaving);
 	for (unsigned n = 1; n <= 3; n++)
 		each_cut(n, unlawful);
 }

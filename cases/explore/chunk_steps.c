@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kinds[CHUNK_KINDS] = { "data", "hole", "none", "error", "error@", "ok", "fails" };
+static const char *const kinds[CHUNK_KINDS] = { "data", "hole", "none", "error", "error@", "ok", "fails", "close" };
 
 uint16_t
 chunk_step_pack(struct chunk_step s)
@@ -26,7 +26,7 @@ chunk_step_of(uint16_t step)
 static bool
 ends_itself(struct chunk_step s)
 {
-	return s.kind == CHUNK_NONE || s.kind == REPLY_OK || s.kind == REPLY_FAILS;
+	return s.kind == CHUNK_NONE || s.kind == REPLY_OK || s.kind == REPLY_FAILS || s.kind == CLOSE;
 }
 
 void
@@ -94,6 +94,15 @@ chunk_step_parse(const char *word, size_t len, uint16_t *step)
 }
 
 bool
+names_chunks(const char *sequence)
+{
+	static const char *const begins[] = { "chunks,", "simple," };
+
+	sequence += strspn(sequence, " ");
+	return strncmp(sequence, begins[0], 7) == 0 || strncmp(sequence, begins[1], 7) == 0;
+}
+
+bool
 is_content(struct chunk_step s)
 {
 	return s.kind == CHUNK_DATA || s.kind == CHUNK_HOLE;
@@ -136,7 +145,8 @@ say_lawfully(struct said *r, struct chunk_step s, uint8_t way)
 	unsigned blocks = is_content(s) ? blocks_of(s) : 0;
 	bool simple = s.kind == REPLY_OK || s.kind == REPLY_FAILS;
 
-	r->wrong |= r->done || simple != (way == BY_SIMPLE) || (blocks & (r->covered | r->voided)) != 0;
+	r->wrong |=
+		s.kind == CLOSE || r->done || simple != (way == BY_SIMPLE) || (blocks & (r->covered | r->voided)) != 0;
 	r->wrong |= blocks >= 1u << CHUNK_BLOCKS || (s.kind == CHUNK_ERROR_AT && s.from >= CHUNK_BLOCKS);
 	r->covered |= s.kind == REPLY_OK ? (1u << CHUNK_BLOCKS) - 1 : blocks;
 	r->voided |= s.kind == CHUNK_ERROR_AT ? 1u << s.from : 0;
@@ -188,7 +198,7 @@ is_as(const struct play *whole, const struct play *part, const unsigned *place, 
 {
 	struct chunk_step w = chunk_step_of(whole->step[place[k]]), p = chunk_step_of(part->step[k]);
 
-	if (w.kind != p.kind)
+	if (w.kind != p.kind && !(w.kind == CHUNK_ERROR_AT && p.kind == CHUNK_ERROR))
 		return false;
 	for (unsigned i = 0; i < k; i++)
 		if (!same_order(chunk_step_of(whole->step[place[i]]), w, chunk_step_of(part->step[i]), p))
@@ -218,7 +228,7 @@ chunks_contain(const struct play *whole, const struct play *part, bool roughly)
 	if (whole->way != part->way)
 		return false;
 	if (roughly)
-		return chunks_lawful(whole) == chunks_lawful(part) && is_in(whole, part, place, 0, 0);
+		return (chunks_lawful(part) || !chunks_lawful(whole)) && is_in(whole, part, place, 0, 0);
 	return whole->n == part->n && memcmp(whole->step, part->step, part->n * sizeof(part->step[0])) == 0;
 }
 
@@ -358,12 +368,37 @@ cut_elsewhere(struct play *p, unsigned cuts)
 	}
 }
 
+/* An error without an offset, or with a lower one. */
+static bool
+plainer_error(const struct play *p, unsigned *nth, struct play *plainer)
+{
+	for (unsigned i = 0; i < p->n; i++) {
+		struct chunk_step s = chunk_step_of(p->step[i]);
+
+		for (unsigned k = 0; s.kind == CHUNK_ERROR_AT && k <= s.from; k++) {
+			struct chunk_step less = s;
+
+			less.kind = k == 0 ? CHUNK_ERROR : CHUNK_ERROR_AT;
+			less.from = less.to = (uint8_t)(k == 0 ? 0 : k - 1);
+			*plainer = *p;
+			plainer->step[i] = chunk_step_pack(less);
+			if (chunks_lawful(plainer) && (*nth)-- == 0)
+				return true;
+		}
+	}
+	return false;
+}
+
 bool
 chunks_plainer(const struct play *p, unsigned nth, struct play *plainer)
 {
 	unsigned cuts = cuts_of(p);
 
-	if (chunk_readers(p) > 1 || !chunks_lawful(p))
+	if (!chunks_lawful(p))
+		return false;
+	if (plainer_error(p, &nth, plainer))
+		return true;
+	if (chunk_readers(p) > 1)
 		return false;
 	for (unsigned other = 0; other < cuts; other++)
 		if (__builtin_popcount(other) == __builtin_popcount(cuts)) {

@@ -31,6 +31,8 @@ static unsigned come, n_readers; /* bits of those that wait */
 static bool lawful, df_seen;
 static unsigned pattern = 1; /* another for each play: what was read before is not taken for what is read now */
 static int session = -1;     /* the way by which the driver is connected */
+static bool structured;      /* the driver\'s client asks for structured replies */
+static bool connected;       /* it has done so */
 
 /* ---- saying ---- */
 
@@ -100,6 +102,9 @@ say_step(struct conn *c, struct chunk_step s)
 	case REPLY_OK:
 		say_all_data(c);
 		break;
+	case CLOSE:
+		say_close(c);
+		break;
 	default:
 		say_simple(c, NBD_EIO, NULL, 0);
 	}
@@ -168,6 +173,7 @@ take_of_command(struct conn *c, const struct request *r)
 	if (!make_holes(c->export->disk, r))
 		return false;
 	come++;
+	player.unlawful = player.h->unlawful = !lawful;
 	waiting[0] = *r;
 	say_play(c);
 	return true;
@@ -298,6 +304,15 @@ probe(void)
 }
 
 static bool
+is_structured(void)
+{
+	for (const struct conn *c = player_server()->conns; c != NULL; c = c->private->next)
+		if (c->phase == PHASE_TRANSMISSION && c->structured)
+			return true;
+	return false;
+}
+
+static bool
 connect_for(unsigned way)
 {
 	struct driver_answer a;
@@ -311,9 +326,16 @@ connect_for(unsigned way)
 	n_readers = 0;
 	if (!player_ask(&a, 1, "connect %s", player.d->uri))
 		return false;
-	if (a.result != DRIVER_OK)
+	if (a.result != DRIVER_OK && !connected)
 		skip(player.t, "a client that works", "it does not connect to an honest server: %s", a.text);
+	if (a.result != DRIVER_OK)
+		player_breach(BROKEN(R(baseline_client_info_go)), "'connect' is answered 'ok', as it was before",
+		              "'error %s'", a.text);
+	if (a.result != DRIVER_OK)
+		return false;
+	connected = true;
 	session = (int)way;
+	structured |= is_structured();
 	return true;
 }
 
@@ -331,7 +353,8 @@ judge_answers(const unsigned *tag)
 			reader++;
 		judge_read(reader, &a);
 	}
-	probe();
+	if (player.n_breaches == 0)
+		probe();
 }
 
 /* After what is not lawful, or was not understood, another session. */
@@ -353,8 +376,11 @@ play_to_driver(const struct play *p)
 
 	if (!connect_for(p->way))
 		return;
+	if (p->way == BY_CHUNKS && !structured)
+		skip(player.t, "structured replies", "the client does not ask for structured replies");
 	come = 0;
 	n_readers = chunk_readers(p);
+	player.unlawful = !lawful;
 	pattern = pattern % PATTERNS + 1;
 	for (unsigned i = 0; i < n_readers; i++) {
 		tag[i] = player_send(1, "read %d %d", (int)i * SLOT, LENGTH);
@@ -423,7 +449,8 @@ perform(const struct play *p)
 {
 	now = p;
 	lawful = chunks_lawful(p);
-	player.unlawful = !lawful;
+	if (chunk_readers(p) > (player.d != NULL ? driver_depth(player.d->driver) : 1))
+		skip(player.t, "requests in flight", "the client has not %u reads in flight", chunk_readers(p));
 	if (player.d != NULL)
 		play_to_driver(p);
 	else
@@ -467,18 +494,24 @@ is_chosen(void)
 	return player_is_ours(nth);
 }
 
+/* Nothing is cut for a client that wants no structured replies. */
+static bool
+is_for_it(const struct play *p)
+{
+	return player.d == NULL || structured || p->way == BY_SIMPLE;
+}
+
 static void
 count_play(const struct play *p)
 {
-	(void)p;
-	if (is_chosen())
+	if (is_for_it(p) && is_chosen())
 		player_plans(1);
 }
 
 static void
 take_play(const struct play *p)
 {
-	if (!is_chosen())
+	if (!is_for_it(p) || !is_chosen())
 		return;
 	player_take(p);
 	if (df_seen)
@@ -489,11 +522,12 @@ take_play(const struct play *p)
 static bool
 reads_together(void)
 {
-	static struct play two = { .way = BY_CHUNKS };
+	static struct play two;
 	int64_t until = now_ms() + (int64_t)(WEAVE_MS * client_factor(player.d->client));
 
-	if (driver_depth(player.d->driver) < CHUNK_READERS || !connect_for(BY_CHUNKS))
+	if (!connect_for(BY_CHUNKS) || driver_depth(player.d->driver) < CHUNK_READERS)
 		return false;
+	two.way = structured ? BY_CHUNKS : BY_SIMPLE;
 	now = &two;
 	come = 0;
 	n_readers = CHUNK_READERS;
@@ -517,7 +551,7 @@ CASE_EXPLORE_CLIENT(explore, chunks,
 	const struct exploration *plan = exploration_of(t, &shard);
 	bool together = true;
 
-	if (!player_is_asked(t, &stage))
+	if (plan->sequence != NULL && !names_chunks(plan->sequence))
 		return;
 	player_begin(t, &stage, &plan->counts->chunks, &script);
 	if (!player_takes_sequence()) {
@@ -527,5 +561,7 @@ CASE_EXPLORE_CLIENT(explore, chunks,
 		n_plays = 0;
 		chunks_all(together, take_play);
 	}
-	player_ends(together ? "ways to answer reads" : "ways to answer reads that come one by one");
+	player_ends(player.d != NULL && !structured ? "simple replies"
+	            : together                      ? "ways to answer reads"
+	                                            : "ways to answer reads that come one by one");
 }

@@ -6,7 +6,7 @@
 
 enum { CHUNK_BLOCKS = 4, CHUNK_READERS = 3 };
 enum { BY_CHUNKS, BY_SIMPLE };			/* ways */
-enum chunk_kind { CHUNK_DATA, CHUNK_HOLE, CHUNK_NONE, CHUNK_ERROR, CHUNK_ERROR_AT, REPLY_OK, REPLY_FAILS, CHUNK_KINDS };
+enum chunk_kind { CHUNK_DATA, CHUNK_HOLE, CHUNK_NONE, CHUNK_ERROR, CHUNK_ERROR_AT, REPLY_OK, REPLY_FAILS, CLOSE, CHUNK_KINDS };
 
 /* A step of a play: a chunk, or a simple reply. */
 struct chunk_step {
@@ -25,6 +25,8 @@ bool is_failure(struct chunk_step s);
 unsigned chunk_readers(const struct play *p);
 bool chunks_lawful(const struct play *p);
 bool chunks_interleaved(const struct play *p);	/* of several readers */
+
+bool names_chunks(const char *sequence);	/* of --explore-sequence: it is none of replies to options */
 
 /* For struct stage. */
 bool chunks_contain(const struct play *whole, const struct play *part, bool roughly);

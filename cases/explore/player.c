@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { HISTORY_MOST = 4096, HISTORY_TRIED = 1024, STUCK_ENOUGH = 16 };
+enum { HISTORY_MOST = 4096, HISTORY_TRIED = 1024, STUCK_ENOUGH = 16, ALIKE_ENOUGH = 3 };
 
 struct scene {
 	struct play *play;
@@ -20,9 +20,10 @@ struct scene {
 struct finding {
 	struct scene shortest;
 	struct play_breach breach;
-	bool stuck; /* what contains it is not played */
-	bool once;  /* and not again, which may be chance: it accuses nobody, and explains nothing */
-	bool again; /* it was seen a second time */
+	bool stuck;     /* what contains it is not played */
+	unsigned alike; /* so many others were stuck in it: then nothing like it is */
+	bool once;      /* and not again, which may be chance: it accuses nobody, and explains nothing */
+	bool again;     /* it was seen a second time */
 };
 
 struct player player;
@@ -312,11 +313,13 @@ static bool
 is_explained(const struct play *p, const struct play_breach *b)
 {
 	for (size_t i = 0; i < n_findings; i++) {
-		const struct finding *f = &findings[i];
+		struct finding *f = &findings[i];
 
-		if (!f->once && same_breach(&f->breach, b) &&
-		    (f->shortest.n > 1 || stage->contains(p, last_of(f), true)))
-			return true;
+		if (f->once || !same_breach(&f->breach, b) ||
+		    (f->shortest.n == 1 && !stage->contains(p, last_of(f), true)))
+			continue;
+		f->alike += player.stuck;
+		return true;
 	}
 	return false;
 }
@@ -324,19 +327,24 @@ is_explained(const struct play *p, const struct play_breach *b)
 enum requirement_id
 player_known(const struct play *p, enum requirement_id otherwise)
 {
-	for (size_t i = 0; i < n_findings; i++)
-		if (!findings[i].once && findings[i].shortest.n == 1 && stage->contains(p, last_of(&findings[i]), true))
-			return findings[i].breach.broken[0];
+	for (size_t i = 0; i < n_findings; i++) {
+		const struct finding *f = &findings[i];
+
+		if (!f->once && f->shortest.n == 1 && last_of(f)->n < p->n && stage->contains(p, last_of(f), true))
+			return f->breach.broken[0];
+	}
 	return otherwise;
 }
 
 static bool
 is_better_not_played(const struct play *p)
 {
-	for (size_t i = 0; i < n_findings; i++)
-		if (findings[i].stuck && findings[i].shortest.n == 1 &&
-		    stage->contains(p, last_of(&findings[i]), false))
+	for (size_t i = 0; i < n_findings; i++) {
+		const struct finding *f = &findings[i];
+
+		if (f->stuck && f->shortest.n == 1 && stage->contains(p, last_of(f), f->alike >= ALIKE_ENOUGH))
 			return true;
+	}
 	return false;
 }
 
@@ -413,7 +421,7 @@ take_breaches(const struct play *p)
 	struct play before[HISTORY_MOST];
 	unsigned n = player.n_breaches;
 	size_t n_before = n_history;
-	bool stuck = player.stuck;
+	bool stuck = player.stuck, disturbed = stuck;
 
 	memcpy(breach, subject_breaches, sizeof(breach));
 	memcpy(before, history, n_history * sizeof(*history));
@@ -423,15 +431,18 @@ take_breaches(const struct play *p)
 		memcpy(history, before, n_before * sizeof(*history));
 		n_history = n_before;
 		player.stuck = stuck;
-		if (is_enough())
+		if (is_enough()) {
 			tally->untold++;
-		else
-			report(found(p, &breach[i]));
+			continue;
+		}
+		report(found(p, &breach[i]));
+		disturbed = true;
 	}
 	player.stuck = stuck;
+	player.n_breaches = n;
 	n_stuck += stuck;
 	gone = n_stuck >= STUCK_ENOUGH;
-	if (!gone)
+	if (disturbed && !gone)
 		player_renew();
 }
 
@@ -454,20 +465,23 @@ player_take(const struct play *p)
 	take_breaches(p);
 }
 
-/* ---- beginning and end ---- */
-
 bool
-player_is_asked(struct test *t, const struct stage *s)
+player_takes_first(const struct play *p)
 {
-	const char *text = exploration_of(t, &shard)->sequence;
-	struct play p;
+	bool good;
 
-	stage = s;
-	if (text == NULL)
-		return true;
-	text += strspn(text, " ");
-	return parse_way(text, strcspn(text, ",; "), &p);
+	if (shard == 0) {
+		player_take(p);
+		return player.n_breaches == 0;
+	}
+	perform(p);
+	good = player.n_breaches == 0;
+	if (!good)
+		player_renew();
+	return good;
 }
+
+/* ---- beginning and end ---- */
 
 void
 player_begin(struct test *t, const struct stage *s, struct exploration_tally *counts, const struct script *script)

@@ -51,13 +51,11 @@ struct player {
 };
 extern struct player player;
 
-/*
- * Whether this case is asked for, by --explore-sequence or DEPTH. The script is the server's. Skips where the client has
- * no use for it: an honest session does not work. `baseline`: a play that is honest.
- */
+/* The script is the server's. */
 void player_begin(struct test *t, const struct stage *stage, struct exploration_tally *tally, const struct script *script);
-bool player_is_asked(struct test *t, const struct stage *stage);
 void player_take(const struct play *p);		/* performs it, and all that follows from what it breaks */
+/* The same for one that all shards play, and the first of them tells of. False where it breaks something. */
+bool player_takes_first(const struct play *p);
 /* The scene of --explore-sequence, if there is one: then nothing else is played. */
 bool player_takes_sequence(void);
 /* Where another shard plays it: the nth in an order that is the same for all shards. */
@@ -82,7 +80,7 @@ unsigned player_send(unsigned handle, const char *fmt, ...) __attribute__((forma
 bool player_answer(struct driver_answer *a);
 /* Of the command: runs it. False: it hangs or has died. */
 bool player_run(void);
-/* The requirement of a finding that explains it, if there is one, else this one. */
+/* The requirement of a shorter finding that explains it, if there is one, else this one. */
 enum requirement_id player_known(const struct play *p, enum requirement_id otherwise);
 /* The connections are ended, by the client if it does so soon, and the referee says what he thinks of all of the play. */
 void player_judge(void);

@@ -5,6 +5,7 @@
 #include "cases/explore/replies.h"
 
 #include "cases/client/haggle.h"
+#include "cases/explore/chunks.h"
 #include "cases/explore/player.h"
 #include "harness/nbd.h"
 
@@ -216,8 +217,10 @@ owed(enum requirement_id otherwise)
 	if (player.unlawful)
 		return R(client_transmission_no_disconnect);
 	if (any(refuses_structured, 0))
-		return R(structured_reply_unsup_handled);
-	return any(has_unknown_info, 0) ? R(info_unknown_replies_ignored) : otherwise;
+		otherwise = R(structured_reply_unsup_handled);
+	else if (any(has_unknown_info, 0))
+		otherwise = R(info_unknown_replies_ignored);
+	return player_known(now, otherwise);
 }
 
 static enum requirement_id
@@ -389,6 +392,44 @@ judge_haggled(const struct haggled *h, const struct driver_answer *answer, unsig
 	}
 }
 
+/* By NBD_OPT_ABORT, which may be left unanswered (proto.md:1203). */
+static void
+leave_haggling(void)
+{
+	const struct answered *abort;
+	unsigned from = n_answered;
+	struct driver_answer a;
+
+	if (!player_ask(&a, 1, "disconnect") || player.unlawful || a.result != DRIVER_ERROR)
+		return;
+	abort = last_answered(NBD_OPT_ABORT, from);
+	if (abort != NULL && abort->closed)
+		player_breach(BROKEN(R(abort_unanswered_graceful)), "'disconnect' is answered 'ok'", "'error %s'",
+		              a.text);
+}
+
+/* The next option after one that was refused is answered as ever. */
+static void
+go_again(void)
+{
+	unsigned from = n_answered;
+	struct driver_answer a;
+
+	if (any(ends_all, 0)) {
+		leave_haggling();
+		return;
+	}
+	if (!player_ask(&a, 1, "go"))
+		return;
+	if (a.result == DRIVER_OK)
+		judge_entry(&a, "go");
+	else if (!player.unlawful && served && last_answered(NBD_OPT_GO, from) != NULL && !any(excuses, from))
+		player_breach(BROKEN(owed(R(client_reads_option_reply))), "the next 'go' is answered 'ok'",
+		              "'error %s'", a.text);
+	if (a.result != DRIVER_OK && !player.stuck)
+		leave_haggling();
+}
+
 static void
 haggle_at_length(void)
 {
@@ -413,7 +454,7 @@ haggle_at_length(void)
 			judge_haggled(&haggled[i], &a, from);
 		/* It is to end, by the user or the client. */
 		if (a.result != DRIVER_OK && any(ends_all, from)) {
-			player_ask(&a, 1, "disconnect");
+			leave_haggling();
 			return;
 		}
 	}
@@ -421,7 +462,7 @@ haggle_at_length(void)
 		return;
 	judge_entry(&a, "go");
 	if (a.result != DRIVER_OK && !player.stuck)
-		player_ask(&a, 1, "disconnect");
+		go_again();
 }
 
 /* ---- a command ---- */
@@ -458,6 +499,11 @@ perform(const struct play *p)
 	now = p;
 	n_answered = 0;
 	served = false;
+	if ((p->way == RUN) != (player.d == NULL))
+		harness_error(player.t, "--explore-sequence: '%s' is for a %s", ways[p->way],
+		              p->way == RUN ? "command" : "driver");
+	if (p->way == HAGGLE)
+		drive_needs(player.d, "haggle", NULL);
 	if (p->way == RUN)
 		run_command();
 	else if (p->way == HAGGLE)
@@ -468,24 +514,25 @@ perform(const struct play *p)
 		player_judge();
 }
 
-/* One error is as good as another, and one time as another. */
+/* One time is as good as another; and roughly, so is one error. */
 static bool
-is_like(uint16_t a, uint16_t b)
+is_like(uint16_t a, uint16_t b, bool roughly)
 {
 	const struct reply_symbol *one = &reply_symbols[symbol_of(a)], *other = &reply_symbols[symbol_of(b)];
 
-	return option_of(a) == option_of(b) && (one == other || (is_error(one->type) && is_error(other->type)));
+	return option_of(a) == option_of(b) &&
+	       (one == other || (roughly && is_error(one->type) && is_error(other->type)));
 }
 
-/* All of the part's steps, in their order, in the whole. */
+/* All of the part's steps, in their order, in the whole, whatever their ways. */
 static bool
 contains(const struct play *whole, const struct play *part, bool roughly)
 {
 	unsigned k = 0;
 
 	for (unsigned i = 0; i < whole->n && k < part->n; i++)
-		k += whole->step[i] == part->step[k] || (roughly && is_like(whole->step[i], part->step[k]));
-	return k == part->n && (roughly || whole->way == part->way);
+		k += is_like(whole->step[i], part->step[k], roughly);
+	return k == part->n;
 }
 
 static bool
@@ -612,19 +659,14 @@ prolong(const struct play *p)
 	}
 }
 
-/* Every shard plays what is honest, to see what the client asks. */
+/* Every shard plays what is honest, to see what the client asks; who fails there is not explored. */
 static void
 begin_way(unsigned way, int depth)
 {
 	struct play p = { .way = (uint8_t)way };
 
-	if (player_is_ours(0)) {
-		player_take(&p);
-		player_plans(1);
-	} else {
-		perform(&p);
-	}
-	if (depth > 0)
+	player_plans(player_is_ours(0));
+	if (player_takes_first(&p) && depth > 0)
 		prolong(&p);
 }
 
@@ -661,7 +703,7 @@ CASE_EXPLORE_CLIENT(
 	unsigned shard;
 	const struct exploration *plan = exploration_of(t, &shard);
 
-	if (!player_is_asked(t, &stage))
+	if (plan->sequence != NULL && names_chunks(plan->sequence))
 		return;
 	player_begin(t, &stage, &plan->counts->replies, &script);
 	if (!player_takes_sequence())
