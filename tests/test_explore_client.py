@@ -88,15 +88,15 @@ def test_an_honest_client_is_not_accused(nbdspec):
 @pytest.mark.parametrize("habit", re.findall(r"^(\w+)", HABITS, re.M))
 def test_no_habit_is_accused(nbdspec, habit):
     findings, told = explore(nbdspec, "--explore", "1", *driver("--habit", habit))
-    assert not findings and len(told) == 2
+    assert not findings and len(told) == 2 - (habit == "always_df")  # of which there are no several chunks
 
 
 def test_a_client_without_structured_replies(nbdspec):
-    """It has no chunks to be played; and that of its handles which says that it has none in flight has no two reads."""
+    """It has no chunks; and where it has one read in flight, no orders of replies."""
     _, told = explore(nbdspec, "-c", "explore/chunks", "--explore", "0", *driver("--habit", "does_without_extras"))
     assert re.match(r"58 simple replies in ", told["explore/chunks"])
     _, told = explore(nbdspec, "-c", "explore/chunks", "--explore", "0", "--driver", f"{ROOT}/ci/drivers/minimal.py")
-    assert " that come one by one in " in told["explore/chunks"] or "simple replies" in told["explore/chunks"]
+    assert re.match(r"2 simple replies in ", told["explore/chunks"])
 
 
 def test_a_memory_takes_two_sessions(nbdspec):

@@ -174,6 +174,20 @@ chunks_lawful(const struct play *p)
 }
 
 bool
+chunks_overrun(const struct play *p)
+{
+	bool done[CHUNK_READERS + 1] = { false }, overrun = false;
+
+	for (unsigned i = 0; i < p->n; i++) {
+		struct chunk_step s = chunk_step_of(p->step[i]);
+
+		overrun |= done[s.reader];
+		done[s.reader] |= s.done;
+	}
+	return overrun;
+}
+
+bool
 chunks_interleaved(const struct play *p)
 {
 	unsigned changes = 0;

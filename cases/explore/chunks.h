@@ -24,6 +24,7 @@ bool is_content(struct chunk_step s);
 bool is_failure(struct chunk_step s);
 unsigned chunk_readers(const struct play *p);
 bool chunks_lawful(const struct play *p);
+bool chunks_overrun(const struct play *p);	/* some come behind the end of their reply */
 bool chunks_interleaved(const struct play *p);	/* of several readers */
 
 bool names_chunks(const char *sequence);	/* of --explore-sequence: it is none of replies to options */

@@ -453,6 +453,7 @@ player_take(const struct play *p)
 	player.stuck = false;
 	if (gone || is_better_not_played(p)) {
 		*(gone ? &tally->unwalked : &tally->skipped) += 1;
+		plan->counts->skipped++;
 		player.stuck = true;
 		return;
 	}
