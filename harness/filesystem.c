@@ -126,23 +126,33 @@ filesystem_lacks(const struct filesystem *f)
 
 /* ---- making, mounting ---- */
 
+/* mkfs.btrfs looks at every loop device there is, and fails for one whose disk below a power cut has just ended. */
+static bool
+sees_a_dead_disk(const char *said, const char *disk)
+{
+	return strstr(said, strerror(ENOTCONN)) != NULL && access(disk, F_OK) == 0;
+}
+
 bool
 filesystem_make(const struct filesystem *f, const char *disk, const char *output, const char *mark, int ms,
                 char error[512])
 {
 	char *words[] = { (char *)disk, NULL }, *quoted = shell_quote(words), *command;
+	int64_t until = now_ms() + ms;
+	char *tail = NULL;
 	int status, failed;
 
 	if (asprintf(&command, "exec %s %s", f->mkfs, quoted) < 0)
 		abort();
-	status = run_shell(command, output, mark, ms);
-	failed = errno;
-	if (status != 0) {
-		char *tail = file_tail(output, 1);
-
-		snprintf(error, 512, "%s failed: %.400s", f->program, status > 0 ? tail : strerror(failed));
+	do {
 		free(tail);
-	}
+		status = run_shell(command, output, mark, ms);
+		failed = errno;
+		tail = file_tail(output, 1);
+	} while (status > 0 && sees_a_dead_disk(tail, disk) && now_ms() < until && poll(NULL, 0, AGAIN_MS) == 0);
+	if (status != 0)
+		snprintf(error, 512, "%s failed: %.400s", f->program, status > 0 ? tail : strerror(failed));
+	free(tail);
 	free(command);
 	free(quoted);
 	return status == 0;
