@@ -153,6 +153,10 @@ static const struct cli_option client_options[] = {
 	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
+	{ "explore", 0, "DEPTH",
+	  "in place of the cases: all sequences of up to DEPTH replies to options, and all ways to cut reads",
+	  OPT_EXPLORE, false },
+	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
 
@@ -438,14 +442,17 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,     OPT_DAEMON,
-		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS, OPT_FILESYSTEM };
+	static const enum option_id kept[] = { OPT_EXPORT,      OPT_SIZE,       OPT_VIA,   OPT_PREPARE,
+		                               OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK, OPT_DIRECT,
+		                               OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
 	const struct cli *cli = run->cli;
+	/* What --driver names is given there. */
+	char *const *program = run->target.program + (run->driver != NULL);
 	size_t n = 0, n_program = 0;
 	char **words, **owned, *text;
 	size_t n_owned = 0;
 
-	while (cli->program[n_program] != NULL)
+	while (program[n_program] != NULL)
 		n_program++;
 	words = calloc(2 * cli->n_given + n_program + 3, sizeof(*words));
 	owned = calloc(cli->n_given + 1, sizeof(*owned));
@@ -461,9 +468,10 @@ again_text(const struct server_run *run)
 			if (cli->given[i].value != NULL)
 				words[n++] = (char *)cli->given[i].value;
 		}
-	words[n++] = (char *)(cli->bracket ? "[" : "--");
+	if (n_program > 0)
+		words[n++] = (char *)(cli->bracket ? "[" : "--");
 	for (size_t i = 0; i < n_program; i++)
-		words[n++] = cli->program[i];
+		words[n++] = program[i];
 	if (cli->bracket)
 		words[n++] = (char *)"]";
 	text = shell_quote(words);
@@ -524,6 +532,7 @@ take_client(struct server_run *run)
 	if (run->driver != NULL) {
 		t->driver = true;
 		t->program = driver_command(run);
+		t->again = again_text(run);
 		return 0;
 	}
 	if (run->cli->program == NULL || run->cli->n_args > 0)
@@ -535,6 +544,7 @@ take_client(struct server_run *run)
 		return cli_usage_error(run->cli,
 		                       "the command names neither {uri} nor {socket}: put one where the client "
 		                       "takes the server's address");
+	t->again = again_text(run);
 	return 0;
 }
 
@@ -546,7 +556,7 @@ take_target(struct server_run *run)
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
 		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
 		                       strlen(run->export_name), NBD_MAX_STRING);
-	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER)
+	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER || run->suite == SUITE_EXPLORE_CLIENT)
 		return take_client(run);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
@@ -654,7 +664,7 @@ take_mutation(struct server_run *run)
 static bool
 is_exploration(const struct server_run *run)
 {
-	return run->suite == SUITE_EXPLORE || run->suite == SUITE_MUTATE;
+	return run->suite == SUITE_EXPLORE || run->suite == SUITE_EXPLORE_CLIENT || run->suite == SUITE_MUTATE;
 }
 
 /* Explorations are cases of their own, and each shard is one. */
@@ -665,7 +675,7 @@ take_exploration(struct server_run *run)
 	struct mutation *m = &e->mutation;
 	int status;
 
-	if (run->suite != SUITE_SERVER)
+	if (run->suite == SUITE_DURABILITY)
 		return 0;
 	if (e->walks == 0 && e->depth < 0 && !m->asked && m->only == 0 && is_given(run, OPT_SEED))
 		return cli_usage_error(run->cli, "--seed goes with --explore-walks or --mutate");
@@ -678,7 +688,7 @@ take_exploration(struct server_run *run)
 		return cli_usage_error(run->cli, "--%s goes with --mutate",
 		                       m->corpus_dir != NULL ? "corpus" : "corpus-new");
 	else if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
-		run->suite = SUITE_EXPLORE;
+		run->suite = run->suite == SUITE_SERVER ? SUITE_EXPLORE : SUITE_EXPLORE_CLIENT;
 	else if (e->unchecked)
 		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
 	else

@@ -34,7 +34,8 @@ exploration_pace(const struct test *t, const char *units, uint64_t planned)
 	}
 	atomic_compare_exchange_strong(&p->since_us, &nobody, now_us());
 	p->units = units;
-	p->planned = planned;
+	if (planned > 0)
+		p->planned = planned;
 	return p;
 }
 
@@ -80,7 +81,8 @@ exploration_again(const struct test *t, const char *options)
 	const struct target *target = t->private->server->target;
 	char *text;
 
-	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
+	if (asprintf(&text, "nbdspec %s %s%s %s", target->via == VIA_CLIENT ? "client" : "server",
+	             target->destructive ? "--destructive " : "", options,
 	             target->again != NULL ? target->again : "") < 0)
 		abort();
 	return text;

@@ -1,4 +1,4 @@
-/* What `nbdspec server --explore` asks of its cases, and what they count together. */
+/* What --explore asks of its cases, and what they count together. */
 #ifndef NBDSPEC_EXPLORATION_H
 #define NBDSPEC_EXPLORATION_H
 
@@ -51,6 +51,12 @@ struct exploration_counts {
 		_Atomic unsigned finished;
 		struct exploration_told told;
 	} connections;
+	/* Of clients: what each of their two cases has played. */
+	struct exploration_tally {
+		_Atomic uint64_t walked, skipped, broken, unwalked;
+		_Atomic unsigned finished;
+		struct exploration_told told;
+	} replies, chunks;
 	/* Of mutated bytes (--mutate): */
 	struct {
 		_Atomic uint64_t planned;		/* runs; 0: as many as there is time for */

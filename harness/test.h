@@ -28,7 +28,7 @@
 
 #include <setjmp.h>
 
-enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH, SUITE_EXPLORE, SUITE_MUTATE };
+enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH, SUITE_EXPLORE, SUITE_MUTATE, SUITE_EXPLORE_CLIENT };
 
 struct test;
 
@@ -55,6 +55,9 @@ struct case_def {
 
 /* `nbdspec server --mutate` runs it: it damages what it sends at random, by a seed. */
 #define CASE_MUTATE(group, ident, title_, ...) CASE__(group, ident, title_, SUITE_MUTATE, false, true, __VA_ARGS__)
+/* `nbdspec client --explore` runs it, with a driver or a command. */
+#define CASE_EXPLORE_CLIENT(group, ident, title_, ...)                                                                 \
+	CASE__(group, ident, title_, SUITE_EXPLORE_CLIENT, false, true, __VA_ARGS__)
 
 /* `nbdspec client` runs it: the case serves (cases/client/host.h), and what is judged is a client. */
 #define CASE_CLIENT(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_CLIENT, false, __VA_ARGS__)
