@@ -21,6 +21,7 @@ enum {
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
 	OPTIONS_MOST = 1000,		/* of the knob haggling_limited */
+	CLIENTS_MOST = 16,		/* of the knobs crowd_turned_away and crowd_waits */
 	QUEUE_MOST = 64,		/* requests that are carried out in another order */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
@@ -148,13 +149,17 @@ struct fake_server {
 };
 
 static inline bool
+server_knob(const struct fake_server *s, enum knob k)
+{
+	if (s->config->knob_asked != NULL)
+		s->config->knob_asked[k] = true;
+	return s->config->knob[k];
+}
+
+static inline bool
 knob(const struct conn *c, enum knob k)
 {
-	const struct fake_config *config = c->server->config;
-
-	if (config->knob_asked != NULL)
-		config->knob_asked[k] = true;
-	return config->knob[k];
+	return server_knob(c->server, k);
 }
 
 static inline bool

@@ -124,6 +124,12 @@ report_cut(struct test *t)
 }
 
 void
+report_changed(struct test *t)
+{
+	send_report(t, &(struct report_header){ .type = REPORT_CHANGED }, NULL);
+}
+
+void
 report_untimed(struct test *t)
 {
 	send_report(t, &(struct report_header){ .type = REPORT_UNTIMED }, NULL);
