@@ -426,13 +426,11 @@ player_take(const struct play *p)
 	if (gone || is_better_not_played(p)) {
 		*(gone ? &tally->unwalked : &tally->skipped) += 1;
 		pace->done++;
-		plan->counts->skipped++;
 		player.stuck = true;
 		return;
 	}
 	tally->walked++;
 	pace->done++;
-	plan->counts->walked++;
 	perform(p);
 	if (player.n_breaches == 0)
 		return;
