@@ -13,7 +13,7 @@ struct line {
 	unsigned number;
 	char *pattern, *reason;
 	enum verdict verdict;
-	enum requirement_id requirement; /* or NONE: the server died, and .crash is in what it printed */
+	enum requirement_id requirement; /* or NONE: the peer died, and .crash is in what it printed */
 	char *crash;
 	bool flaky;
 	bool matched;
@@ -54,7 +54,7 @@ parse_line(char *text, struct line *l, const char **word)
 	if (l->requirement == REQUIREMENT_NONE &&
 	    (strncmp(req, CRASH, sizeof(CRASH) - 1) != 0 || req[sizeof(CRASH) - 1] == '\0'))
 		return "no such requirement; 'nbdspec requirements' lists them, and " CRASH
-		       "TEXT is a server that died";
+		       "TEXT is a server or a client that died";
 	if (l->requirement == REQUIREMENT_NONE)
 		l->crash = strdup(req + sizeof(CRASH) - 1);
 	l->pattern = strdup(pattern);
@@ -181,11 +181,18 @@ matches(const char *pattern, const char *id)
 	return fnmatch(quoted, id, 0) == 0;
 }
 
+/* Of a client its end is what was got. */
+static bool
+died(const struct result *r, const char *words)
+{
+	return (r->server_died && strstr(r->server, words) != NULL) ||
+	       (strstr(r->got, " was killed by signal ") != NULL && strstr(r->got, words) != NULL);
+}
+
 static bool
 says(const struct line *l, const struct result *r)
 {
-	return l->verdict == r->verdict && (l->crash != NULL ? r->server_died && strstr(r->server, l->crash) != NULL
-	                                                     : l->requirement == r->requirement);
+	return l->verdict == r->verdict && (l->crash != NULL ? died(r, l->crash) : l->requirement == r->requirement);
 }
 
 /* The line that says just this, else the first that speaks of the case; a crash that may be speaks only of crashes. */
