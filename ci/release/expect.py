@@ -1,6 +1,6 @@
 """The expectations of a target in a release: ci/expectations/TARGET, which are Debian 12's, and what differs from them.
 
-ci/expectations/TARGET-RELEASE has lines as there, and "- PATTERN  REASON": the lines of the first file with a pattern that this
+ci/expectations/TARGET-RELEASE (for testing also that of debian-13) has lines as there, and "- PATTERN  REASON": the lines of the first file with a pattern that this
 one fits (a glob over the line's own text) are none of this release's.
 """
 import fnmatch, os, re, sys
@@ -13,7 +13,9 @@ class Wrong(Exception):
 
 
 def differing(target, release):
-    return f"{FOLDER}/{target}-{release}"
+    """The path. Testing is as the last release, unless it has a file of its own."""
+    path = f"{FOLDER}/{target}-{release}"
+    return f"{FOLDER}/{target}-debian-13" if release == "debian-testing" and not os.path.exists(path) else path
 
 
 def entries(path):
@@ -48,14 +50,17 @@ def composed(target, release):
     """The text of the expectation file of that release; "" where there are none."""
     base, own = f"{FOLDER}/{target}", differing(target, release)
     lines = entries(base) if os.path.exists(base) else []
-    if not os.path.exists(own):
-        return "".join(text for _, text in lines)
-    for number, glob, _ in gone(own):
-        kept = [line for line in lines if not fits(glob, line[1].split()[0])]
-        if len(kept) == len(lines):
-            raise Wrong(f"{own}:{number}: {glob}: no line of {base} has such a pattern")
-        lines = kept
-    return "".join(text for _, text in [*entries(own), *lines] if not text.startswith("- "))
+    if os.path.exists(own):
+        for number, glob, _ in gone(own):
+            kept = [line for line in lines if not fits(glob, line[1].split()[0])]
+            if len(kept) == len(lines):
+                raise Wrong(f"{own}:{number}: {glob}: no line of {base} has such a pattern")
+            lines = kept
+        lines = [line for line in entries(own) if not line[1].startswith("- ")] + lines
+    # What is known of all targets of an implementation; it gives way to what is known of one.
+    family, dash, _ = target.partition("-")
+    shared = differing(family, release)
+    return "".join(text for _, text in [*lines, *(entries(shared) if dash and os.path.exists(shared) else [])])
 
 
 def main():
