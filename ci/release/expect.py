@@ -49,18 +49,18 @@ def fits(glob, pattern):
 def composed(target, release):
     """The text of the expectation file of that release; "" where there are none."""
     base, own = f"{FOLDER}/{target}", differing(target, release)
+    family, dash, _ = target.partition("-")
+    shared = differing(family, release) if dash else ""
     lines = entries(base) if os.path.exists(base) else []
-    if os.path.exists(own):
-        for number, glob, _ in gone(own):
+    for path in filter(os.path.exists, (own, shared)):
+        for number, glob, _ in gone(path):
             kept = [line for line in lines if not fits(glob, line[1].split()[0])]
-            if len(kept) == len(lines):
+            if path == own and len(kept) == len(lines):
                 raise Wrong(f"{own}:{number}: {glob}: no line of {base} has such a pattern")
             lines = kept
-        lines = [line for line in entries(own) if not line[1].startswith("- ")] + lines
-    # What is known of all targets of an implementation; it gives way to what is known of one.
-    family, dash, _ = target.partition("-")
-    shared = differing(family, release)
-    return "".join(text for _, text in [*lines, *(entries(shared) if dash and os.path.exists(shared) else [])])
+    new = {path: [line for line in entries(path) if not line[1].startswith("- ")] if os.path.exists(path) else [] for path in (own, shared)}
+    # What is known of all targets of an implementation gives way to what is known of one.
+    return "".join(text for _, text in [*new[own], *lines, *new[shared]])
 
 
 def main():

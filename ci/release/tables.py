@@ -21,6 +21,8 @@ def read(releases, targets=None):
 def cell(report):
     """passed/failed/expected/new: infos are passed, failed are warnings too, and of these some are known; new is all red."""
     s = report["summary"]
+    if s["broken"]:
+        return "broken"
     return f"{s['pass'] + s['info']}/{s['warn'] + s['fail'] + s['error']}/{s['known']}/{s['red']}"
 
 
@@ -65,7 +67,7 @@ def what_changed(found, releases):
     in all targets where they did."""
     rows = {}
     for target, by in found.items():
-        there = [r for r in releases if r in by]
+        there = [r for r in releases if r in by and not by[r]["summary"]["broken"]]
         for name, results in verdicts(by, there).items():
             seen = [said(r) for r in results]
             if len(set(map(str.lower, seen)) - {"info"} | ({"pass"} if "info" in seen else set())) < 2:
