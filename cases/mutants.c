@@ -79,6 +79,9 @@ static const enum requirement_id done_by_client[] = {
 	REQUIREMENT_NONE,
 };
 
+/* No more than it takes: each case that brings one is run against hundreds of mutants. */
+enum { CROWD = 40 };
+
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
 /* No less than a case may write, so that nothing is destaged that a lie must lose. */
@@ -128,7 +131,15 @@ static struct target
 plain_target(void (*serve)(void *arg, int listen_fd, struct quiet *q))
 {
 	return (struct target){
-		.via = VIA_FORK, .export_name = "", .size = 64u << 20, .factor = 1, .serve = serve, .fresh = true
+		.via = VIA_FORK,
+		.export_name = "",
+		.size = 64u << 20,
+		.factor = 1,
+		.serve = serve,
+		.fresh = true,
+		.crowd_given = true,
+		.crowd = CROWD,
+		.reload = "HUP",
 	};
 }
 

@@ -21,6 +21,7 @@ enum {
 	INPUT_FIRST = 8 << 10,		/* what we read at once; grows with use up to … */
 	INPUT_MOST = 256 << 10,
 	OPTIONS_MOST = 1000,		/* of the knob haggling_limited */
+	CLIENTS_MOST = 16,		/* of the knobs crowd_turned_away and crowd_waits */
 	QUEUE_MOST = 64,		/* requests that are carried out in another order */
 	BUFFER_KEPT = 16 << 20,		/* an empty buffer larger than this is given back */
 };
@@ -138,6 +139,7 @@ struct fake_server {
 	struct fake_counters counters;	/* .open and .accepted are kept elsewhere */
 	uint64_t buffers;		/* bytes that the buffers of all connections take */
 	uint64_t accept_again_ns;	/* no descriptors were left: when to try again; 0: all is well */
+	struct straggler *stragglers;
 	struct conn *conns, *dead;
 	unsigned n_accepted, n_delayed;
 	uint64_t random;
@@ -148,13 +150,17 @@ struct fake_server {
 };
 
 static inline bool
+server_knob(const struct fake_server *s, enum knob k)
+{
+	if (s->config->knob_asked != NULL)
+		s->config->knob_asked[k] = true;
+	return s->config->knob[k];
+}
+
+static inline bool
 knob(const struct conn *c, enum knob k)
 {
-	const struct fake_config *config = c->server->config;
-
-	if (config->knob_asked != NULL)
-		config->knob_asked[k] = true;
-	return config->knob[k];
+	return server_knob(c->server, k);
 }
 
 static inline bool
@@ -212,6 +218,13 @@ void send_none(struct conn *c, const struct request *r);
 void send_status(struct conn *c, const struct request *r, uint32_t error);
 void answer_read(struct conn *c, const struct disk_op *op);
 void answer_partial_read(struct conn *c, const struct disk_op *op);	/* of which only the first bytes exist */
+
+uint32_t request_error(const struct conn *c, const struct request *r);	/* what is wrong with it */
+
+/* ---- straggler.c ---- */
+void stragglers_left(struct conn *c);			/* the WRITEs in its input will be carried out some time … */
+void stragglers_turn(struct fake_server *s);		/* … when others have had so many requests: here is one */
+void stragglers_free(struct fake_server *s);
 
 /* ---- outgoing.c ---- */
 /* The bytes at at[-header] … at[n] can be written to: data put there is sent without being copied. */

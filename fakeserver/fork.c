@@ -16,15 +16,18 @@ struct signal_watch {
 	int fd;
 };
 
-/* The clients are left all the time that they want: the harness ends us by SIGKILL. */
+/* Those who are to end leave their clients all the time that these want: the harness ends us by SIGKILL. */
 static void
-on_sigterm(void *arg)
+on_signal(void *arg)
 {
 	struct signal_watch *w = arg;
 	struct signalfd_siginfo info;
 
-	(void)!read(w->fd, &info, sizeof(info));
-	if (!fake_count(w->server).shutting_down)
+	if (read(w->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	if (info.ssi_signo == SIGHUP)
+		fake_reload(w->server);
+	else if (!fake_count(w->server).shutting_down)
 		fake_shutdown(w->server, UINT_MAX);
 }
 
@@ -35,6 +38,7 @@ signal_descriptor(void)
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -49,7 +53,7 @@ fake_child(struct fake_config *config, int listen_fd)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Cases look at our sockets, where the system lets nobody but a parent do so unasked. */
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-	if (s == NULL || fake_add_listener(s, listen_fd) < 0 || fake_watch(s, w.fd, on_sigterm, &w) < 0 ||
+	if (s == NULL || fake_add_listener(s, listen_fd) < 0 || fake_watch(s, w.fd, on_signal, &w) < 0 ||
 	    (config->control_fd > 0 && control_new(s, config->control_fd, 1000) == NULL) || fake_run(s, -1) < 0) {
 		fprintf(stderr, "nbdspec: the fake server: %s\n", strerror(errno));
 		_exit(1);

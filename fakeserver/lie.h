@@ -132,7 +132,7 @@ struct disk_op {
 };
 
 /* ON_PROCESS: the server itself. */
-enum process_moment { PROCESS_ACCEPT, PROCESS_INCOMING, PROCESS_DISCONNECT, PROCESS_SHUTDOWN };	/* the last: for each connection */
+enum process_moment { PROCESS_ACCEPT, PROCESS_INCOMING, PROCESS_DISCONNECT, PROCESS_SHUTDOWN, PROCESS_RELOAD };	/* the last two: for each connection */
 struct process_event {
 	enum process_moment moment;
 	enum message_kind kind;		/* at PROCESS_INCOMING */
@@ -143,6 +143,7 @@ struct process_event {
 	bool close_all;			/* every connection is closed */
 	bool refuse;			/* at PROCESS_ACCEPT: closed at once */
 	bool serve_on;			/* at PROCESS_SHUTDOWN: old clients are served as before */
+	struct bytes say;		/* at PROCESS_SHUTDOWN and PROCESS_RELOAD: sent, as it stands */
 	bool leak;			/* at PROCESS_DISCONNECT: the descriptor is never closed */
 };
 

@@ -660,7 +660,7 @@ conn_start(struct conn *c)
 
 	record_connect(c);
 	conn_process_event(c, &e);
-	if (e.refuse)
+	if (e.refuse || (c->server->counters.open > CLIENTS_MOST && knob(c, KNOB_crowd_turned_away)))
 		conn_close(c, TRACE_DISCONNECT);
 	if (c->private->gone)
 		return;
@@ -683,6 +683,10 @@ accept_some(struct fake_server *s, struct listener *l)
 	int fd;
 
 	for (int i = 0; i < ACCEPTS_AT_ONCE && s->listeners != NULL && !s->stop; i++) {
+		if (s->counters.open >= CLIENTS_MOST && server_knob(s, KNOB_crowd_waits)) {
+			rest_listeners(s, true);
+			return;
+		}
 		fd = accept4(l->source.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
 			rest_listeners(s, true);
@@ -930,6 +934,15 @@ free_unwatched(struct fake_server *s, bool all)
 }
 
 static void
+say(struct conn *c, struct bytes text)
+{
+	if (text.len == 0 || c->private->gone)
+		return;
+	put_bytes(&c->output, text);
+	conn_turn(c);
+}
+
+static void
 conn_shutdown(struct conn *c)
 {
 	struct process_event e = { .moment = PROCESS_SHUTDOWN };
@@ -939,6 +952,24 @@ conn_shutdown(struct conn *c)
 	c->private->shutdown_at = c->input.len + (size_t)waiting;
 	conn_process_event(c, &e);
 	c->server->serves_on |= e.serve_on;
+	say(c, e.say);
+}
+
+void
+fake_reload(struct fake_server *s)
+{
+	struct conn *next;
+
+	/* What one of them brings about may end others; those still lead here, and nowhere. */
+	for (struct conn *c = s->conns; c != NULL && !c->private->gone; c = next) {
+		struct process_event e = { .moment = PROCESS_RELOAD };
+
+		next = c->private->next;
+		conn_process_event(c, &e);
+		say(c, e.say);
+	}
+	if (s->config->quiet != NULL)
+		quiet_reloaded(s->config->quiet);
 }
 
 void
@@ -1119,6 +1150,7 @@ fake_free(struct fake_server *s)
 		free(l);
 	}
 	free_unwatched(s, true);
+	stragglers_free(s);
 	free(s->extents);
 	if (s->epoll >= 0)
 		close(s->epoll);

@@ -109,6 +109,7 @@ void fake_stop(struct fake_server *s);				/* at once; async-signal-safe */
  * are gone, or after so many milliseconds.
  */
 void fake_shutdown(struct fake_server *s, unsigned grace_ms);
+void fake_reload(struct fake_server *s);	/* there is nothing to be read anew, so all goes on as before */
 unsigned fake_disconnect(struct fake_server *s, unsigned number);	/* 0: all; returns how many there were */
 /*
  * Cuts the power: every connection is closed at once, with what is unsent, and each disk with a cache holds what the cut

@@ -105,8 +105,8 @@ has_contexts(const struct conn *c)
 	return c->structured && c->n_contexts > 0 && c->context_export == c->export;
 }
 
-static uint32_t
-check_request(const struct conn *c, const struct request *r)
+uint32_t
+request_error(const struct conn *c, const struct request *r)
 {
 	const struct command_rule *rule = rule_of(r->type);
 
@@ -364,11 +364,16 @@ handle_request(struct conn *c, const struct request *r)
 		conn_end(c);
 		return;
 	}
-	if (r->type == NBD_CMD_FLUSH && (r->offset | r->length) != 0 && knob(c, KNOB_flush_range_closes)) {
+	if (r->type == NBD_CMD_FLUSH && (r->offset | r->length) != 0 &&
+	    (knob(c, KNOB_flush_range_closes) || knob(c, KNOB_flush_range_strays))) {
+		if (knob(c, KNOB_flush_range_strays))
+			stragglers_left(c);
 		conn_end(c);
 		return;
 	}
-	op.error = check_request(c, r);
+	if (c->server->stragglers != NULL)
+		stragglers_turn(c->server);
+	op.error = request_error(c, r);
 	op.skip = op.error != NBD_SUCCESS;
 	if (!op.skip && op.type < sizeof(c->server->failing) / sizeof(c->server->failing[0]))
 		fail_as_told(c, &op);

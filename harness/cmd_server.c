@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST_REPORTS = 15, MOST_REQUIRED = 32, DIR_SIZE = 512 << 20 };
+enum { MOST_REPORTS = 15, MOST_REQUIRED = 32, DIR_SIZE = 512 << 20, CROWD_MOST = 100000 };
 
 #define SOCKET_PATH_SIZE ((int)sizeof(((struct sockaddr_un *)0)->sun_path))
 
@@ -59,6 +59,8 @@ enum option_id {
 	OPT_WALKS,
 	OPT_SEQUENCE,
 	OPT_UNCHECKED,
+	OPT_CROWD,
+	OPT_RELOAD,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -105,6 +107,12 @@ static const struct cli_option server_options[] = {
 	{ "seed", 0, "N", "of --explore-walks, and of the order of --explore in transmission (default: 1)", OPT_SEED,
 	  false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
+	  false },
+	{ "crowd", 0, "N",
+	  "clients that crowd the server, in the cases that bring many; 0 for none (default: 100; for a URI none)",
+	  OPT_CROWD, false },
+	{ "reload", 0, "SIGNAL|SHELL",
+	  "how the server reloads: HUP, USR1, USR2, or a command with placeholders, {pid} among them", OPT_RELOAD,
 	  false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
@@ -174,9 +182,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE     ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_UNCHECKED ? server_options
-	                                                                        : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE  ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_RELOAD ? server_options
+	                                                                     : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -221,6 +229,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
 		{ OPT_TRACE, NULL, &run->trace_path },
 		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
+		{ OPT_RELOAD, NULL, &run->target.reload },
 		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
 	};
 
@@ -274,6 +283,12 @@ take_option(struct server_run *run, const struct cli_given *g)
 		return cli_number(run->cli, "--explore-walks", g->value, 1, ULONG_MAX, &run->explore.walks)
 		               ? 0
 		               : STATUS_USAGE;
+	case OPT_CROWD:
+		if (!cli_number(run->cli, "--crowd", g->value, 0, CROWD_MOST, &number))
+			return STATUS_USAGE;
+		run->target.crowd = (unsigned)number;
+		run->target.crowd_given = true;
+		return 0;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);
@@ -296,7 +311,8 @@ take_option(struct server_run *run, const struct cli_given *g)
 static int
 refuse_for_uri(const struct server_run *run)
 {
-	static const enum option_id ids[] = { OPT_JOBS, OPT_SIZE, OPT_VIA, OPT_PREPARE, OPT_FRESH, OPT_DAEMON };
+	static const enum option_id ids[] = { OPT_JOBS,  OPT_SIZE,   OPT_VIA,   OPT_PREPARE,
+		                              OPT_FRESH, OPT_DAEMON, OPT_RELOAD };
 
 	for (size_t i = 0; i < run->cli->n_given; i++)
 		for (size_t k = 0; k < sizeof(ids) / sizeof(ids[0]); k++)
@@ -700,16 +716,16 @@ on_result(void *arg, const struct job *job, const struct result *came)
 static const char *
 what_is_done(const struct server_run *run, const struct case_def *running, char text[256])
 {
-	const struct exploration_counts *c = run->explore.counts;
+	const struct exploration_pace *p = run->explore.counts != NULL ? run->explore.counts->pace : NULL;
 	char pace[PROGRESS_MAX_TEXT];
-	uint64_t walked;
 
-	if (c == NULL || c->planned == 0)
-		return running->id;
-	walked = c->walked + c->skipped + c->unwalked;
-	snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " sequences, %s", walked, c->planned,
-	         progress_pace(pace, walked, c->planned, (double)(now_us() - c->since_us) / 1e6, ""));
-	return text;
+	for (int i = 0; p != NULL && i < EXPLORATIONS_MOST; i++, p++)
+		if (p->of == running && p->planned > 0) {
+			snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " %s, %s", p->done, p->planned, p->units,
+			         progress_pace(pace, p->done, p->planned, (double)(now_us() - p->since_us) / 1e6, ""));
+			return text;
+		}
+	return running->id;
 }
 
 static void

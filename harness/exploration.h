@@ -10,27 +10,45 @@ enum {
 	EXPLORE_FINDINGS_MOST = 32,	/* that nobody expects; after so many no more are brought down */
 	EXPLORE_TOLD_MOST = 512,	/* of all */
 	EXPLORE_REASONS_MOST = 8,
+	EXPLORATIONS_MOST = 4,		/* cases */
+};
+
+/* The findings of one exploration. */
+struct exploration_told {
+	_Atomic unsigned unexpected;			/* that were told */
+	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */
+	_Atomic uint64_t found[EXPLORE_TOLD_MOST];	/* hashes of what one shard has reported, so that no other does */
+};
+
+/* How far an exploration is, for the line of progress. */
+struct exploration_pace {
+	_Atomic(const struct case_def *) of;
+	_Atomic(const char *) units;			/* "sequences" */
+	_Atomic uint64_t planned, done;			/* so many there are; 0 until that is known */
+	_Atomic uint64_t since_us;			/* when the first of them was begun */
 };
 
 /* In memory that all shards share. */
 struct exploration_counts {
+	struct exploration_pace pace[EXPLORATIONS_MOST];
 	_Atomic uint64_t walked, skipped, broken;	/* sequences */
-	_Atomic uint64_t planned;			/* so many there are; 0 until that is known */
-	_Atomic uint64_t since_us;			/* when the first of them was walked */
 	_Atomic uint64_t checked_us, repeated, repeated_us;	/* of --unchecked: those that were also done without a look */
 	_Atomic uint64_t unlike;			/* batches of these that were not answered as before */
 	_Atomic unsigned finished;			/* shards */
-	_Atomic unsigned unexpected;			/* findings that were told */
-	_Atomic uint64_t untold;			/* deviations that were not brought down, for enough is told */
 	_Atomic uint64_t unwalked;			/* sequences, for the server is gone, or hangs or dies all the time */
-	_Atomic uint64_t found[EXPLORE_TOLD_MOST];	/* hashes of what one shard has reported, so that no other does */
+	struct exploration_told told;
 	/* Of the transmission product, whose combinations are done or left out for a reason: */
 	struct {
 		_Atomic uint64_t done, by_leaving, broken, left_out[EXPLORE_REASONS_MOST];
-		_Atomic unsigned finished, unexpected;
-		_Atomic uint64_t untold;
-		_Atomic uint64_t found[EXPLORE_TOLD_MOST];
+		_Atomic unsigned finished;
+		struct exploration_told told;
 	} product;
+	/* Of scripts over several connections: */
+	struct {
+		_Atomic uint64_t done, requests, broken, left;
+		_Atomic unsigned finished;
+		struct exploration_told told;
+	} connections;
 };
 
 struct exploration {
@@ -48,11 +66,13 @@ struct exploration {
 const struct exploration *exploration_of(const struct test *t, unsigned *shard);
 /* What it is based on is learnt, in the time that any case has; from here on it may take hours. */
 void exploration_begins(struct test *t);
+/* Its place there, with so many of them to be done; each shard adds what it has done. `units` is a literal. */
+struct exploration_pace *exploration_pace(const struct test *t, const char *units, uint64_t planned);
 bool may_write(const struct test *t);		/* the export is ours, or --destructive was given */
 /* Does an expectation say that this point breaks just this? */
 bool is_expected(const struct test *t, const char *point, enum requirement_id r);
-/* A summary that is none, for not all was seen: as tell(), but the run is not green. */
-void incomplete(struct test *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The summary, as tell(). Where not all was seen it is none, and the run is not green. */
+void sum_up(struct test *t, bool whole, const char *text);
 /* The command line up to the exploration's own options, malloc'd. */
 char *exploration_again(const struct test *t, const char *options);
 /* A verdict of several requirements, as broken_values(), with lines that tell how to see it again. */

@@ -1,7 +1,6 @@
 #include "harness/link.h"
 
 #include "harness/clock.h"
-#include "harness/exploration.h"
 #include "harness/test_private.h"
 
 #include <errno.h>
@@ -326,49 +325,4 @@ restart_server(struct test *t, char error[512])
 	close_sessions(t);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	return server_restart(&p->cut, error);
-}
-
-/* ---- what is asked for ---- */
-
-const struct exploration *
-exploration_of(const struct test *t, unsigned *shard)
-{
-	*shard = t->private->server->target->shard;
-	return t->private->server->target->explore;
-}
-
-void
-exploration_begins(struct test *t)
-{
-	report_untimed(t);
-}
-
-bool
-may_write(const struct test *t)
-{
-	return target_may_write(t->private->server->target);
-}
-
-bool
-is_expected(const struct test *t, const char *point, enum requirement_id r)
-{
-	const struct exploration *e = t->private->server->target->explore;
-
-	return e->is_known(e->arg, &(struct result){ .case_id = t->def->id,
-	                                             .point = point,
-	                                             .verdict = verdict_of(r),
-	                                             .requirement = r,
-	                                             .server = "" });
-}
-
-char *
-exploration_again(const struct test *t, const char *options)
-{
-	const struct target *target = t->private->server->target;
-	char *text;
-
-	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
-	             target->again != NULL ? target->again : "") < 0)
-		abort();
-	return text;
 }

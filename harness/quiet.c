@@ -41,6 +41,7 @@ quiet_reset(struct quiet *q)
 	atomic_store(&q->accepts, 0);
 	atomic_store(&q->idle, false);
 	atomic_store(&q->ending, false);
+	atomic_store(&q->reloads, 0);
 	for (int i = 0; i < QUIET_CONNECTIONS; i++) {
 		atomic_store(&q->consumed[i], 0);
 		atomic_store(&q->silent[i], false);
@@ -94,20 +95,52 @@ quiet_begin_end(struct quiet *q)
 	(void)!write(q->event, &(uint64_t){ 1 }, sizeof(uint64_t));
 }
 
-void
-quiet_await_ending(const struct quiet *q, int pidfd)
+static bool
+is_ending(const struct quiet *q, uint32_t before)
+{
+	(void)before;
+	return atomic_load(&q->ending);
+}
+
+static bool
+has_reloaded(const struct quiet *q, uint32_t before)
+{
+	return atomic_load(&q->reloads) != before;
+}
+
+static void
+await(const struct quiet *q, bool (*done)(const struct quiet *q, uint32_t before), uint32_t before, int pidfd)
 {
 	struct pollfd p[2] = { { .fd = q->event, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
 	int64_t until = now_ms() + 5000, left;
 	uint64_t count;
 
-	while (!atomic_load(&q->ending)) {
+	while (!done(q, before)) {
 		left = until - now_ms();
 		if (left <= 0 || poll(p, 2, (int)left) < 0 || p[1].revents != 0)
 			return;
 		if (p[0].revents != 0)
 			(void)!read(q->event, &count, sizeof(count));
 	}
+}
+
+void
+quiet_await_ending(const struct quiet *q, int pidfd)
+{
+	await(q, is_ending, 0, pidfd);
+}
+
+void
+quiet_reloaded(struct quiet *q)
+{
+	atomic_fetch_add(&q->reloads, 1);
+	(void)!write(q->event, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+void
+quiet_await_reload(const struct quiet *q, uint32_t before, int pidfd)
+{
+	await(q, has_reloaded, before, pidfd);
 }
 
 bool

@@ -13,13 +13,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { QUIET_CONNECTIONS = 256 };
+enum { QUIET_CONNECTIONS = 1024 };
 
 struct quiet {
 	int event;			/* eventfd, inherited by both: written whenever the server falls idle */
 	_Atomic uint32_t connects;	/* connections that clients made so far; the server accepts in this order */
 	_Atomic uint32_t accepts;	/* connections that the server took, in the same order */
 	_Atomic bool ending;		/* it was asked to end, and has begun with it */
+	_Atomic uint32_t reloads;	/* so many times it was asked to reload, and has done so */
 	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */
 	_Atomic uint64_t consumed[QUIET_CONNECTIONS];	/* bytes read from each connection, in order of accept */
 	_Atomic bool silent[QUIET_CONNECTIONS];	/* a lie: it reads no more although bytes may be waiting */
@@ -46,6 +47,9 @@ void quiet_await_end(const struct quiet *q, unsigned n, int pidfd);
 /* Server: it was asked to end; from now on that shows. Client: waits for it, and no longer than the server lives. */
 void quiet_begin_end(struct quiet *q);
 void quiet_await_ending(const struct quiet *q, int pidfd);
+/* Server: it has reloaded. Client: waits until it has done so more often than `before`, and no longer than the server lives. */
+void quiet_reloaded(struct quiet *q);
+void quiet_await_reload(const struct quiet *q, uint32_t before, int pidfd);
 
 /* Client: the server has read all `sent` bytes of connection n and will say nothing more. Check the socket after it. */
 bool quiet_is_over(const struct quiet *q, unsigned n, uint64_t sent);

@@ -47,6 +47,7 @@ struct slot {
 	char *end;           /* of its server, in words; NULL: none was noticed */
 	bool end_by_fault;
 	bool cut;      /* the case has ended its server by a power cut, and has one of its own */
+	bool changed;  /* the case has changed its server: what is lost then is its own doing */
 	bool told_end; /* and says how that one ended; not yet made known */
 	bool suspect;  /* its server hung in a case: the next case gets a new one */
 	bool lingers;  /* its servers do not end with their standard input */
@@ -262,7 +263,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 	s->reports = pipe_fds[0];
 	s->job = job;
 	s->results = 0;
-	s->done = s->timed_out = s->silenced = s->fault = s->lost_in_case = s->closed_in_case = false;
+	s->changed = s->done = s->timed_out = s->silenced = s->fault = s->lost_in_case = s->closed_in_case = false;
 	s->used = !s->server.starting;
 	s->attempt = s->attempt == TRY_AGAIN ? SECOND_TRY : FIRST_TRY;
 	buf_clear(&s->in);
@@ -443,7 +444,7 @@ why_lost(const struct slot *s, bool ended, bool timed_out)
 static bool
 try_again(struct slot *s, bool ended, bool timed_out)
 {
-	if (!s->used || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
+	if (!s->used || s->changed || s->results > 0 || s->attempt != FIRST_TRY || s->job->target->via == VIA_URI)
 		return false;
 	s->attempt = TRY_AGAIN;
 	s->lost = why_lost(s, ended, timed_out);
@@ -590,6 +591,9 @@ take_report(struct state *st, struct slot *s)
 		break;
 	case REPORT_TERMINATED:
 		s->server.terminated = s->suspect = true;
+		break;
+	case REPORT_CHANGED:
+		s->suspect = s->changed = true;
 		break;
 	case REPORT_CUT:
 		s->server.terminated = s->suspect = s->cut = true;

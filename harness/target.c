@@ -133,7 +133,7 @@ static char *
 fill(const struct server *s, const char *text)
 {
 	struct buf b = { 0 };
-	char number[32];
+	char number[32], pid[32];
 
 	while (*text != '\0') {
 		const char *value = NULL;
@@ -144,6 +144,7 @@ fill(const struct server *s, const char *text)
 		if (PLACE("{socket}", s->socket) || PLACE("{file}", s->file) || PLACE("{dir}", work_dir(s)) ||
 		    (s->lower != NULL && PLACE("{uri}", lower_uri(s->lower))) ||
 		    (s->uri != NULL && (PLACE("{uri}", s->uri) || PLACE("{in}", s->file) || PLACE("{out}", s->out))) ||
+		    PLACE("{pid}", (snprintf(pid, sizeof(pid), "%ld", (long)s->pid), pid)) ||
 		    PLACE("{export}", s->target->export_name) || PLACE("{port}", number) ||
 		    PLACE("{size}", (snprintf(number, sizeof(number), "%llu", s->target->size), number))) {
 			put_text(&b, value);
@@ -194,7 +195,7 @@ start_ms(const struct target *t)
 
 /* `name` is the option that it comes from. */
 static bool
-run_command(struct server *s, const char *name, const char *text, char error[512])
+run_command(const struct server *s, const char *name, const char *text, char error[512])
 {
 	char *command, *log, *end = NULL;
 	int status, failed;
@@ -639,6 +640,54 @@ server_terminate(const struct server *s, int fd)
 	return true;
 }
 
+/* 0: it is no signal's name. */
+static int
+reload_signal(const char *text)
+{
+	if (strncasecmp(text, "SIG", 3) == 0)
+		text += 3;
+	return strcasecmp(text, "HUP") == 0    ? SIGHUP
+	       : strcasecmp(text, "USR1") == 0 ? SIGUSR1
+	       : strcasecmp(text, "USR2") == 0 ? SIGUSR2
+	                                       : 0;
+}
+
+bool
+server_reload(const struct server *s, int fd, char error[512])
+{
+	uint32_t before = s->quiet != NULL ? atomic_load(&s->quiet->reloads) : 0;
+	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
+	int signal = reload_signal(s->target->reload);
+
+	if (signal == 0 && !run_command(s, "--reload", s->target->reload, error))
+		return false;
+	if (signal != 0 && kill(s->pid, signal) != 0) {
+		snprintf(error, 512, "the server has ended");
+		return false;
+	}
+	if (s->quiet != NULL)
+		quiet_await_reload(s->quiet, before, s->pidfd);
+	else
+		poll(&p, 1, (int)(TERMINATE_MS * s->target->factor));
+	return true;
+}
+
+bool
+server_ends(const struct server *s, int ms)
+{
+	struct pollfd p = { .fd = s->pidfd, .events = POLLIN };
+	int64_t until = now_ms() + ms;
+
+	if (poll(&p, 1, ms) <= 0)
+		return false;
+	while (s->dir != NULL && signal_marked(s->dir, NULL, 0) > 0) {
+		if (now_ms() >= until)
+			return false;
+		poll(NULL, 0, 5);
+	}
+	return true;
+}
+
 bool
 server_listens(const struct server *s)
 {
@@ -877,6 +926,16 @@ server_connect(const struct server *s, bool *gone, char error[512])
 		say_why(s, ms, error);
 	*gone = true;
 	return -1;
+}
+
+int
+server_try_connect(const struct server *s, int ms)
+{
+	char error[512];
+
+	if (s->target->via == VIA_URI)
+		return connect_uri(&s->target->uri, ms, error);
+	return try_connect((const struct sockaddr *)&s->address, s->address_len, ms);
 }
 
 bool

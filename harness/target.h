@@ -60,6 +60,9 @@ struct target {
 	bool direct;			/* it bypasses the page cache (--direct-io) */
 	const struct exploration *explore;	/* what is asked of explorations (exploration.h); or NULL */
 	unsigned shard;			/* and which part of it is this target's */
+	const char *reload;		/* a signal's name, or a shell command with placeholders, that makes it reload; or NULL */
+	bool crowd_given;
+	unsigned crowd;			/* clients of the cases that bring a crowd, 0 for none, where it is given (--crowd) */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
@@ -109,6 +112,13 @@ char *server_stderr(const struct server *s, unsigned lines);	/* malloc'd tail of
  */
 bool server_terminate(const struct server *s, int fd);
 /*
+ * For the case, where target.reload: makes the server read its configuration anew, as an administrator does, and gives it a
+ * moment for that: until it has closed `fd`, or a tenth of a second is over. False and one line in error.
+ */
+bool server_reload(const struct server *s, int fd, char error[512]);
+/* For the case, of a server that was asked to end: false where its processes live on for so many milliseconds. */
+bool server_ends(const struct server *s, int ms);
+/*
  * For the case, where target.cuts: cuts the power of the disk below by a policy ("drop", "keep", "random 7"), ends the
  * server, and starts it anew over what is left. From then on the processes are the caller's. False and one line in
  * error; *failed_check: the server's image is not what target.check wants, which is no fault of the set-up.
@@ -130,6 +140,8 @@ void server_stop(struct server *s);			/* with all its children; removes its dire
  * *gone tells that the server has ended or refuses, be it launched or at a URI.
  */
 int server_connect(const struct server *s, bool *gone, char error[512]);
+/* The same at once, or within so many milliseconds. -1 and errno. */
+int server_try_connect(const struct server *s, int ms);
 /* Does it say anything to a new client? One line in error where not. */
 bool server_greets(const struct server *s, char error[512]);
 

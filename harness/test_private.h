@@ -17,6 +17,7 @@ enum report_type {
 	REPORT_TERMINATED,	/* the case is about to ask the server to end */
 	REPORT_CUT,		/* it is about to end it by a power cut, and to start one of its own */
 	REPORT_ENDED,		/* that one has ended by a fault: message */
+	REPORT_CHANGED,		/* it is about to change the server, and the next case gets another one */
 	REPORT_UNTIMED,		/* from here on the case may take as long as it does */
 };
 enum report_string {
@@ -100,6 +101,7 @@ void report_served(struct test *t);
 void report_terminated(struct test *t);
 void report_cut(struct test *t);
 void report_ended(struct test *t);
+void report_changed(struct test *t);
 void report_untimed(struct test *t);
 void close_sessions(struct test *t);
 _Noreturn void end_case(struct test *t);

@@ -3,13 +3,16 @@
 $NBDSPEC names another program than build/nbdspec.
 """
 
+import glob
 import os
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 
@@ -25,6 +28,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Nobody looks at the core of what is killed here, and on a busy machine it takes seconds to write.
 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Side by side (-n), all is below one directory, which is short, for a socket's path has 107 bytes at most, and goes at the end."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        # With -v, execnet 1.9 may run the tests in a thread that no Ctrl-C reaches.
+        config.option.verbose = min(config.option.verbose, 0)
+        if config.option.basetemp is None:
+            config.option.basetemp = tempfile.mkdtemp(prefix="nbdspec-")
+            config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items):
+    """What one process must do alone (xdist_group) takes longest; it begins with it."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def until(what, seconds=PATIENCE):
@@ -157,3 +176,27 @@ def read_until(stream, text, seconds=PATIENCE):
         assert more, f"it ended without '{text}'"
         got += more
     return got
+
+
+def pasted(nbdspec, cases):
+    """A program with these cases as well, as reports give them to be pasted: {name: C}; they are explored/NAME."""
+    files = []
+    for name, case in cases.items():
+        files.append(nbdspec.cwd / f"{name}.c")
+        files[-1].write_text('#include "cases/server/transmission.h"\n\n#include <inttypes.h>\n\n' +
+                             re.sub(r"^CASE\(explored, \w+,", f"CASE(explored, {name},", case, flags=re.M))
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", nbdspec.cwd / "pasted",
+                           *files, *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return nbdspec.cwd / "pasted"
+
+
+def drain(terminal, seconds=PATIENCE):
+    """What is printed to a terminal until nobody has its other end any more."""
+    while select.select([terminal], [], [], seconds)[0]:
+        try:
+            terminal.read(65536)
+        except OSError:
+            break

@@ -187,7 +187,7 @@ def test_list(nbdspec):
     assert [line.split()[0] for line in nbdspec("list", "read/*", status=0).stdout.splitlines()] == reads
     server, explore, durability, client, driver = (nbdspec(*suite, "--list", status=0).stdout.split() for suite in (
         ["server"], ["server", "--explore", "1"], ["durability"], ["client"], ["client", "--driver", "x"]))
-    assert sorted(server + explore + durability + client + driver) == ids and explore == ["explore/haggling", "explore/transmission"] and "promise/flush" in durability and "plain/honest" in client
+    assert sorted(server + explore + durability + client + driver) == ids and explore == [i for i in ids if i.startswith("explore/")] and "promise/flush" in durability and "plain/honest" in client
     assert nbdspec("server", "--list", "-c", "read/*", status=0).stdout.split() == reads
 
 

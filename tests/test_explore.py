@@ -1,17 +1,15 @@
 """Explorations of option haggling: the model accuses no honest server, and is not blind; what is found is short and comes again."""
 
-import glob
 import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, read_until, until
+from conftest import NBDSPEC, PATIENCE, ROOT, drain, pasted, read_until, until
 
 EXPORTS = ["--export", "name=disk,size=64M,description=a disk", "--export", "name=other,size=32M,read-only"]
 KNOBS = re.findall(r"^KNOB\((\w+)", open(f"{ROOT}/fakeserver/knobs.def", encoding="utf-8").read(), re.M)
@@ -54,7 +52,7 @@ def serve(*options):
     return ["--", NBDSPEC, "serve", "--unix", "{socket}", *EXPORTS, *options]
 
 
-def explore(nbdspec, *options, status=0, factor="0.2"):
+def explore(nbdspec, *options, status=0, factor="1"):
     """The results, and what the run as a whole has to tell."""
     nbdspec("server", "-q", "--strict", "--destructive", "--case", "explore/haggling", "--time-factor", factor, "--json", "json", *options, status=status)
     results = json.loads((nbdspec.cwd / "json").read_text())["results"]
@@ -67,7 +65,7 @@ def explore(nbdspec, *options, status=0, factor="0.2"):
 def explored(nbdspec, lie):
     """What is found with this lie; of the tests that look at it the first explores."""
     if lie not in EXPLORED:
-        EXPLORED[lie] = explore(nbdspec, "--explore", LIES[lie][0], "-j", SHARDS.get(lie, 1), *serve("--lie", lie), status=1)
+        EXPLORED[lie] = explore(nbdspec, "--explore", LIES[lie][0], "-j", SHARDS.get(lie, 1), *serve("--lie", lie), status=1, factor="0.2")
     return EXPLORED[lie]
 
 
@@ -172,16 +170,10 @@ def test_a_finding_comes_again(nbdspec, lie):
     again, _ = explore(nbdspec, "--explore-sequence", shortest, *serve("--lie", lie), status=1)
     assert (shortest, requirement) in [(r["point"], r["requirement"]) for r in again]
     assert not explore(nbdspec, "--explore-sequence", shortest, *serve())[0]
-    source = nbdspec.cwd / "case.c"
-    source.write_text('#include "cases/server/transmission.h"\n\n' + case)
-    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True).stdout.split()
-    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-o", nbdspec.cwd / "pasted", source,
-                           *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    program = pasted(nbdspec, {"sequence": case})
     assert f"R({requirement})" in case
     for liar, status in ([], 0), (["--lie", lie], 1):
-        run = [nbdspec.cwd / "pasted", "server", "-q", "--strict", "--destructive", "-c", "explored/*", *serve(*liar)]
+        run = [program, "server", "-q", "--strict", "--destructive", "-c", "explored/*", *serve(*liar)]
         assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status
 
 
@@ -224,11 +216,7 @@ def test_progress(nbdspec, options):
         walked, of = re.search(r"\[0/[12]\] (\d+) of (\d+) sequences, \d+/s, at most \d+ s left", told).groups()
         assert int(walked) < int(of) and int(of) >= 4000000
         p.send_signal(signal.SIGINT)
-        while select.select([terminal], [], [], PATIENCE)[0]:
-            try:
-                terminal.read(65536)
-            except OSError:  # nobody has the other end any more
-                break
+        drain(terminal)
     assert p.wait(PATIENCE) == 130
     p.stderr.close()
 

@@ -417,13 +417,19 @@ prepare(struct item *items, unsigned n)
 	}
 }
 
+void
+send_flight(struct link *l, struct item *items, unsigned n)
+{
+	prepare(items, n);
+	send_items(l, items, n);
+}
+
 enum answers_end
-exchange_items(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b)
+await_flight(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b)
 {
 	struct flight f = { .link = l, .e = e, .items = items, .n = n, .left = n, .b = b };
 
-	prepare(items, n);
-	send_items(l, items, n);
+	link_begin_wait(l);
 	while (f.left > 0 && !f.broken && l->end == LINK_OPEN)
 		recv_message(&f);
 	if (f.broken)
@@ -431,4 +437,11 @@ exchange_items(struct link *l, const struct entered *e, struct item *items, unsi
 	if (f.left == 0)
 		return ANSWERS_ALL;
 	return l->end == LINK_SILENT ? ANSWERS_SILENT : ANSWERS_CLOSED;
+}
+
+enum answers_end
+exchange_items(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b)
+{
+	send_flight(l, items, n);
+	return await_flight(l, e, items, n, b);
 }

@@ -2,14 +2,12 @@
 #include "cases/explore/facts.h"
 #include "cases/explore/product.h"
 #include "cases/explore/search.h"
+#include "cases/explore/told.h"
 #include "harness/clock.h"
-#include "harness/exploration.h"
 #include "harness/random.h"
-#include "harness/sum.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +17,7 @@ struct explorer {
 	struct search s;
 	struct facts facts;
 	const struct exploration *plan;
+	struct exploration_pace *pace;
 	unsigned shard;
 	const struct symbol *middle[MOST_SYMBOLS], *end[MOST_SYMBOLS];
 	unsigned n_middle, n_end;
@@ -32,34 +31,6 @@ struct explorer {
 };
 
 /* ---- findings ---- */
-
-/* False where another shard has told the same. */
-static bool
-claim(const struct explorer *x, const char *names, enum requirement_id r)
-{
-	/* A place that is free holds zero. */
-	uint64_t mine = sum_bytes(r, (const uint8_t *)names, strlen(names)) | 1;
-
-	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
-		uint64_t is = 0;
-
-		if (atomic_compare_exchange_strong(&x->plan->counts->found[i], &is, mine))
-			return true;
-		if (is == mine)
-			return false;
-	}
-	x->plan->counts->untold++;
-	return false;
-}
-
-/* What is expected is told however much it is: behind it may stand what is not. */
-static bool
-is_enough(const struct explorer *x)
-{
-	const struct exploration_counts *c = x->plan->counts;
-
-	return c->unexpected >= EXPLORE_FINDINGS_MOST || c->found[EXPLORE_TOLD_MOST - 1] != 0;
-}
 
 static const struct breach *
 breach_again(const struct walker *w, const struct breach *b)
@@ -95,18 +66,15 @@ static void
 report(struct explorer *x, const struct finding *f)
 {
 	char *names = scenario_text(&f->shortest);
-	bool ours = !f->once && claim(x, names, f->breach.broken[0]);
-	bool expected = ours && is_expected(x->s.t, names, f->breach.broken[0]);
 
-	if (ours && !expected && x->plan->counts->unexpected++ >= EXPLORE_FINDINGS_MOST)
-		x->plan->counts->untold++;
-	else if (ours)
-		POINT(x->s.t, "%s", names)
-			show(x, f);
-	if (f->once)
+	if (f->once) {
 		POINT(x->s.t, "%s", names)
 			observe(x->s.t, f->breach.broken[0], "seen once, and not again: expected %s; got %s",
 			        f->breach.expected, f->breach.got);
+	} else if (is_to_be_told(x->s.t, &x->plan->counts->told, names, f->breach.broken[0])) {
+		POINT(x->s.t, "%s", names)
+			show(x, f);
+	}
 	free(names);
 }
 
@@ -123,8 +91,8 @@ take_breaches(struct explorer *x, const struct path *p)
 	for (unsigned i = 0; i < n; i++, x->s.w.stuck = stuck) {
 		if (search_explains(&x->s, p, &breach[i]))
 			continue;
-		if (is_enough(x))
-			x->plan->counts->untold++;
+		if (is_enough_told(&x->plan->counts->told))
+			x->plan->counts->told.untold++;
 		else
 			report(x, search_found(&x->s, p, &breach[i]));
 	}
@@ -175,6 +143,7 @@ explore_path(struct explorer *x, const struct path *p)
 	size_t log_from = x->log.len;
 	uint64_t from;
 
+	x->pace->done++;
 	if (x->gone || search_skips(&x->s, p)) {
 		*(x->gone ? &c->unwalked : &c->skipped) += 1;
 		return;
@@ -248,14 +217,13 @@ count_of_length(const struct explorer *x, unsigned n)
 }
 
 static void
-tell_plan(const struct explorer *x)
+tell_plan(struct explorer *x)
 {
-	uint64_t planned = x->plan->walks, nobody = 0;
+	uint64_t planned = x->plan->walks;
 
 	for (int n = 0; n <= x->plan->depth; n++)
 		planned += count_of_length(x, (unsigned)n);
-	atomic_compare_exchange_strong(&x->plan->counts->since_us, &nobody, now_us());
-	x->plan->counts->planned = planned;
+	x->pace = exploration_pace(x->s.t, "sequences", planned);
 }
 
 static void
@@ -329,7 +297,7 @@ static void
 tell_counts(const struct explorer *x, uint64_t took_us)
 {
 	const struct exploration_counts *c = x->plan->counts;
-	bool whole = c->untold == 0 && c->unwalked == 0;
+	bool whole = c->told.untold == 0 && c->unwalked == 0;
 	size_t size;
 	char *text;
 	FILE *f = open_memstream(&text, &size);
@@ -342,18 +310,13 @@ tell_counts(const struct explorer *x, uint64_t took_us)
 	if (c->skipped > 0)
 		fprintf(f, ", %" PRIu64 " not walked, for the server hangs or dies in what they contain", c->skipped);
 	put_rate(f, c);
-	if (c->untold > 0)
-		fprintf(f, "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
-		        c->untold);
+	put_untold(f, &c->told);
 	if (c->unwalked > 0)
 		fprintf(f,
 		        "; not all is done: %" PRIu64 " not walked, for the server is gone, or hangs or dies each time",
 		        c->unwalked);
 	fclose(f);
-	if (whole)
-		tell(x->s.t, "%s", text);
-	else
-		incomplete(x->s.t, "%s", text);
+	sum_up(x->s.t, whole, text);
 	free(text);
 }
 
@@ -370,7 +333,7 @@ CASE_EXPLORE(explore, haggling,
 
 	x.s.t = t;
 	x.plan = exploration_of(t, &x.shard);
-	if (x.plan->sequence != NULL && is_combinations(x.plan->sequence))
+	if (x.plan->sequence != NULL && (is_combinations(x.plan->sequence) || is_script(x.plan->sequence)))
 		return;
 	learn_facts(t, &x.facts);
 	walker_start(&x.s.w, t, &x.facts);

@@ -1,15 +1,13 @@
 /* The transmission product, pipelined at random depth in a shuffled order (nbdspec server --explore). */
 #include "cases/explore/product.h"
+#include "cases/explore/told.h"
 
 #include "cases/server/transmission.h"
 #include "harness/clock.h"
-#include "harness/exploration.h"
 #include "harness/names.h"
 #include "harness/random.h"
-#include "harness/sum.h"
 
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,14 +16,7 @@
 static const char serves_others[] = "a server that serves others";
 
 enum { LAST_PART = COMMANDS * FLAG_SETS * 2 + 256 }; /* of a mode: those of a megabyte or more, and others */
-enum {
-	PIECE = 1 << 20,
-	STUCK_ENOUGH = 16,
-	HANGS_ENOUGH = 64,
-	LEFT_ENOUGH = 8,
-	STRAGGLERS_US = 20000,
-	MOST_OPTION_REPLY = 1 << 20
-};
+enum { PIECE = 1 << 20, STUCK_ENOUGH = 16, HANGS_ENOUGH = 64, LEFT_ENOUGH = 8, RENEWED_MOST = 64 };
 
 struct product_finding {
 	struct combination c[MOST_COMBINATIONS];
@@ -37,6 +28,7 @@ struct product_finding {
 struct explorer {
 	struct test *t;
 	const struct exploration *plan;
+	struct exploration_pace *pace;
 	unsigned shard;
 	struct entered known[MODES], e; /* as found out beforehand, and on this connection */
 	struct link link;
@@ -45,7 +37,10 @@ struct explorer {
 	bool dead;                   /* the server is not there, or it hangs */
 	bool gone;                   /* and will not be */
 	unsigned n_stuck, n_left_us;
-	unsigned hangs; /* those of the search as well: each takes as long as the patience with one answer */
+	struct combination *later; /* those that it leaves for */
+	unsigned n_later;
+	unsigned n_renewed; /* servers, to be rid of those that may still write */
+	unsigned hangs;     /* those of the search as well: each takes as long as the patience with one answer */
 	uint64_t random;
 	unsigned seed; /* of what is written next */
 	struct history {
@@ -60,135 +55,7 @@ struct explorer {
 	unsigned n_findings;
 };
 
-/* ---- entering transmission ---- */
-
-static void
-take_info(struct entered *e, struct bytes data)
-{
-	struct info_block_size sizes;
-	struct info_export export;
-	struct rep_info info;
-
-	wire_get_rep_info(wire_over(data), &info);
-	if (info.type == NBD_INFO_EXPORT && wire_get_info_export(wire_over(info.payload), &export) == WIRE_EXACT) {
-		e->size = export.size;
-		e->flags = export.flags;
-	}
-	if (info.type == NBD_INFO_BLOCK_SIZE &&
-	    wire_get_info_block_size(wire_over(info.payload), &sizes) == WIRE_EXACT && sizes.minimum > 0 &&
-	    sizes.minimum <= 65536 && (sizes.minimum & (sizes.minimum - 1)) == 0) {
-		e->sized = true;
-		e->minimum = sizes.minimum;
-		e->maximum = sizes.maximum;
-	}
-}
-
-static void
-take_context(struct entered *e, struct bytes data)
-{
-	struct rep_meta_context m;
-
-	if (wire_get_rep_meta_context(wire_over(data), &m) == WIRE_EXACT && e->n_contexts < MOST_SELECTED)
-		e->contexts[e->n_contexts++] = m.id;
-}
-
-/* The type of the final reply, or 0 where none comes. */
-static uint32_t
-ask(struct link *l, struct entered *e, uint32_t option, const struct buf *data)
-{
-	struct option_reply r = { .type = 0 };
-	struct buf b = { 0 };
-	const uint8_t *at;
-
-	wire_put_option(&b, &(struct option){ NBD_OPTION_MAGIC, option, (uint32_t)data->len, { data->at, data->len } });
-	link_send(l, MSG_OPTION, 0, (struct bytes){ b.at, b.len });
-	buf_free(&b);
-	for (;;) {
-		if ((at = link_need(l, OPTION_REPLY_HEADER_SIZE)) == NULL)
-			return 0;
-		wire_get_option_reply(wire(at, OPTION_REPLY_HEADER_SIZE), &r);
-		if (r.magic != NBD_OPTION_REPLY_MAGIC || r.length > MOST_OPTION_REPLY ||
-		    link_need(l, OPTION_REPLY_HEADER_SIZE + r.length) == NULL)
-			return 0;
-		wire_get_option_reply(wire_over(link_take(l, MSG_OPTION_REPLY, 0, OPTION_REPLY_HEADER_SIZE + r.length)),
-		                      &r);
-		if (r.type == NBD_REP_ACK || (r.type & NBD_REP_ERROR_BIT) != 0)
-			return r.type;
-		if (r.type == NBD_REP_INFO)
-			take_info(e, r.data);
-		if (r.type == NBD_REP_META_CONTEXT)
-			take_context(e, r.data);
-	}
-}
-
-static bool
-select_base(struct explorer *x, struct entered *e)
-{
-	static const char *const base = "base:allocation";
-	struct buf b = { 0 };
-	uint32_t final;
-
-	put_meta_context(&b, export_name(x->t), &base, 1);
-	final = ask(&x->link, e, NBD_OPT_SET_META_CONTEXT, &b);
-	buf_free(&b);
-	return final == NBD_REP_ACK && e->n_contexts > 0;
-}
-
-static bool
-go(struct explorer *x, struct entered *e)
-{
-	static const uint16_t sizes = NBD_INFO_BLOCK_SIZE;
-	struct buf b = { 0 };
-	uint32_t final;
-
-	put_go(&b, export_name(x->t), &sizes, 1);
-	final = ask(&x->link, e, NBD_OPT_GO, &b);
-	buf_free(&b);
-	return final == NBD_REP_ACK;
-}
-
-static bool
-greet(struct explorer *x)
-{
-	struct greeting g = { .magic = 0 };
-	struct buf b = { 0 };
-	char error[512];
-
-	if (!link_open(&x->link, x->t, error) || link_need(&x->link, GREETING_SIZE) == NULL)
-		return false;
-	wire_get_greeting(wire_over(link_take(&x->link, MSG_GREETING, 0, GREETING_SIZE)), &g);
-	wire_put_client_flags(&b,
-	                      &(struct client_flags){ g.flags & (NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES) });
-	link_send(&x->link, MSG_CLIENT_FLAGS, 0, (struct bytes){ b.at, b.len });
-	buf_free(&b);
-	return g.magic == NBD_MAGIC && g.option_magic == NBD_OPTION_MAGIC;
-}
-
-/* False where the server is not there; e->there is false where it has no such mode. */
-static bool
-enter(struct explorer *x, enum mode mode, struct entered *e)
-{
-	*e = (struct entered){ .mode = mode, .minimum = 1, .maximum = NBD_DEFAULT_MAX_PAYLOAD };
-	if (!greet(x))
-		return false;
-	e->there = mode == MODE_SIMPLE || ask(&x->link, e, NBD_OPT_STRUCTURED_REPLY, &(struct buf){ 0 }) == NBD_REP_ACK;
-	e->there = e->there && (mode != MODE_CONTEXTS || select_base(x, e));
-	e->there = e->there && go(x, e);
-	return x->link.end == LINK_OPEN;
-}
-
-static void
-hang_up(struct explorer *x)
-{
-	struct buf b = { 0 };
-
-	if (x->link.fd < 0)
-		return;
-	wire_put_request(&b, &(struct request){ .magic = NBD_REQUEST_MAGIC, .type = NBD_CMD_DISC });
-	link_send(&x->link, MSG_REQUEST, 0, (struct bytes){ b.at, b.len });
-	buf_free(&b);
-	link_close(&x->link);
-}
+/* ---- connections ---- */
 
 static bool
 is_entered(const struct explorer *x, enum mode mode)
@@ -202,9 +69,9 @@ enter_mode(struct explorer *x, enum mode mode)
 {
 	if (is_entered(x, mode))
 		return true;
-	hang_up(x);
+	hang_up_link(&x->link);
 	x->past.n = 0;
-	if (enter(x, mode, &x->e) && x->e.there)
+	if (enter_link(&x->link, x->t, mode, &x->e) && x->e.there)
 		return true;
 	link_close(&x->link);
 	x->dead = true;
@@ -220,6 +87,8 @@ revive(struct explorer *x)
 	shadow_forget_all(&x->shadow);
 	if (can_restart_server(x->t) && !restart_server(x->t, error))
 		harness_error(x->t, "the server could not be started again: %s", error);
+	if (can_restart_server(x->t))
+		shadow_forget_strays(&x->shadow);
 	x->gone = !enter_mode(x, MODE_SIMPLE);
 	x->dead = x->gone;
 }
@@ -267,6 +136,15 @@ whole_blocks(const struct entered *e, struct span s)
 	return s;
 }
 
+/* What was under way when the connection ended may still be carried out. */
+static void
+leave_strays(struct explorer *x, const struct item *items, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!items[i].answered && is_write(items[i].q.type))
+			shadow_strays(&x->shadow, &items[i]);
+}
+
 /* Those that end as they should are known from now on; the others are told of, and nothing more is written so. */
 static void
 painted(struct explorer *x, struct item *items, unsigned n, enum answers_end end)
@@ -281,8 +159,10 @@ painted(struct explorer *x, struct item *items, unsigned n, enum answers_end end
 		else
 			x->paints = false;
 	}
-	if (end != ANSWERS_ALL)
-		link_close(&x->link);
+	if (end == ANSWERS_ALL)
+		return;
+	leave_strays(x, items, n);
+	link_close(&x->link);
 }
 
 static void
@@ -575,17 +455,6 @@ first_unanswered(const struct explorer *x)
 	return -1;
 }
 
-/* What was under way when the connection ended may still be carried out: who reads and writes too soon is overtaken. */
-static void
-await_stragglers(const struct explorer *x)
-{
-	for (unsigned i = 0; i < x->n_items; i++)
-		if (!x->item[i].answered && is_write(x->item[i].q.type)) {
-			usleep(STRAGGLERS_US);
-			return;
-		}
-}
-
 /* They have not all been answered. `accuses`: whoever is to blame for it is among them. */
 static void
 ended_early(struct explorer *x, bool accuses)
@@ -599,8 +468,7 @@ ended_early(struct explorer *x, bool accuses)
 	x->n_stuck += accuses && x->end == ANSWERS_SILENT;
 	x->hangs += x->end == ANSWERS_SILENT;
 	x->n_left_us += x->end == ANSWERS_CLOSED;
-	if (x->n_items > 1)
-		await_stragglers(x);
+	leave_strays(x, x->item, x->n_items);
 	if (accuses && x->end == ANSWERS_SILENT)
 		add_product_breach(&x->breaches, i, BREACH_STREAM, R(each_request_one_reply), "a reply to each request",
 		                   "%s", how);
@@ -625,12 +493,22 @@ remember(struct explorer *x, const struct combination *c, unsigned n)
 	}
 }
 
+/* Who may still write makes less certain what others do; but a server may leave us for thousands of requests. */
+static void
+renew(struct explorer *x)
+{
+	bool weary = x->shadow.n_strays > 0 && can_restart_server(x->t) && x->n_renewed < RENEWED_MOST;
+
+	x->n_renewed += weary;
+	if (x->dead || weary)
+		revive(x);
+}
+
 /* False where some were not answered: .end says why. */
 static bool
 run_together(struct explorer *x, const struct combination *c, unsigned n, bool accuses)
 {
-	if (x->dead)
-		revive(x);
+	renew(x);
 	if (x->gone || !enter_mode(x, c->mode))
 		return false;
 	x->link.traced = x->traced;
@@ -748,7 +626,7 @@ breaks(struct explorer *x, const struct combination *c, unsigned n, const struct
 	for (unsigned i = 0; i < n; i++)
 		if (left_out(&c[i], &x->known[c->mode], x->writes) != LEFT_NOT)
 			return false;
-	hang_up(x);
+	hang_up_link(&x->link);
 	shadow_forget_all(&x->shadow);
 	x->breaches.n = 0;
 	while (from < n) {
@@ -837,25 +715,6 @@ plainest_mode(struct explorer *x, struct product_finding *f)
 
 /* ---- telling of them ---- */
 
-/* False where another shard has told the same. */
-static bool
-claim(const struct explorer *x, const char *text, enum requirement_id r)
-{
-	/* A place that is free holds zero. */
-	uint64_t mine = sum_bytes(r, (const uint8_t *)text, strlen(text)) | 1;
-
-	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
-		uint64_t is = 0;
-
-		if (atomic_compare_exchange_strong(&x->plan->counts->product.found[i], &is, mine))
-			return true;
-		if (is == mine)
-			return false;
-	}
-	x->plan->counts->product.untold++;
-	return false;
-}
-
 /* What is left of it is what matters, a flag as well. */
 static void
 attribute(struct product_breach *b, const struct product_finding *f)
@@ -879,11 +738,11 @@ attribute(struct product_breach *b, const struct product_finding *f)
 }
 
 static void
-show(struct explorer *x, const struct product_finding *f, const char *text)
+show(struct explorer *x, const struct product_finding *f)
 {
 	const struct product_breach *again;
 	struct product_breach b = f->breach;
-	char *options, *command;
+	char *text;
 
 	x->traced = true;
 	breaks(x, f->c, f->n, &f->breach);
@@ -894,24 +753,18 @@ show(struct explorer *x, const struct product_finding *f, const char *text)
 	else
 		note(x->t, "it was broken once, and not again");
 	attribute(&b, f);
-	if (asprintf(&options, "--case explore/transmission --explore-sequence '%s'", text) < 0)
-		abort();
-	command = exploration_again(x->t, options);
-	broken_finding(x->t, b.broken, b.expected, b.got, command);
+	text = product_finding_text(x->t, &x->known[f->c->mode], f->c, f->n, &b, x->paints);
+	broken_finding(x->t, b.broken, b.expected, b.got, text);
 }
 
 static void
 report(struct explorer *x, const struct product_finding *f)
 {
 	char *text = combinations_text(f->c, f->n);
-	bool ours = claim(x, text, f->breach.broken[0]);
-	bool expected = ours && is_expected(x->t, text, f->breach.broken[0]);
 
-	if (ours && !expected && x->plan->counts->product.unexpected++ >= EXPLORE_FINDINGS_MOST)
-		x->plan->counts->product.untold++;
-	else if (ours)
+	if (is_to_be_told(x->t, &x->plan->counts->product.told, text, f->breach.broken[0]))
 		POINT(x->t, "%s", text)
-			show(x, f, text);
+			show(x, f);
 	free(text);
 }
 
@@ -945,9 +798,8 @@ found(struct explorer *x, const struct combination *c, unsigned n, const struct 
 
 	if (is_explained(x, c, n, b))
 		return;
-	/* What is expected is told however much it is: behind it may stand what is not. */
-	if (x->plan->counts->product.unexpected >= EXPLORE_FINDINGS_MOST || x->n_findings == EXPLORE_TOLD_MOST) {
-		x->plan->counts->product.untold++;
+	if (is_enough_told(&x->plan->counts->product.told)) {
+		x->plan->counts->product.told.untold++;
 		return;
 	}
 	x->findings = reallocarray(x->findings, x->n_findings + 1, sizeof(*x->findings));
@@ -1087,7 +939,7 @@ explore_group(struct explorer *x, const struct combination *c, unsigned n)
 		explore_unanswered(x, c, n);
 }
 
-/* Of a server that does leave, those that it leaves for are asked alone, and the others have their peace. */
+/* Of a server that does leave, those that it leaves for are asked alone, when the others have had their peace. */
 static void
 explore_together(struct explorer *x, const struct combination *c, unsigned n)
 {
@@ -1098,12 +950,13 @@ explore_together(struct explorer *x, const struct combination *c, unsigned n)
 		struct request q = request_of(&c[i], &x->known[c->mode]);
 
 		if (x->n_left_us >= LEFT_ENOUGH && law_of(&q, &x->known[c->mode]).may_leave)
-			explore_alone(x, &c[i]);
+			x->later[x->n_later++] = c[i];
 		else
 			others[n_others++] = c[i];
 	}
 	if (n_others > 0)
 		explore_group(x, others, n_others);
+	x->pace->done += n_others;
 }
 
 static void
@@ -1149,6 +1002,7 @@ is_tried(struct explorer *x, const struct combination *c)
 	if (why == LEFT_NOT && is_dangerous(x, c))
 		why = LEFT_DANGER;
 	x->plan->counts->product.left_out[why] += why != LEFT_NOT;
+	x->pace->done += why != LEFT_NOT;
 	return why == LEFT_NOT;
 }
 
@@ -1175,6 +1029,28 @@ explore_mode(struct explorer *x, enum mode mode)
 			depth = 1 + (unsigned)(random_next(&x->random) % MOST_IN_FLIGHT);
 		}
 	}
+}
+
+static void
+explore_later(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->n_later; i++)
+		if (is_tried(x, &x->later[i])) {
+			explore_alone(x, &x->later[i]);
+			x->pace->done++;
+		}
+	free(x->later);
+}
+
+static void
+explore_all(struct explorer *x)
+{
+	x->later = reallocarray(NULL, PRODUCT, sizeof(*x->later));
+	if (x->later == NULL)
+		abort();
+	for (enum mode m = MODE_SIMPLE; m < MODES; m++)
+		explore_mode(x, m);
+	explore_later(x);
 }
 
 static void
@@ -1205,30 +1081,33 @@ static void
 tell_counts(const struct explorer *x, uint64_t took_us)
 {
 	const struct exploration_counts *c = x->plan->counts;
-	bool whole = c->product.untold == 0 && c->product.left_out[LEFT_GONE] == 0;
-	char text[1024] = "", more[128] = "", *at = text;
+	bool whole = c->product.told.untold == 0 && c->product.left_out[LEFT_GONE] == 0;
+	size_t size;
+	char *text;
+	FILE *f = open_memstream(&text, &size);
 
+	if (f == NULL)
+		abort();
+	fprintf(f, "%" PRIu64 " combinations in %.1f s: %" PRIu64 " tried",
+	        x->plan->sequence != NULL ? c->product.done : PRODUCT, (double)took_us / 1e6, c->product.done);
 	if (c->product.by_leaving > 0)
-		at += sprintf(at, ", %" PRIu64 " of them answered by leaving", c->product.by_leaving);
+		fprintf(f, ", %" PRIu64 " of them answered by leaving", c->product.by_leaving);
 	for (enum left_out l = LEFT_STRUCTURED; l < LEFT_REASONS; l++)
 		if (c->product.left_out[l] > 0)
-			at += sprintf(at, "; %" PRIu64 " not, %s", c->product.left_out[l], left_out_text(l));
-	if (c->product.untold > 0)
-		snprintf(more, sizeof(more),
-		         "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
-		         c->product.untold);
-	(whole ? tell : incomplete)(x->t,
-	                            "%" PRIu64 " combinations in %.1f s: %" PRIu64 " tried%s; %" PRIu64 " deviate%s",
-	                            x->plan->sequence != NULL ? c->product.done : PRODUCT, (double)took_us / 1e6,
-	                            c->product.done, text, c->product.broken, more);
+			fprintf(f, "; %" PRIu64 " not, %s", c->product.left_out[l], left_out_text(l));
+	fprintf(f, "; %" PRIu64 " deviate", c->product.broken);
+	put_untold(f, &c->product.told);
+	fclose(f);
+	sum_up(x->t, whole, text);
+	free(text);
 }
 
 static void
 learn(struct explorer *x)
 {
 	for (enum mode m = MODE_SIMPLE; m < MODES; m++) {
-		enter(x, m, &x->known[m]);
-		hang_up(x);
+		enter_link(&x->link, x->t, m, &x->known[m]);
+		hang_up_link(&x->link);
 	}
 	if (!x->known[MODE_SIMPLE].there)
 		skip(x->t, "GO", "the server lets nobody in by NBD_OPT_GO");
@@ -1261,11 +1140,12 @@ CASE_EXPLORE(explore, transmission,
 	x.writes = may_write(t);
 	x.paints = x.writes && (x.e.flags & NBD_FLAG_READ_ONLY) == 0;
 	x.seed = 1 + (unsigned)case_seed(t);
+	x.pace = exploration_pace(t, "combinations", x.plan->sequence == NULL ? PRODUCT : 0);
 	if (x.plan->sequence != NULL)
 		explore_sequence(&x, x.plan->sequence);
-	for (enum mode m = MODE_SIMPLE; m < MODES && x.plan->sequence == NULL; m++)
-		explore_mode(&x, m);
-	hang_up(&x);
+	else
+		explore_all(&x);
+	hang_up_link(&x.link);
 	if (x.plan->sequence != NULL || ++x.plan->counts->product.finished == x.plan->shards)
 		tell_counts(&x, now_us() - from);
 	link_free(&x.link);

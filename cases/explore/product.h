@@ -56,6 +56,10 @@ struct entered {
 	unsigned n_contexts;
 };
 
+/* False where the server is not there; e->there is false where it has no such mode. */
+bool enter_link(struct link *l, struct test *t, enum mode mode, struct entered *e);
+void hang_up_link(struct link *l);	/* by NBD_CMD_DISC */
+
 uint16_t command_of(const struct combination *c);
 bool is_write(uint16_t command);
 struct combination combination_at(unsigned i);
@@ -72,6 +76,7 @@ const char *left_out_text(enum left_out l);
 /* "simple:READ@start,WRITE+FUA@middle;READ@middle"; malloc'd. */
 char *combinations_text(const struct combination *c, unsigned n);
 bool is_combinations(const char *text);
+bool is_script(const char *text);	/* of several connections (connections.c) */
 /* The number of them; 0 and one line in error. */
 enum { MOST_COMBINATIONS = 300 };
 unsigned combinations_parse(const char *text, struct combination c[MOST_COMBINATIONS], char error[256]);
@@ -125,23 +130,41 @@ struct breaches {
 	struct product_breach b[MOST_PRODUCT_BREACHES];
 	unsigned n;
 };
+/*
+ * The command that does a finding again, and unless it has too many requests a case in C that can be pasted into cases/server/;
+ * malloc'd. `paints`: we write what stands there beforehand.
+ */
+char *product_finding_text(const struct test *t, const struct entered *e, const struct combination *c, unsigned n,
+			   const struct product_breach *b, bool paints);
 void add_product_breach(struct breaches *b, int item, enum breach_kind kind, enum requirement_id r, const char *expected,
 			const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
 enum answers_end { ANSWERS_ALL, ANSWERS_CLOSED, ANSWERS_SILENT, ANSWERS_BROKEN };
-/* Sends them all, and takes what comes until all are answered. */
+/* Sends them all; takes what comes until all are answered. */
+void send_flight(struct link *l, struct item *items, unsigned n);
+enum answers_end await_flight(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b);
+/* Both. */
 enum answers_end exchange_items(struct link *l, const struct entered *e, struct item *items, unsigned n, struct breaches *b);
 
 /* ---- contents ---- */
 
+enum { MOST_STRAYS = 128 };
 struct shadow {
 	struct shadow_part { struct span span; uint8_t *bytes, *known; } part[3];
 	unsigned n;
+	struct item stray[MOST_STRAYS];
+	unsigned n_strays;
+	uint64_t stray_bytes;		/* of their payloads */
+	bool stray_anywhere;		/* there are more than these */
 };
 void shadow_start(struct shadow *s, const struct entered *e);
 void shadow_free(struct shadow *s);
 void shadow_forget(struct shadow *s, struct span span);
 void shadow_forget_all(struct shadow *s);
+/* A write that the connection has ended without an answer to may be carried out from now on, at any time, until … */
+void shadow_strays(struct shadow *s, const struct item *i);
+/* … the server is another one. */
+void shadow_forget_strays(struct shadow *s);
 /* The next stretch that is not known, from .offset on and no longer than .length; false: there is none. */
 bool shadow_unknown(const struct shadow *s, struct span *span);
 /* What a READ among those in flight may return; *at is the first offset where it is something else. */

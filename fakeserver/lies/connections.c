@@ -81,6 +81,28 @@ LIE(flush_only_of_own_writes, ON_DISK, BREAKS(R(multi_conn_flush_visible), R(mul
 		m->skip = true;
 }
 
+LIE(write_over_another_lost, ON_DISK, BREAKS(R(write_stored), R(multi_conn_shared_cache)),
+    "a WRITE over what another connection has written last is lost")
+{
+	static struct {
+		unsigned connection;
+		uint64_t offset;
+		uint32_t length;
+	} last;
+	bool over = last.connection != 0 && last.connection != c->number && m->offset < last.offset + last.length &&
+	            last.offset < m->offset + m->length;
+
+	if (m->type != NBD_CMD_WRITE || m->error != NBD_SUCCESS)
+		return;
+	if (over && LIE_NOW) {
+		m->skip = true;
+		return;
+	}
+	last.connection = c->number;
+	last.offset = m->offset;
+	last.length = m->length;
+}
+
 LIE(leaving_in_a_request_dies, ON_PROCESS, BREAKS(R(greeting_magic), R(handshake_no_hard_disconnect)),
     "the server aborts when a client leaves with 27 of a request's 28 bytes sent")
 {

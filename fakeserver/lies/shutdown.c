@@ -2,6 +2,8 @@
 #include "fakeserver/lie.h"
 #include "harness/nbd.h"
 
+#include <unistd.h>
+
 static bool
 ending(const struct conn *c)
 {
@@ -73,6 +75,51 @@ ERROR_LIE(shutdown_request_wrong_cookie, BREAKS(R(cookie_echoed)), "in a shutdow
 ERROR_LIE(shutdown_reply_cut, BREAKS(R(each_request_one_reply)), "in a shutdown the connection ends within a reply",
           m->cut = 9;
           m->after = AFTER_CLOSE)
+
+LIE(shutdown_says_garbage, ON_PROCESS, BREAKS(R(handshake_flags_sent), R(each_request_one_reply)),
+    "a shutdown is announced to every client by a line of text")
+{
+	if (m->moment == PROCESS_SHUTDOWN && LIE_NOW)
+		m->say = BYTES_OF("the server is going down\n");
+}
+
+LIE(shutdown_never_ends, ON_PROCESS, BREAKS(R(shutdown_waits_for_inflight)),
+    "a server that was asked to end hangs when its last client has left")
+{
+	if (m->moment == PROCESS_DISCONNECT && ending(c) && fake_count(c->server).open == 1 && LIE_NOW)
+		for (;;)
+			pause();
+}
+
+#define RELOAD_LIE(ident, breaks, text, edit)                                                                          \
+	LIE(ident, ON_PROCESS, breaks, text)                                                                           \
+	{                                                                                                              \
+		if (m->moment == PROCESS_RELOAD && LIE_NOW) {                                                          \
+			edit;                                                                                          \
+		}                                                                                                      \
+	}
+RELOAD_LIE(reload_ends_sessions, BREAKS(R(transmission_no_disconnect), R(handshake_no_hard_disconnect)),
+           "a reload ends all sessions", m->close_all = true)
+RELOAD_LIE(reload_aborts, BREAKS(R(transmission_no_disconnect)), "a reload is a crash", m->die = true)
+RELOAD_LIE(reload_says_garbage, BREAKS(R(handshake_flags_sent), R(each_request_one_reply)),
+           "a reload is announced to every client by a line of text",
+           m->say = BYTES_OF("the configuration has changed\n"))
+
+LIE(reload_ends_service, ON_PROCESS, BREAKS(R(greeting_magic)), "after a reload no new client is let in")
+{
+	static bool reloaded;
+
+	reloaded |= m->moment == PROCESS_RELOAD;
+	if (m->moment == PROCESS_ACCEPT && reloaded && LIE_NOW)
+		m->refuse = true;
+}
+
+LIE(reload_drops_handshakes, ON_PROCESS, BREAKS(R(handshake_no_hard_disconnect)),
+    "a reload forgets clients that are in the handshake")
+{
+	if (m->moment == PROCESS_RELOAD && c->phase < PHASE_TRANSMISSION && LIE_NOW)
+		fake_disconnect(c->server, c->number);
+}
 
 LIE(shutdown_write_payload_unread, ON_INCOMING, BREAKS(R(request_payload_consumed)),
     "in a shutdown the payload of a refused WRITE is taken for requests")

@@ -1,0 +1,51 @@
+#include "cases/explore/told.h"
+
+#include "harness/sum.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <string.h>
+
+/* False where another shard has told the same. */
+static bool
+claim(struct exploration_told *told, const char *names, enum requirement_id r)
+{
+	/* A place that is free holds zero. */
+	uint64_t mine = sum_bytes(r, (const uint8_t *)names, strlen(names)) | 1;
+
+	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
+		uint64_t is = 0;
+
+		if (atomic_compare_exchange_strong(&told->found[i], &is, mine))
+			return true;
+		if (is == mine)
+			return false;
+	}
+	told->untold++;
+	return false;
+}
+
+bool
+is_to_be_told(const struct test *t, struct exploration_told *told, const char *names, enum requirement_id r)
+{
+	if (!claim(told, names, r))
+		return false;
+	if (is_expected(t, names, r) || told->unexpected++ < EXPLORE_FINDINGS_MOST)
+		return true;
+	told->untold++;
+	return false;
+}
+
+bool
+is_enough_told(const struct exploration_told *told)
+{
+	return told->unexpected >= EXPLORE_FINDINGS_MOST || told->found[EXPLORE_TOLD_MOST - 1] != 0;
+}
+
+void
+put_untold(FILE *f, const struct exploration_told *told)
+{
+	if (told->untold > 0)
+		fprintf(f, "; not all is told: enough was, and %" PRIu64 " times more something else deviated",
+		        told->untold);
+}
