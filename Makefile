@@ -171,6 +171,15 @@ bench: all
 vm: all machine
 	@ci/vm/vm ci/conformance 'linux-*' 'matrix-linux-*'
 
+# The packages of Debian 11, 12, 13 and testing as targets, and what changed between them; takes root. RELEASES= is some of them.
+releases:
+	@ci/install build targets releases
+	@$(MAKE) --no-print-directory all
+	@ci/releases $(addprefix -r ,$(RELEASES))
+
+releases-clean:
+	@ci/releases --clean $(addprefix -r ,$(RELEASES))
+
 # Every state that a power cut may leave, under real workloads (cases/crash/workloads): a sample of them, or many more.
 crash: all workloads machine
 	@ci/crash --small
@@ -196,5 +205,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers machine vm workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

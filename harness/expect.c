@@ -13,7 +13,7 @@ struct line {
 	unsigned number;
 	char *pattern, *reason;
 	enum verdict verdict;
-	enum requirement_id requirement; /* or NONE: the server died, and .crash is in what it printed */
+	enum requirement_id requirement; /* or NONE: the peer died, and .crash is in what it printed */
 	char *crash;
 	bool flaky;
 	bool matched;
@@ -54,7 +54,7 @@ parse_line(char *text, struct line *l, const char **word)
 	if (l->requirement == REQUIREMENT_NONE &&
 	    (strncmp(req, CRASH, sizeof(CRASH) - 1) != 0 || req[sizeof(CRASH) - 1] == '\0'))
 		return "no such requirement; 'nbdspec requirements' lists them, and " CRASH
-		       "TEXT is a server that died";
+		       "TEXT is a server or a client that died";
 	if (l->requirement == REQUIREMENT_NONE)
 		l->crash = strdup(req + sizeof(CRASH) - 1);
 	l->pattern = strdup(pattern);
@@ -181,13 +181,18 @@ matches(const char *pattern, const char *id)
 	return fnmatch(quoted, id, 0) == 0;
 }
 
-/* A finding of an exploration tells by itself how the server died, for it may not do so again when it is shown. */
+/*
+ * A finding of an exploration tells by itself how the server died, for it may not do so again when it is shown. Of a client
+ * its end is what was got.
+ */
 static bool
 died_of(const struct result *r, const char *crash)
 {
 	bool told = r->again != NULL && *r->again != '\0' && r->got != NULL && strncmp(r->got, "the server ", 11) == 0;
+	bool client = r->got != NULL && strstr(r->got, " was killed by signal ") != NULL;
 
-	return (r->server_died && strstr(r->server, crash) != NULL) || (told && strstr(r->got, crash) != NULL);
+	return (r->server_died && strstr(r->server, crash) != NULL) ||
+	       ((told || client) && strstr(r->got, crash) != NULL);
 }
 
 static bool

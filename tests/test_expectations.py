@@ -133,6 +133,20 @@ def test_crash(expect):
     assert set(expect("*  fail  crash:words  why\n", GOOD, status=1)[0].values()) == {("pass", "unexpected_pass", True)}
 
 
+def test_crash_of_a_client(nbdspec):
+    """Whatever it breaks; one that ends with the words is no crash."""
+    def expect(lines, end, status):
+        (nbdspec.cwd / "known").write_text(lines)
+        client = ("sh", "-c", f"echo last words >&2; {end}", "{uri}")
+        done = nbdspec("client", "-c", "plain/honest", "--expect", "known", "--json", "-", "--", *client, status=status)
+        return {(r["expectation"], r["red"]) for r in json.loads(done.stdout)["results"] if r["verdict"] == "fail"}
+
+    lines = "*  flaky-fail  crash:words  they are its last\n"
+    assert expect(lines, "kill -ABRT $$", 0) == {("flaky", False)}
+    assert expect(lines, "exit 1", 1) == {(None, True)}
+    assert expect("*  flaky-fail  crash:other  why\n", "kill -ABRT $$", 1) == {(None, True)}
+
+
 def test_stale(expect):
     """A line that nothing matched, such as a misspelt one."""
     _, report = expect(f"read/frist_block fail {MUST} why\n", [NBDSPEC, "serve", "--unix", "{socket}"], cases=())

@@ -16,6 +16,13 @@
 #include <string.h>
 #include <unistd.h>
 
+/* It is always asked for by libnbd before 1.12. */
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
+#define SET_BLOCK_SIZE "+block-size"
+#else
+#define SET_BLOCK_SIZE ""
+#endif
+
 enum { LINE_MOST = 1 << 20, WORDS_MOST = 256, HANDLES = 256, EXTENTS_MOST = 10000 };
 
 #define DEPTH "4096"
@@ -69,10 +76,35 @@ static struct handle *handles;
 
 /* ---- answers ---- */
 
+/* NULL where it has none. Before 2.32 the C library does not tell: then of those that NBD has, and of lost connections. */
+static const char *
+error_name(int error)
+{
+#if __GLIBC_PREREQ(2, 32)
+	return strerrorname_np(error);
+#else
+	static const struct {
+		int error;
+		const char *name;
+	} names[] = {
+#define NAME(e) { e, #e }
+		NAME(EPERM),     NAME(EIO),          NAME(ENOMEM),     NAME(EINVAL),    NAME(ENOSPC),
+		NAME(EOVERFLOW), NAME(ENOTSUP),      NAME(ENOENT),     NAME(ESHUTDOWN), NAME(EPIPE),
+		NAME(ENOTCONN),  NAME(ECONNREFUSED), NAME(ECONNRESET), NAME(EPROTO),    NAME(ERANGE),
+#undef NAME
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].error == error)
+			return names[i].name;
+	return NULL;
+#endif
+}
+
 static void
 answer_error(const char *tag, int error, const char *text)
 {
-	const char *name = strerrorname_np(error);
+	const char *name = error_name(error);
 
 	printf("%s error %s%s", tag, error != 0 && name != NULL ? name : "OTHER", *text != '\0' ? " " : "");
 	for (; *text != '\0'; text++)
@@ -494,13 +526,22 @@ strict_mode(const struct handle *h)
 }
 
 static bool
+request_block_size(const struct handle *h)
+{
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
+	return nbd_set_request_block_size(h->nbd, h->block_size) == 0;
+#else
+	return h->block_size;
+#endif
+}
+
+static bool
 apply_settings(const struct handle *h, bool haggle)
 {
 	uint32_t handshake = (h->fixed_newstyle ? LIBNBD_HANDSHAKE_FLAG_FIXED_NEWSTYLE : 0) |
 	                     (h->no_zeroes ? LIBNBD_HANDSHAKE_FLAG_NO_ZEROES : 0);
 	bool ok = nbd_set_strict_mode(h->nbd, strict_mode(h)) == 0 &&
-	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 &&
-	          nbd_set_request_block_size(h->nbd, h->block_size) == 0 &&
+	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 && request_block_size(h) &&
 	          nbd_set_full_info(h->nbd, h->full_info) == 0 && nbd_set_handshake_flags(h->nbd, handshake) == 0 &&
 	          nbd_set_uri_allow_local_file(h->nbd, true) == 0 && nbd_set_tls(h->nbd, h->tls) == 0 &&
 	          nbd_set_opt_mode(h->nbd, haggle) == 0;
@@ -688,9 +729,14 @@ set_switch(struct handle *h, const char *key, const char *value)
 	const struct {
 		const char *key;
 		bool *to;
-	} switches[] = { { "strict", &h->strict },         { "structured", &h->structured },
-		         { "block-size", &h->block_size }, { "full-info", &h->full_info },
-		         { "no-zeroes", &h->no_zeroes },   { "fixed-newstyle", &h->fixed_newstyle } };
+	} switches[] = { { "strict", &h->strict },
+		         { "structured", &h->structured },
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
+		         { "block-size", &h->block_size },
+#endif
+		         { "full-info", &h->full_info },
+		         { "no-zeroes", &h->no_zeroes },
+		         { "fixed-newstyle", &h->fixed_newstyle } };
 
 	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
 		return false;
@@ -782,7 +828,7 @@ greet(void)
 		exit(1);
 	}
 	printf("nbdspec-driver 1 libnbd %s depth=" DEPTH " handles=%d connect disconnect close " COMMANDS
-	       " set+strict+structured+block-size+full-info+no-zeroes+fixed-newstyle+tls+context"
+	       " set+strict+structured" SET_BLOCK_SIZE "+full-info+no-zeroes+fixed-newstyle+tls+context"
 	       " haggle list info contexts go\n",
 	       nbd_get_version(nbd), HANDLES);
 	nbd_close(nbd);

@@ -4,6 +4,7 @@ requests at once. It sends what it is told to, and repairs nothing; Client.offer
 
 import errno
 import select
+import socket
 import struct
 
 from driver import Failed
@@ -43,6 +44,13 @@ class Client:
 
     def close(self):
         self.socket.close()
+
+    def end_requests(self):
+        """Nothing is sent any more; what is answered can still be read."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as e:
+            raise Lost("ENOTCONN " + e.strerror) from e
 
     # ---- haggling ----
 
