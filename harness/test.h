@@ -24,6 +24,7 @@
 #include "harness/nbd.h"
 #include "harness/requirement.h"
 #include "harness/result.h"
+#include "harness/tls.h"
 #include "harness/wire.h"
 
 #include <setjmp.h>
@@ -88,7 +89,8 @@ struct session {
 	struct test *test;
 	int fd;
 	uint16_t number;		/* in the trace, from 1 */
-	uint64_t sent;			/* bytes */
+	struct tls *tls;		/* once NBD_OPT_STARTTLS was acknowledged; NULL in clear */
+	uint64_t sent;			/* bytes on the wire */
 	unsigned slot;			/* in struct quiet */
 	bool write_failed;		/* the peer no longer reads; what it sent before can still be received */
 	bool oldstyle;
@@ -352,6 +354,8 @@ void expect_in_step(struct test *t, enum requirement_id r);
 void expect_disconnect(struct test *t, enum requirement_id r);
 /* Waits for what comes first: true and nothing taken where bytes come, false where the connection ended. */
 bool peer_goes_on(struct test *t, enum requirement_id owed);
+/* So many of the next bytes as are there, left where they are. */
+size_t peek_bytes(struct test *t, void *data, size_t len);
 /*
  * Opens a connection beside the others. False where it is not served: closed at once, or left without a byte for two
  * seconds, as servers for one client at a time do. No text forbids that; of a target it is found out once.
