@@ -50,13 +50,13 @@ COMMAND(certificates) = {
 	.usage = "DIR",
 	.summary = "make certificates for tests of TLS, right and wrong",
 	.help = "Makes DIR/good and others beside it, with ca-cert.pem, server-cert.pem, server-key.pem, "
-	        "client-cert.pem and\n"
+		"client-cert.pem and\n"
 		"client-key.pem, as qemu, nbdkit, libnbd and 'nbdspec serve' read them. The others have one flaw each: "
-	        "expired,\n"
+		"expired,\n"
 		"not-yet-valid, self-signed, other-host (the server's is for other.example), other-ca (of an authority "
-	        "that nobody\n"
+		"that nobody\n"
 		"has), wrong-purpose. They are valid for a day, for localhost, and for tests alone: the keys are not "
-	        "encrypted.\n"
+		"encrypted.\n"
 		"\n"
 		"  nbdspec certificates /tmp/certs\n"
 		"  nbdkit --tls=require --tls-certificates=/tmp/certs/good memory 64M\n"

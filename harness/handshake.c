@@ -47,8 +47,8 @@ recv_greeting(struct test *t)
 	s->handshake_flags = g.flags;
 }
 
-void
-send_client_flags(struct test *t, uint32_t flags)
+static void
+send_flags(struct test *t, uint32_t flags)
 {
 	struct buf b = { 0 };
 
@@ -56,6 +56,24 @@ send_client_flags(struct test *t, uint32_t flags)
 	session_send(t, MSG_CLIENT_FLAGS, 0, (struct bytes){ b.at, b.len }, (struct bytes){ 0 });
 	buf_free(&b);
 	t->s->client_flags = flags;
+}
+
+static void
+go_over_tls(struct test *t)
+{
+	if (!is_over_tls(t))
+		return;
+	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0 ||
+	    (t->s->client_flags & NBD_FLAG_C_FIXED_NEWSTYLE) == 0)
+		skip(t, "clear text", "this is about a session without fixed newstyle, which has no TLS");
+	start_tls(t, R(starttls_ack_or_error));
+}
+
+void
+send_client_flags(struct test *t, uint32_t flags)
+{
+	send_flags(t, flags);
+	go_over_tls(t);
 }
 
 void
@@ -88,6 +106,15 @@ open_fixed_newstyle(struct test *t)
 	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0)
 		skip(t, "fixed newstyle", "the server speaks newstyle, but does not set NBD_FLAG_FIXED_NEWSTYLE");
 	send_client_flags(t, offered_flags(t));
+}
+
+void
+open_in_clear(struct test *t)
+{
+	open_newstyle(t);
+	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0)
+		skip(t, "fixed newstyle", "the server speaks newstyle, but does not set NBD_FLAG_FIXED_NEWSTYLE");
+	send_flags(t, offered_flags(t));
 }
 
 /* ---- options ---- */

@@ -24,6 +24,7 @@
 #include "harness/nbd.h"
 #include "harness/requirement.h"
 #include "harness/result.h"
+#include "harness/target_tls.h"
 #include "harness/tls.h"
 #include "harness/wire.h"
 
@@ -202,11 +203,13 @@ bool bypasses_page_cache(const struct test *t);		/* as its user says */
 
 /* ---- the handshake ---- */
 void recv_greeting(struct test *t);		/* either style; fills t->s */
+/* Where every session is over TLS that comes next, and a session that cannot have it is skipped. */
 void send_client_flags(struct test *t, uint32_t flags);
 void open_newstyle(struct test *t);		/* to behind the greeting; skips where the server is oldstyle */
 void open_haggling(struct test *t, uint32_t client_flags);	/* open_newstyle, and these client flags are sent */
 /* To option haggling, with every client flag that the server offers; skips where it is not fixed newstyle. */
 void open_fixed_newstyle(struct test *t);
+void open_in_clear(struct test *t);		/* the same, also where every session is over TLS */
 
 void send_option(struct test *t, uint32_t option, const void *data, size_t len);
 void send_option_header(struct test *t, uint32_t option, uint32_t length);	/* .length bytes are owed */
@@ -224,6 +227,14 @@ struct option_reply recv_option_reply(struct test *t, enum requirement_id owed);
 /* All the replies up to the final one, which is returned. Those before it must have the type `each`. */
 struct option_reply recv_final_reply(struct test *t, enum requirement_id owed, uint32_t each, unsigned *count);
 bool is_error_reply(uint32_t type);
+
+/* ---- TLS ---- */
+struct target_tls *need_tls(struct test *t);	/* what we have to speak it with; skips where that is nothing */
+bool is_over_tls(const struct test *t);		/* every session is, by the user's wish */
+/* NBD_OPT_STARTTLS, which must be acknowledged (`r`), and the handshake. Later steps take their bytes from TLS. */
+void start_tls(struct test *t, enum requirement_id r);
+/* The handshake alone, behind the ACK. False where it fails, or does not end; the transcript says why. */
+bool tls_handshake_as(struct test *t, const struct tls_setup *setup);
 
 /* Replies to INFO or GO, collected. Names and descriptions are owned by the struct and freed with the process. */
 struct infos {

@@ -83,6 +83,8 @@ tls_credentials_x509(enum tls_role role, const struct tls_identity *i, char erro
 	if (failed == 0 && i->ca != NULL) {
 		pem = datum_of(i->ca);
 		failed = gnutls_certificate_set_x509_trust_mem(c->x509, &pem, GNUTLS_X509_FMT_PEM);
+	} else if (failed == 0) {
+		gnutls_certificate_set_x509_system_trust(c->x509); /* there may be none */
 	}
 	if (failed < 0)
 		return no_credentials(c, "the authority's certificate", failed, error);
@@ -110,58 +112,68 @@ tls_credentials_psk_file(const char *path, char error[TLS_ERROR])
 	return failed < 0 ? no_credentials(c, path, failed, error) : c;
 }
 
-/* The key of the user in a file of USER:KEY, or of the first. False where there is none. */
-static bool
-find_key(FILE *f, const char *user, char **name, char **key)
+/* A client's, of one line, which is taken apart. */
+static struct tls_credentials *
+of_line(char *line, const char *what, char error[TLS_ERROR])
 {
-	char *line = NULL;
-	size_t cap = 0;
+	struct tls_credentials *c = credentials_new(TLS_CLIENT, TLS_PSK);
+	char *colon = strchr(line, ':');
+	gnutls_datum_t hex;
+	int failed;
 
-	while (getline(&line, &cap, f) > 0) {
-		char *colon = strchr(line, ':');
+	line[strcspn(line, "\r\n")] = '\0';
+	*colon = '\0';
+	hex = datum_of(colon + 1);
+	failed = gnutls_psk_allocate_client_credentials(&c->psk_client);
+	if (failed == 0)
+		failed = gnutls_psk_set_client_credentials(c->psk_client, line, &hex, GNUTLS_PSK_KEY_HEX);
+	return failed < 0 ? no_credentials(c, what, failed, error) : c;
+}
 
-		line[strcspn(line, "\r\n")] = '\0';
-		if (line[0] == '#' || colon == NULL)
-			continue;
-		*colon = '\0';
-		if (user != NULL && strcmp(user, line) != 0)
-			continue;
-		*name = strdup(line);
-		*key = strdup(colon + 1);
-		break;
-	}
-	free(line);
-	return *key != NULL;
+struct tls_credentials *
+tls_credentials_psk_line(const char *line, char error[TLS_ERROR])
+{
+	char *copy = strdup(line);
+	struct tls_credentials *c;
+
+	if (copy == NULL)
+		abort();
+	c = of_line(copy, "the key", error);
+	free(copy);
+	return c;
+}
+
+static bool
+is_of_user(const char *line, const char *user)
+{
+	const char *colon = strchr(line, ':');
+
+	return line[0] != '#' && colon != NULL &&
+	       (user == NULL || (strlen(user) == (size_t)(colon - line) && strncmp(user, line, strlen(user)) == 0));
 }
 
 struct tls_credentials *
 tls_credentials_psk_user(const char *path, const char *user, char error[TLS_ERROR])
 {
-	struct tls_credentials *c;
-	char *name = NULL, *key = NULL;
-	FILE *f = fopen(path, "r");
-	gnutls_datum_t hex;
-	bool found;
-	int failed;
+	struct tls_credentials *c = NULL;
+	FILE *f = fopen(path, "re");
+	char *line = NULL;
+	size_t cap = 0;
+	bool found = false;
 
 	if (f == NULL) {
-		snprintf(error, TLS_ERROR, "%s: %s", path, strerror(errno));
+		snprintf(error, TLS_ERROR, "%.150s: %s", path, strerror(errno));
 		return NULL;
 	}
-	found = find_key(f, user, &name, &key);
+	while (!found && getline(&line, &cap, f) > 0)
+		found = is_of_user(line, user);
 	fclose(f);
-	if (!found) {
-		snprintf(error, TLS_ERROR, "%s: there is no key of %s", path, user != NULL ? user : "anybody");
-		return NULL;
-	}
-	c = credentials_new(TLS_CLIENT, TLS_PSK);
-	hex = datum_of(key);
-	failed = gnutls_psk_allocate_client_credentials(&c->psk_client);
-	if (failed == 0)
-		failed = gnutls_psk_set_client_credentials(c->psk_client, name, &hex, GNUTLS_PSK_KEY_HEX);
-	free(name);
-	free(key);
-	return failed < 0 ? no_credentials(c, path, failed, error) : c;
+	if (found)
+		c = of_line(line, path, error);
+	else
+		snprintf(error, TLS_ERROR, "%.150s: there is no key of %s", path, user != NULL ? user : "anybody");
+	free(line);
+	return c;
 }
 
 /* ---- the socket below ---- */

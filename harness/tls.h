@@ -53,12 +53,13 @@ enum tls_kind { TLS_X509, TLS_PSK };
 /* What a party has; it outlives the sessions that are made with it. */
 struct tls_credentials;
 
-/* With the role's own certificate, where there is one, and the authority. NULL and one line in error. */
+/* With the role's own certificate, where there is one, and the authority, or else those of the system. NULL and one line in error. */
 struct tls_credentials *tls_credentials_x509(enum tls_role role, const struct tls_identity *i, char error[TLS_ERROR]);
 /* A server's: a file of lines USER:HEXADECIMAL. */
 struct tls_credentials *tls_credentials_psk_file(const char *path, char error[TLS_ERROR]);
 /* A client's: user NULL takes the first of the file. */
 struct tls_credentials *tls_credentials_psk_user(const char *path, const char *user, char error[TLS_ERROR]);
+struct tls_credentials *tls_credentials_psk_line(const char *line, char error[TLS_ERROR]);	/* likewise, of USER:HEXADECIMAL */
 void tls_credentials_free(struct tls_credentials *c);
 
 /* ---- a session ---- */
