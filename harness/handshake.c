@@ -47,8 +47,8 @@ recv_greeting(struct test *t)
 	s->handshake_flags = g.flags;
 }
 
-static void
-send_flags(struct test *t, uint32_t flags)
+void
+send_client_flags_alone(struct test *t, uint32_t flags)
 {
 	struct buf b = { 0 };
 
@@ -72,7 +72,7 @@ go_over_tls(struct test *t)
 void
 send_client_flags(struct test *t, uint32_t flags)
 {
-	send_flags(t, flags);
+	send_client_flags_alone(t, flags);
 	go_over_tls(t);
 }
 
@@ -114,7 +114,7 @@ open_in_clear(struct test *t)
 	open_newstyle(t);
 	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0)
 		skip(t, "fixed newstyle", "the server speaks newstyle, but does not set NBD_FLAG_FIXED_NEWSTYLE");
-	send_flags(t, offered_flags(t));
+	send_client_flags_alone(t, offered_flags(t));
 }
 
 /* ---- options ---- */

@@ -205,6 +205,7 @@ bool bypasses_page_cache(const struct test *t);		/* as its user says */
 void recv_greeting(struct test *t);		/* either style; fills t->s */
 /* Where every session is over TLS that comes next, and a session that cannot have it is skipped. */
 void send_client_flags(struct test *t, uint32_t flags);
+void send_client_flags_alone(struct test *t, uint32_t flags);	/* without TLS behind them */
 void open_newstyle(struct test *t);		/* to behind the greeting; skips where the server is oldstyle */
 void open_haggling(struct test *t, uint32_t client_flags);	/* open_newstyle, and these client flags are sent */
 /* To option haggling, with every client flag that the server offers; skips where it is not fixed newstyle. */
