@@ -31,7 +31,6 @@ tls_flaw_name(enum tls_flaw f)
 		[TLS_SELF_SIGNED] = "self-signed",
 		[TLS_OTHER_HOST] = "other-host",
 		[TLS_OTHER_CA] = "other-ca",
-		[TLS_WRONG_PURPOSE] = "wrong-purpose",
 	};
 
 	return names[f];
@@ -155,7 +154,6 @@ name_hosts(gnutls_x509_crt_t crt, bool other)
 static void
 make_one(const struct authority *a, enum tls_role role, enum tls_flaw flaw, char **pem, char **key_pem)
 {
-	bool for_server = (role == TLS_SERVER) != (flaw == TLS_WRONG_PURPOSE);
 	time_t now = time(NULL), from = now - DAY, to = now + DAY;
 	gnutls_x509_privkey_t key = new_key();
 	gnutls_x509_crt_t crt;
@@ -169,7 +167,7 @@ make_one(const struct authority *a, enum tls_role role, enum tls_flaw flaw, char
 	must_do(gnutls_x509_crt_set_basic_constraints(crt, 0, -1));
 	must_do(gnutls_x509_crt_set_key_usage(crt, GNUTLS_KEY_DIGITAL_SIGNATURE | GNUTLS_KEY_KEY_ENCIPHERMENT));
 	must_do(gnutls_x509_crt_set_key_purpose_oid(
-		crt, for_server ? GNUTLS_KP_TLS_WWW_SERVER : GNUTLS_KP_TLS_WWW_CLIENT, 0));
+		crt, role == TLS_SERVER ? GNUTLS_KP_TLS_WWW_SERVER : GNUTLS_KP_TLS_WWW_CLIENT, 0));
 	if (role == TLS_SERVER)
 		name_hosts(crt, flaw == TLS_OTHER_HOST);
 	if (flaw == TLS_SELF_SIGNED)

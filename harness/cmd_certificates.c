@@ -55,7 +55,7 @@ COMMAND(certificates) = {
 		"expired,\n"
 		"not-yet-valid, self-signed, other-host (the server's is for other.example), other-ca (of an authority "
 		"that nobody\n"
-		"has), wrong-purpose. They are valid for a day, for localhost, and for tests alone: the keys are not "
+		"has). They are valid for a day, for localhost, and for tests alone: the keys are not "
 		"encrypted.\n"
 		"\n"
 		"  nbdspec certificates /tmp/certs\n"

@@ -263,6 +263,8 @@ struct bytes unknown_export_name(void);			/* a name that no server has */
 void enter_transmission(struct test *t);
 void enter_by_export_name(struct test *t);
 void enter_by_go(struct test *t, const uint16_t *infos, size_t n);
+/* From where this connection is, in haggling; false where GO is not known. Skips where the export is refused. */
+bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 /* The reply to EXPORT_NAME: .padding is what must follow under the flags that were agreed. */
 void recv_export_name_reply(struct test *t, enum requirement_id owed);
 

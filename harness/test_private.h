@@ -97,7 +97,6 @@ void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, str
 void trace_wait(struct test *t, enum outcome_of_wait w);
 enum verdict verdict_of(enum requirement_id r);	/* on what breaks it */
 void check_error_value(struct test *t, uint32_t error);
-bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
 void report_terminated(struct test *t);
 void report_cut(struct test *t);

@@ -25,7 +25,7 @@ struct tls {
 	struct buf ahead; /* was peeked at */
 	size_t ahead_at;
 	uint64_t bytes_read, bytes_written;
-	bool was_shut, broken, sending;
+	bool was_shut, broken, sending, clear_text;
 	char why[TLS_ERROR];
 };
 
@@ -192,6 +192,9 @@ pull(gnutls_transport_ptr_t arg, void *data, size_t len)
 	} else {
 		n = recv(s->fd, data, len, MSG_DONTWAIT);
 	}
+	/* The types of records are 20 to 23. */
+	if (n > 0 && s->bytes_read == 0)
+		s->clear_text = *(uint8_t *)data < 20 || *(uint8_t *)data > 23;
 	if (n > 0)
 		s->bytes_read += (uint64_t)n;
 	else if (n < 0)
@@ -243,15 +246,20 @@ set_credentials(gnutls_session_t session, const struct tls_credentials *c)
 		must_do(gnutls_credentials_set(session, GNUTLS_CRD_PSK, c->psk_client));
 }
 
+/* proto.md:712: no version before 1.2, unless somebody says so. */
+#define DEFAULT_PRIORITY "NORMAL:-VERS-TLS1.1:-VERS-TLS1.0"
+
 static void
 set_priority(gnutls_session_t session, const struct tls_setup *setup)
 {
-	const char *priority = setup->priority;
+	const char *priority = setup->priority != NULL ? setup->priority : DEFAULT_PRIORITY;
+	bool psk = setup->credentials->kind == TLS_PSK;
+	char *text;
 
-	if (priority == NULL && setup->credentials->kind == TLS_PSK)
-		priority = "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK";
-	must_do(priority != NULL ? gnutls_priority_set_direct(session, priority, NULL)
-	                         : gnutls_set_default_priority(session));
+	if (asprintf(&text, "%s%s", priority, psk ? ":+ECDHE-PSK:+DHE-PSK:+PSK" : "") < 0)
+		abort();
+	must_do(gnutls_priority_set_direct(session, text, NULL));
+	free(text);
 }
 
 static void
@@ -489,6 +497,12 @@ const char *
 tls_why(const struct tls *s)
 {
 	return s->why;
+}
+
+bool
+tls_saw_clear_text(const struct tls *s)
+{
+	return s->clear_text;
 }
 
 uint64_t

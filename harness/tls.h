@@ -32,7 +32,6 @@ enum tls_flaw {
 	TLS_SELF_SIGNED,	/* each certificate by itself; .ca is the one that others have */
 	TLS_OTHER_HOST,		/* the server's is for "other.example" */
 	TLS_OTHER_CA,		/* signed by an authority that nobody trusts; .ca is the one that others have */
-	TLS_WRONG_PURPOSE,	/* the client's is for servers, and the server's for clients */
 	N_TLS_FLAWS
 };
 const char *tls_flaw_name(enum tls_flaw f);	/* "expired"; "good" for none */
@@ -68,7 +67,7 @@ struct tls;
 
 struct tls_setup {
 	const struct tls_credentials *credentials;
-	const char *priority;		/* as GnuTLS reads it; NULL: its defaults */
+	const char *priority;		/* as GnuTLS reads it; NULL: its defaults, from TLS 1.2 on */
 	const char *hostname;		/* a client: the server that is asked for, and whose certificate it must be; or NULL */
 	bool verify;			/* a client: the server's certificate; a server: it demands one, and verifies it */
 };
@@ -91,6 +90,7 @@ enum tls_progress tls_shut(struct tls *s);	/* close_notify: we send no more */
 bool tls_was_shut(const struct tls *s);		/* the peer has sent close_notify */
 bool tls_is_version(const struct tls *s, unsigned minor);	/* 1.minor */
 const char *tls_why(const struct tls *s);	/* it failed, in words; "" */
+bool tls_saw_clear_text(const struct tls *s);	/* what came first begins no TLS record */
 /* Bytes on the wire, of both directions, from tls_new on; those of `early` count as read. */
 uint64_t tls_bytes_read(const struct tls *s);
 uint64_t tls_bytes_written(const struct tls *s);
