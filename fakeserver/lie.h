@@ -46,8 +46,11 @@ struct state_change {
 	enum state_moment moment;
 	uint32_t option;		/* in option haggling */
 	const struct request *request;	/* in transmission */
+	bool sets_structured;		/* at STATE_STARTTLS: it is agreed from now on, and what came behind is dropped */
 	bool keep_structured, keep_contexts;	/* at STATE_STARTTLS: it is not forgotten */
 	bool keep_input;		/* at STATE_STARTTLS: what came behind the option is acted on once TLS is up */
+	const char *priority;		/* at STATE_STARTTLS: as fake_tls.priority */
+	bool careless;			/* at STATE_STARTTLS: as tls_setup.careless */
 	bool go_on;			/* at STATE_TLS_FAILED: in clear */
 };
 

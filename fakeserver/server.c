@@ -221,7 +221,7 @@ conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 	record_event(c, why, who, "");
 	fake_flush_trace(s);
 	conn_process_event(c, &e);
-	if (c->over_tls && why == TRACE_DISCONNECT && !e.no_close_notify)
+	if (c->over_tls && p->tls != NULL && why == TRACE_DISCONNECT && !e.no_close_notify)
 		tls_shut(p->tls);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
@@ -658,7 +658,7 @@ conn_turn(struct conn *c)
 	struct conn_private *p = c->private;
 
 	conn_take_turn(c);
-	while (!p->gone && c->over_tls && tls_waiting(p->tls) > 0 && wants_input(c) && !p->full) {
+	while (!p->gone && c->over_tls && p->tls != NULL && tls_waiting(p->tls) > 0 && wants_input(c) && !p->full) {
 		read_input_after_marks(c);
 		conn_take_turn(c);
 	}

@@ -23,12 +23,16 @@ forget_negotiation(struct conn *c)
 		lie_state(c, &change);
 	if (!change.keep_structured)
 		c->structured = false;
+	c->structured |= change.sets_structured;
+	c->private->drops_rest = change.sets_structured;
 	if (!change.keep_contexts) {
 		c->context_export = NULL;
 		c->n_contexts = 0;
 	}
 	c->private->has_info = c->private->go_differs = false;
 	c->private->reads_on = change.keep_input;
+	c->private->tls_priority = change.priority;
+	c->private->tls_careless = change.careless;
 }
 
 void
@@ -56,8 +60,11 @@ conn_begin_tls(struct conn *c)
 {
 	const struct fake_tls *tls = &c->server->config->tls;
 	struct conn_private *p = c->private;
-	struct tls_setup setup = { .credentials = tls->credentials, .priority = tls->priority, .verify = tls->verify };
-	size_t behind = p->reads_on ? 0 : c->input.len;
+	struct tls_setup setup = { .credentials = tls->credentials,
+		                   .priority = p->tls_priority != NULL ? p->tls_priority : tls->priority,
+		                   .verify = tls->verify,
+		                   .careless = p->tls_careless };
+	size_t behind = p->reads_on || p->drops_rest ? 0 : c->input.len;
 
 	p->tls = tls_new(c->in, &setup, (struct bytes){ c->input.at, behind });
 	p->tls_counted = behind;

@@ -272,7 +272,7 @@ set_peer(gnutls_session_t session, const struct tls_setup *setup)
 	if (setup->credentials->role == TLS_SERVER) {
 		gnutls_certificate_server_set_request(session,
 		                                      setup->verify ? GNUTLS_CERT_REQUIRE : GNUTLS_CERT_IGNORE);
-		if (setup->verify)
+		if (setup->verify && !setup->careless)
 			gnutls_session_set_verify_cert(session, NULL, 0);
 		return;
 	}

@@ -69,6 +69,7 @@ struct tls_setup {
 	const struct tls_credentials *credentials;
 	const char *priority;		/* as GnuTLS reads it; NULL: its defaults, from TLS 1.2 on */
 	const char *hostname;		/* a client: the server that is asked for, and whose certificate it must be; or NULL */
+	bool careless;			/* a server: it demands one, and does not look at it */
 	bool verify;			/* a client: the server's certificate; a server: it demands one, and verifies it */
 };
 

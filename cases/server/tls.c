@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define REPLY_MAGIC "\x00\x03\xe8\x89\x04\x55\x65\xa9"
 enum { UNKNOWN_OPTION = 0x6e627374, TLS_ALERT = 21, TLS_FIRST = 20, TLS_LAST = 23, RAW_MOST = 4096, MOST_EXPORTS = 8 };
 
 /* ---- the mode ---- */
@@ -32,7 +33,7 @@ ask_plainly(struct test *t, uint32_t option)
 static enum mode
 find_mode(struct test *t)
 {
-	static const uint32_t telling[] = { NBD_OPT_LIST, NBD_OPT_STRUCTURED_REPLY, UNKNOWN_OPTION };
+	static const uint32_t telling[] = { NBD_OPT_LIST, UNKNOWN_OPTION, NBD_OPT_LIST_META_CONTEXT };
 	unsigned required = 0;
 	struct option_reply r;
 
@@ -347,8 +348,10 @@ negotiate_in_clear(struct test *t)
 }
 
 /* proto.md:1236-1239 */
-CASE(tls, structured_replies_are_forgotten, "Structured replies that were agreed in clear are not in force over TLS",
-     R(starttls_forgets_state))
+CASE(tls, structured_replies_are_forgotten,
+     "STARTTLS is served behind other options, and structured replies that were agreed in clear are not in force over "
+     "TLS",
+     R(starttls_forgets_state), R(selectivetls_starttls_acked))
 {
 	struct sent q;
 	struct reply r;
@@ -420,15 +423,20 @@ expect_no_clear_text(struct test *t)
 
 /* Raw bytes up to the end of the connection: nothing but TLS, and it does end. */
 static void
-expect_end_of_tls(struct test *t, enum requirement_id r)
+expect_end_of_tls(struct test *t)
 {
+	static const enum requirement_id goes_on[] = { R(tls_server_handshake_failure), R(tls_server_sends_only_tls),
+		                                       REQUIREMENT_NONE };
 	struct bytes came;
 	bool silent;
 
 	came = recv_what_comes(t, RAW_MOST, &silent);
+	for (size_t i = 0; i + 8 <= came.len; i++)
+		if (memcmp(came.at + i, REPLY_MAGIC, 8) == 0)
+			broken_all(t, goes_on, "the server answers an option in clear");
 	EXPECT(t, R(tls_server_sends_only_tls), came.len == 0 || (came.at[0] >= TLS_FIRST && came.at[0] <= TLS_LAST),
 	       "behind NBD_REP_ACK comes 0x%02x, which begins no TLS record", came.len > 0 ? came.at[0] : 0u);
-	EXPECT(t, r, !silent, "the server does not end the session");
+	EXPECT(t, R(tls_server_handshake_failure), !silent, "the server does not end the session");
 }
 
 /*
@@ -466,6 +474,21 @@ data_of(struct test *t, uint32_t option, struct buf *b)
 	return (struct bytes){ b->at, b->len };
 }
 
+/* What comes over TLS is no reply to what was sent in clear. */
+static void
+expect_not_answered(struct test *t, uint32_t option)
+{
+	uint8_t head[12] = { 0 };
+	struct wire w;
+
+	EXPECT(t, R(tls_server_takes_only_tls), peer_goes_on(t, R(tls_server_takes_only_tls)),
+	       "over TLS the server ends the session, as if it had acted on what came in clear");
+	w = wire(head, peek_bytes(t, head, sizeof(head)));
+	wire_be64(&w);
+	EXPECT(t, R(tls_server_takes_only_tls), wire_be32(&w) != option,
+	       "over TLS comes the reply to what was sent in clear");
+}
+
 /* proto.md:574-576. CVE-2021-3716 was this. */
 CASE(tls, nothing_injected,
      "An option in clear that comes in one piece with STARTTLS is not acted on, neither in clear nor once TLS is up",
@@ -478,21 +501,14 @@ CASE(tls, nothing_injected,
 	need_some_tls(t);
 	for (unsigned i = 0; i < sizeof(injected) / sizeof(injected[0]); i++)
 		POINT(t, "%s", name_text(NAME_OPTION, injected[i], text)) {
-			uint8_t head[12] = { 0 };
 			struct buf data = { 0 };
-			struct wire w;
 			bool up = inject(t, injected[i], data_of(t, injected[i], &data));
 
 			buf_free(&data);
 			if (!up)
 				continue;
 			send_option(t, UNKNOWN_OPTION, NULL, 0);
-			EXPECT(t, R(tls_server_takes_only_tls), peer_goes_on(t, R(tls_server_takes_only_tls)),
-			       "over TLS the server ends the session, as if it had acted on what came in clear");
-			w = wire(head, peek_bytes(t, head, sizeof(head)));
-			wire_be64(&w);
-			EXPECT(t, R(tls_server_takes_only_tls), wire_be32(&w) != injected[i],
-			       "over TLS comes the reply to what was sent in clear");
+			expect_not_answered(t, injected[i]);
 			recv_option_reply(t, R(tls_server_takes_only_tls));
 		}
 }
@@ -507,6 +523,9 @@ CASE(tls, no_state_injected,
 	need_some_tls(t);
 	if (!inject(t, NBD_OPT_STRUCTURED_REPLY, (struct bytes){ 0 }))
 		return;
+	send_option(t, UNKNOWN_OPTION, NULL, 0);
+	expect_not_answered(t, NBD_OPT_STRUCTURED_REPLY);
+	recv_option_reply(t, R(tls_server_takes_only_tls));
 	enter_here(t);
 	send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, blocks(t, 512), NULL);
 	if (!peer_goes_on(t, R(each_request_one_reply)))
@@ -542,9 +561,10 @@ CASE(tls, failed_handshake_ends, "Where what follows the ACK is no TLS the sessi
 			EXPECT_REPLY(t, R(starttls_ack_or_error), recv_option_reply(t, R(starttls_ack_or_error)).type,
 			             NBD_REP_ACK);
 			send_raw(t, sent[i].bytes, sent[i].len);
-			/* A record may be taken for a part of one: then the end of what we send makes it whole. */
+			/* What goes on in clear has something to answer, and what waits for more hears that it does not come. */
+			send_option(t, UNKNOWN_OPTION, NULL, 0);
 			shut_write(t);
-			expect_end_of_tls(t, R(tls_server_handshake_failure));
+			expect_end_of_tls(t);
 			expect_next_client_served(t, R(tls_server_handshake_failure));
 		}
 }
