@@ -26,13 +26,13 @@
 
 /* What the server does wrong; each is a bug that a server has had. */
 static const char *const lies[] = {
-	"flush-ignored",              /* qemu cache=unsafe */
+	"flush-ignored", /* qemu cache=unsafe */
 	"fua-ignored",
 	"fua-only-of-small-writes",
-	"flush-of-one-connection",    /* although CAN_MULTI_CONN is set */
-	"failed-flush-then-success",  /* what Linux files do */
+	"flush-of-one-connection",     /* although CAN_MULTI_CONN is set */
+	"failed-flush-then-success",   /* what Linux files do */
 	"acknowledged-before-written", /* and the FLUSH does not wait for it */
-	"late-trim",                  /* carried out over what was written since */
+	"late-trim",                   /* carried out over what was written since */
 };
 enum { N_LIES = sizeof(lies) / sizeof(lies[0]) };
 
@@ -230,8 +230,8 @@ zero_of_version(void *below, uint32_t count, uint64_t offset, int may_trim)
 }
 #else
 #define pwrite_of_version do_pwrite
-#define trim_of_version do_trim
-#define zero_of_version do_zero
+#define trim_of_version   do_trim
+#define zero_of_version   do_zero
 
 static int
 pread_of_version(void *below, void *data, uint32_t count, uint64_t offset, uint32_t flags)

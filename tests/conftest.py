@@ -7,9 +7,11 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 
@@ -25,6 +27,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Nobody looks at the core of what is killed here, and on a busy machine it takes seconds to write.
 resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Side by side (-n), all is below one directory, which is short, for a socket's path has 107 bytes at most, and goes at the end."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        # With -v, execnet 1.9 may run the tests in a thread that no Ctrl-C reaches.
+        config.option.verbose = min(config.option.verbose, 0)
+        if config.option.basetemp is None:
+            config.option.basetemp = tempfile.mkdtemp(prefix="nbdspec-")
+            config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items):
+    """What one process must do alone (xdist_group) takes longest; it begins with it."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def until(what, seconds=PATIENCE):

@@ -713,12 +713,18 @@ def test_interrupted_and_resumed(nbdspec, log_checker, which):
     assert "another exploration" in nbdspec.broken(*args[:4], log_checker + " ", *args[5:], "--resume", "verdicts")
 
 
+# So that nothing is known of a checker's end before the stop that comes behind it.
+HOLD = "until [ -s {0}/pid ]; do sleep 0.01; done; touch {0}/stopped; kill -STOP $(cat {0}/pid)"
+
+
 def stopped(nbdspec, *args):
-    """Stops the exploration just behind its checker, which has left a file; returns the text, and the JSON report."""
+    """Stops the exploration just behind its checker, which has held it; returns the text, and the JSON report."""
     p = nbdspec.start(*args, "--json", "report")
+    (nbdspec.cwd / "pid").write_text(str(p.pid))
     until((nbdspec.cwd / "stopped").exists)
-    time.sleep(0.05)
+    until(lambda: all("nbdspec crash" in line for line in processes(nbdspec.mark).values()))
     p.send_signal(signal.SIGTERM)
+    p.send_signal(signal.SIGCONT)
     out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "interrupted" in out and err == ""
     return out, json.loads((nbdspec.cwd / "report").read_text())
@@ -731,7 +737,7 @@ def test_stopped_with_its_checkers(nbdspec, script, end):
     check = script(f"""
         [ ! -e {nbdspec.cwd}/again ] || exit 0
         sleep 0.03
-        [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ touch {nbdspec.cwd}/stopped; {end}; }}
+        [ $(wc -l <{nbdspec.cwd}/verdicts) -lt 5 ] || [ -e {nbdspec.cwd}/stopped ] || {{ {HOLD.format(nbdspec.cwd)}; {end}; }}
     """, "{file}")
     args = ("crash", "explore", "trace", "--check", check, "--budget", "200", "--resume", "verdicts")
     out, report = stopped(nbdspec, *args)
@@ -751,7 +757,7 @@ def test_stopped_while_minimising(nbdspec, script, log_checker):
         [ $(wc -l <{nbdspec.cwd}/checks) -gt 60 ] || exec {log_checker.replace("{file}", "$1")}
         sleep 0.7
         [ -e {nbdspec.cwd}/stopped ] && exit 0
-        touch {nbdspec.cwd}/stopped
+        {HOLD.format(nbdspec.cwd)}
         kill -TERM $$
     """, "{file}")
     out, report = stopped(nbdspec, "crash", "explore", "trace", "--check", check, "--budget", "60")

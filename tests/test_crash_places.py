@@ -156,6 +156,7 @@ def test_interrupted_while_it_asks(nbdspec, ext4, wrapped):
     out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "finding 1, " in out and "interrupted" in out and err == ""
     assert (nbdspec.cwd / "asked").read_text() == "\n"
+    until(lambda: not nbdspec.leftovers())
 
 
 def test_cut_line(nbdspec, explore, ext4, wrapped):  # noqa: F811

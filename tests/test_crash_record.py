@@ -161,6 +161,21 @@ def test_mount(nbdspec, record, fs, check):
 
 
 @needs_loop
+@pytest.mark.parametrize("why, tries", [("Transport endpoint is not connected", 3), ("No space left on device", 1)])
+def test_mkfs_beside_a_dead_disk(nbdspec, record, why, tries):
+    """mkfs.btrfs looks at what others have mounted, and fails where the disk below has just died: that passes, and nothing else does."""
+    (nbdspec.cwd / "mkfs.ext4").write_text(f"""#!/bin/sh
+        echo >>{nbdspec.cwd}/tries
+        [ $(wc -l <{nbdspec.cwd}/tries) -gt 2 ] || {{ echo "ERROR: cannot check: {why}" >&2; exit 1; }}
+        exec {shutil.which("mkfs.ext4")} "$@"\n""")
+    (nbdspec.cwd / "mkfs.ext4").chmod(0o755)
+    done = record("--fs", "ext4", *shell(": {mount}"), status=0 if tries == 3 else 3,
+                  env={**nbdspec.env, "PATH": f"{nbdspec.cwd}:{os.environ['PATH']}"})
+    assert (nbdspec.cwd / "tries").stat().st_size == tries
+    assert tries == 3 or f"mkfs.ext4 failed: ERROR: cannot check: {why}" in done.stderr
+
+
+@needs_loop
 def test_options_of_the_filesystem(nbdspec, record):
     done = record("--mkfs-options", "-L label", "--mount-options", "data=journal", "--size", "32M",
                   *shell("grep {mount} /proc/mounts; blkid -p -s LABEL -o value {mount}/../mnt/disk"), status=0)

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, until
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
 
 @pytest.fixture
@@ -73,10 +73,21 @@ def test_recording_that_cannot_be_explored(nbdspec, crash):
     assert f"nbdspec crash explore: no room; its recording is {trace}\n" in told and trace.stat().st_size > 1000
 
 
+# What takes its time, and stands in place of a part of the real work.
+LONG = {"record": "exec {0} crash record -q -o \"$5\" -- sh -c 'sleep 1000; : {{uri}}'",
+        "explore": "shift 4; exec {0} crash explore --check \"sh -c 'sleep 1000; : {{file}}'\" \"$@\"",
+        "explored": "{0} \"$@\"; exec sleep 1000"}
+
+
+@pytest.mark.parametrize("what", LONG)
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(nbdspec, crash, which):
-    p = crash("--budget", "1000000", "--jobs", "1", "append-log", start=subprocess.Popen)
-    until((nbdspec.cwd / "reports/append-log.trace").exists)
+def test_interrupted(nbdspec, crash, which, what):
+    program = nbdspec.cwd / "program"
+    program.write_text(f"#!/bin/sh\ncase $2 in {what[:7]}) {LONG[what].format(NBDSPEC)};; esac\nexec {NBDSPEC} \"$@\"\n")
+    program.chmod(0o755)
+    p = crash("--small", "append-log", start=subprocess.Popen, env={"NBDSPEC": str(program)})
+    until(lambda: any(line.startswith("sleep 1000") for line in processes(nbdspec.mark).values()))
+    assert (nbdspec.cwd / "reports/append-log.trace").exists()
     p.send_signal(which)
     p.communicate(timeout=PATIENCE)
     assert p.returncode != 0 and not list((nbdspec.cwd / "reports").iterdir())

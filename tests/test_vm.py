@@ -11,6 +11,8 @@ import pytest
 
 from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
+pytestmark = pytest.mark.xdist_group("vm")  # they have one machine together
+
 VM = os.path.join(ROOT, "ci/vm/vm")
 DRIVER = os.path.join(ROOT, "ci/drivers/linux-nbd")
 MATRIX = "ci/matrix/linux-virtio-blk"

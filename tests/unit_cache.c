@@ -97,7 +97,9 @@ command(struct rig *r)
 {
 	static const enum history_kind kinds[] = { HISTORY_WRITE, HISTORY_ZEROES, HISTORY_TRIM, HISTORY_FLUSH };
 	static uint8_t data[SIZE];
-	struct cache_command m = { .kind = below(2) == 0 ? CACHED_WRITE : below(4), .connection = below(2), .data = data };
+	struct cache_command m = { .kind = below(2) == 0 ? CACHED_WRITE : below(4),
+		                   .connection = below(2),
+		                   .data = data };
 	struct history_command h;
 	uint64_t told, number;
 	bool success = below(8) != 0;
@@ -268,7 +270,9 @@ limit(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 4096; i++) {
-		struct cache_command m = { .kind = CACHED_WRITE, .offset = i % 1024 * 4096, .length = 4096, .data = data };
+		struct cache_command m = {
+			.kind = CACHED_WRITE, .offset = i % 1024 * 4096, .length = 4096, .data = data
+		};
 		uint64_t number = cache_receive(c, &m);
 
 		memset(data, 'a' + (int)(i / 1024), sizeof(data));

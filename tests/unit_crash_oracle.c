@@ -76,7 +76,7 @@ struct small {
 static struct recorded_command
 random_command(struct small *s, unsigned number)
 {
-	static const enum history_kind kinds[] = { HISTORY_WRITE, HISTORY_WRITE, HISTORY_WRITE, HISTORY_WRITE,
+	static const enum history_kind kinds[] = { HISTORY_WRITE,  HISTORY_WRITE, HISTORY_WRITE, HISTORY_WRITE,
 		                                   HISTORY_ZEROES, HISTORY_TRIM,  HISTORY_FLUSH, HISTORY_FLUSH };
 	struct recorded_command c = { .kind = kinds[below(8)], .connection = below(2), .answered = NEVER };
 
@@ -100,7 +100,9 @@ make_small(struct small *s, unsigned seed)
 
 	seed_state = seed;
 	most = 2 + below(COMMANDS - 1);
-	*r = (struct recording){ .size = DISK, .minimum = 1, .multi_conn = below(2), .commands = s->commands, .events = s->events };
+	*r = (struct recording){
+		.size = DISK, .minimum = 1, .multi_conn = below(2), .commands = s->commands, .events = s->events
+	};
 	s->tear = (struct tear){ .whole = seed % 4 == 0, .unit = 1u << (1 + below(3)) };
 	while (r->n_commands < most || (n_waiting > 0 && below(6) > 0)) {
 		struct recorded_event *e = &s->events[r->n_events];
@@ -277,7 +279,8 @@ take_state(void *arg, const struct view *v)
 	for (uint32_t place = 0; place < v->n_open; place++)
 		put_cell(v->space, v->open[place], v->versions[place][v->groups[v->group_of[place]].chosen], &i);
 	for (uint32_t k = 0; k < v->n_changes; k++)
-		put_cell(v->space, v->open[v->changes[k].place], v->versions[v->changes[k].place][v->changes[k].candidate], &i);
+		put_cell(v->space, v->open[v->changes[k].place],
+		         v->versions[v->changes[k].place][v->changes[k].candidate], &i);
 	if (e->images.n == e->room) {
 		e->room = e->room > 0 ? 2 * e->room : 1024;
 		e->hashes = realloc(e->hashes, e->room * sizeof(*e->hashes));
@@ -312,9 +315,10 @@ print_history(const struct small *s)
 	for (uint32_t i = 1; i <= s->recording.n_commands; i++) {
 		const struct recorded_command *c = &s->commands[i];
 
-		print_error("  %u %-12s [%u, %u)%s connection %u, received at %u, %s at %d\n", i, recorded_kind_name(c->kind),
-		            (unsigned)c->offset, (unsigned)(c->offset + c->length), c->fua ? " FUA" : "", c->connection,
-		            c->received, c->success ? "done" : "failed", (int)c->answered);
+		print_error("  %u %-12s [%u, %u)%s connection %u, received at %u, %s at %d\n", i,
+		            recorded_kind_name(c->kind), (unsigned)c->offset, (unsigned)(c->offset + c->length),
+		            c->fua ? " FUA" : "", c->connection, c->received, c->success ? "done" : "failed",
+		            (int)c->answered);
 	}
 }
 

@@ -29,7 +29,7 @@ struct command {
 
 struct oracle {
 	bool flush_covers_all;
-	unsigned size, now, n, first; /* commands before .first are from before a cut */
+	unsigned size, now, n, first;        /* commands before .first are from before a cut */
 	struct command c[COMMANDS_MOST + 1]; /* from 1, as they are numbered */
 };
 
@@ -55,7 +55,8 @@ is_guaranteed(struct oracle *o, struct command *w)
 
 		if (f->kind == HISTORY_FLUSH && f->answered != 0 && f->success && before(w, f) &&
 		    (o->flush_covers_all || f->connection == w->connection) &&
-		    (w->promise == 0 || o->c[w->promise].kind != HISTORY_FLUSH || o->c[w->promise].answered > f->answered))
+		    (w->promise == 0 || o->c[w->promise].kind != HISTORY_FLUSH ||
+		     o->c[w->promise].answered > f->answered))
 			w->promise = i;
 	}
 	return w->promise != 0;
@@ -80,7 +81,8 @@ legal_contents(struct oracle *o, unsigned byte, unsigned legal[])
 			continue;
 		out = false;
 		for (unsigned g = o->first; g <= o->n && !out; g++)
-			out = g != v && covers(&o->c[g], byte) && is_guaranteed(o, &o->c[g]) && before(&o->c[v], &o->c[g]);
+			out = g != v && covers(&o->c[g], byte) && is_guaranteed(o, &o->c[g]) &&
+			      before(&o->c[v], &o->c[g]);
 		initial &= !is_guaranteed(o, &o->c[v]);
 		if (!out)
 			legal[n++] = v;
@@ -96,8 +98,8 @@ legal_contents(struct oracle *o, unsigned byte, unsigned legal[])
 struct pair {
 	struct oracle oracle;
 	struct history *history;
-	unsigned base[DISK_MOST];          /* which command's bytes are settled there; 0: what was there first */
-	unsigned given, released;          /* contents */
+	unsigned base[DISK_MOST]; /* which command's bytes are settled there; 0: what was there first */
+	unsigned given, released; /* contents */
 	bool is_released[COMMANDS_MOST * 40];
 	uint64_t events;
 };
@@ -148,9 +150,10 @@ pair_start(struct pair *p, unsigned size, bool flush_covers_all)
 	memset(p->base, 0, sizeof(p->base));
 	memset(p->is_released, 0, p->given + 1);
 	p->given = p->released = 0;
-	p->history = history_new(flush_covers_all, false,
-	                         &(struct history_owner){ .arg = p, .initial = give_initial,
-	                                                          .release = take_content, .settled = note_settled });
+	p->history = history_new(
+		flush_covers_all, false,
+		&(struct history_owner){
+			.arg = p, .initial = give_initial, .release = take_content, .settled = note_settled });
 }
 
 static void
@@ -165,11 +168,9 @@ static void
 receive(struct pair *p, struct command c)
 {
 	struct oracle *o = &p->oracle;
-	struct history_command h = { .kind = c.kind,
-		                     .fua = c.fua,
-		                     .connection = c.connection,
-		                     .offset = c.low,
-		                     .length = c.high - c.low };
+	struct history_command h = {
+		.kind = c.kind, .fua = c.fua, .connection = c.connection, .offset = c.low, .length = c.high - c.low
+	};
 
 	c.received = ++o->now;
 	o->c[++o->n] = c;
@@ -199,7 +200,8 @@ print_history(const struct oracle *o)
 	for (unsigned i = 1; i <= o->n; i++)
 		print_error("  %2u %-6s [%u, %u)%s connection %u, arrives at %u, %s at %u%s\n", i, kinds[o->c[i].kind],
 		            o->c[i].low, o->c[i].high, o->c[i].fua ? " FUA" : "", o->c[i].connection, o->c[i].received,
-		            o->c[i].success ? "done" : "failed", o->c[i].answered, o->c[i].forgotten ? ", forgotten" : "");
+		            o->c[i].success ? "done" : "failed", o->c[i].answered,
+		            o->c[i].forgotten ? ", forgotten" : "");
 }
 
 static void
@@ -254,7 +256,7 @@ check(struct pair *p)
 /* ---- all small histories ---- */
 
 struct event {
-	unsigned command;       /* its answer, from 1; 0: an arrival … */
+	unsigned command; /* its answer, from 1; 0: an arrival … */
 	const struct command *arrives;
 	bool success;
 };
@@ -311,11 +313,22 @@ enumerate(struct enumeration *e)
 	memcpy(e->in_flight, was, sizeof(was));
 }
 
-#define W(low_, high_, connection_) { .kind = HISTORY_WRITE, .low = low_, .high = high_, .connection = connection_ }
-#define F(low_, high_, connection_) \
-	{ .kind = HISTORY_WRITE, .fua = true, .low = low_, .high = high_, .connection = connection_ }
-#define T(low_, high_, connection_) { .kind = HISTORY_TRIM, .low = low_, .high = high_, .connection = connection_ }
-#define FLUSH(connection_) { .kind = HISTORY_FLUSH, .connection = connection_ }
+#define W(low_, high_, connection_)                                                                                    \
+	{                                                                                                              \
+		.kind = HISTORY_WRITE, .low = low_, .high = high_, .connection = connection_                           \
+	}
+#define F(low_, high_, connection_)                                                                                    \
+	{                                                                                                              \
+		.kind = HISTORY_WRITE, .fua = true, .low = low_, .high = high_, .connection = connection_              \
+	}
+#define T(low_, high_, connection_)                                                                                    \
+	{                                                                                                              \
+		.kind = HISTORY_TRIM, .low = low_, .high = high_, .connection = connection_                            \
+	}
+#define FLUSH(connection_)                                                                                             \
+	{                                                                                                              \
+		.kind = HISTORY_FLUSH, .connection = connection_                                                       \
+	}
 
 static uint64_t
 enumerate_all(const char *what, const struct command *alphabet, unsigned letters, unsigned commands, bool failures)
@@ -355,7 +368,8 @@ small_histories(void **state)
 	sum += enumerate_all("two ranges that overlap, two connections, FUA, FLUSH", two, COUNT(two), 4, false);
 	sum += enumerate_all("two ranges that overlap, one connection, FUA, FLUSH, failures", one, COUNT(one), 4, true);
 	sum += enumerate_all("two ranges that overlap, one connection, FUA, FLUSH", one, COUNT(one), 5, false);
-	print_message("%10" PRIu64 " histories in all, each with every order of arrivals and answers and the command unanswered; "
+	print_message("%10" PRIu64
+	              " histories in all, each with every order of arrivals and answers and the command unanswered; "
 	              "checked after each event\n",
 	              sum);
 	assert_true(sum > 100000);
@@ -410,8 +424,8 @@ cut(struct pair *p)
 static void
 arrive(struct pair *p)
 {
-	static const enum history_kind kinds[] = { HISTORY_WRITE, HISTORY_WRITE, HISTORY_WRITE, HISTORY_ZEROES, HISTORY_TRIM,
-		                                   HISTORY_FLUSH };
+	static const enum history_kind kinds[] = { HISTORY_WRITE,  HISTORY_WRITE, HISTORY_WRITE,
+		                                   HISTORY_ZEROES, HISTORY_TRIM,  HISTORY_FLUSH };
 	struct command c = { .kind = kinds[below(COUNT(kinds))], .connection = below(3) };
 
 	if (c.kind != HISTORY_FLUSH) {
@@ -468,8 +482,8 @@ long_histories(void **state)
 		pair_end(&p);
 		events += p.events;
 	}
-	print_message("%10d long histories by seed, %" PRIu64 " events, compared at %" PRIu64 " moments\n", HISTORIES, events,
-	              checks);
+	print_message("%10d long histories by seed, %" PRIu64 " events, compared at %" PRIu64 " moments\n", HISTORIES,
+	              events, checks);
 }
 
 int

@@ -61,24 +61,28 @@ static const struct row {
 	{ "option_magic_client", HI "badopt=4948415645", HI "abort ack close", 0 },
 	{ "option_layout_client", HI "list ack badopt=00", HI "list ack abort ack close", 0 },
 	{ "option_layout_client client_handshake_no_hard_disconnect client_abandons_softly",
-	  HI "raw=49484156454f505400000007 close",
-	  HI "raw=49484156454f505400000007 hangup close", LIES },
-	{ "client_one_option_at_a_time", HI "list structured ack ack abort ack close", HI "list ack structured ack abort ack close",
-	  0 },
-	{ "client_one_option_at_a_time go_then_no_options", HI "go list", HI "go err=0x80000006 list ack abort ack close", 0 },
+	  HI "raw=49484156454f505400000007 close", HI "raw=49484156454f505400000007 hangup close", LIES },
+	{ "client_one_option_at_a_time", HI "list structured ack ack abort ack close",
+	  HI "list ack structured ack abort ack close", 0 },
+	{ "client_one_option_at_a_time go_then_no_options", HI "go list",
+	  HI "go err=0x80000006 list ack abort ack close", 0 },
 	{ "client_one_option_at_a_time go_then_no_options", HI "go badreq=49484156", HI "go ie ack" BYE, 0 },
 	{ "client_one_option_at_a_time", HI "go err=0x80000001 name=x badreq=49484156", GO BYE, 0 },
 	{ "go_then_no_options", GO "badreq=49484156", GO "read ok" BYE, 0 },
-	{ "client_state_option_once", SR "structured ack abort close", HI "structured err=0x80000001 structured ack abort close",
-	  0 },
+	{ "client_state_option_once", SR "structured ack abort close",
+	  HI "structured err=0x80000001 structured ack abort close", 0 },
 	{ "client_abort_drops_connection", HI "abort ack list", HI "abort ack close", 0 },
 	{ "client_abort_drops_connection", HI "abort ack raw=4948", HI "abort ack hangup", 0 },
-	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "list ack close", HI "list ack abort close", 0 },
-	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "go err=0x80000005 reset", HI "go close", 0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "list ack close", HI "list ack abort close",
+	  0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "go err=0x80000005 reset", HI "go close",
+	  0 },
 	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "close", "G=2 f=2 close", 0 },
 	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "close", "G=7 f=3 close", 0 },
-	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "list ack close", HI "list ctx ack close", 0 },
-	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "info ie ack close", HI "info ack close", 0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "list ack close", HI "list ctx ack close",
+	  0 },
+	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "info ie ack close", HI "info ack close",
+	  0 },
 	{ "client_handshake_no_hard_disconnect client_abandons_softly", HI "info ie bs=1/4096/65536 ack close",
 	  HI "info ie bs=3/4096/65536 ack close", 0 },
 	{ "client_aborts_on_shutdown", HI "list err=0x80000007 go", HI "list err=0x80000007 abort ack close", 0 },
@@ -87,7 +91,8 @@ static const struct row {
 	{ "go_preferred", HI "name=x en" BYE, HI "go=x err=0x80000001 name=x en" BYE, 0 },
 	{ "go_preferred", HI "name=x en" BYE, HI "info=x err=0x80000001 name=x en" BYE, 0 },
 	{ "go_falls_back", HI "go err=0x80000001 abort ack close", HI "go err=0x80000001 list ack abort ack close", 0 },
-	{ "client_block_size_uses_go", HI "go=a/3 err=0x80000006 name=b en" BYE, HI "go=a/3 err=0x80000001 name=b en" BYE, 0 },
+	{ "client_block_size_uses_go", HI "go=a/3 err=0x80000006 name=b en" BYE,
+	  HI "go=a/3 err=0x80000001 name=b en" BYE, 0 },
 	{ "client_asks_block_size", HI "info ie ack go=/3 ie bs=1/4096/65536 ack" BYE,
 	  HI "info=/3 ie ack go=/3 ie bs=1/4096/65536 ack" BYE, 0 },
 	{ "interop_block_sizes_queried", GO BYE, HI "go=/3 ie ack" BYE, INTEROPERABLE },
@@ -96,8 +101,8 @@ static const struct row {
 	{ "structured_reply_no_data", HI "structured+ ack abort close", SR "abort close", 0 },
 	{ "info_request_name_fits info_request_layout", HI "opt=7:00000009:0000 err=0x80000003 abort close",
 	  HI "opt=7:00000000:0000 ie ack" BYE, 0 },
-	{ "info_request_layout", HI "opt=7:00000000:0001 err=0x80000003 abort close", HI "opt=7:00000000:0001:0003 ie ack" BYE,
-	  0 },
+	{ "info_request_layout", HI "opt=7:00000000:0001 err=0x80000003 abort close",
+	  HI "opt=7:00000000:0001:0003 ie ack" BYE, 0 },
 	{ "info_request_layout", HI "go+ err=0x80000003 abort close", HI "go ie ack" BYE, 0 },
 	{ "info_requests_once_each", HI "go=/1,3,1 ie ack" BYE, HI "go=/1,3,2 ie ack" BYE, 0 },
 	/* TLS */
@@ -107,22 +112,28 @@ static const struct row {
 	{ "client_starttls_needs_fixed_newstyle client_fixed_newstyle_flag", "G f=2 starttls", HI "starttls", 0 },
 	{ "client_starttls_needs_fixed_newstyle nonfixed_only_export_name", "G=2 f=2 starttls", HI "starttls", 0 },
 	{ "starttls_before_stateful", SR "starttls ack", HI "list ack starttls ack", 0 },
-	{ "client_starttls_refused", HI "starttls err=0x80000001 badopt=1603010200", HI "starttls ack badopt=1603010200", 0 },
-	{ "tls_client_uses_go go_preferred", HI "starttls ack name=x en" BYE, HI "starttls ack go=x err=0x80000001 name=x en" BYE,
-	  0 },
-	{ "starttls_client_renegotiates starttls_before_stateful block_status_after_set_meta client_status_needs_context "
-	  "client_selects_contexts client_negotiates_extras client_metadata_needs_structured payload_extensions_need_structured",
+	{ "client_starttls_refused", HI "starttls err=0x80000001 badopt=1603010200",
+	  HI "starttls ack badopt=1603010200", 0 },
+	{ "tls_client_uses_go go_preferred", HI "starttls ack name=x en" BYE,
+	  HI "starttls ack go=x err=0x80000001 name=x en" BYE, 0 },
+	{ "starttls_client_renegotiates starttls_before_stateful block_status_after_set_meta "
+	  "client_status_needs_context "
+	  "client_selects_contexts client_negotiates_extras client_metadata_needs_structured "
+	  "payload_extensions_need_structured",
 	  CTX "starttls ack go ie ack status e=22" BYE,
 	  HI "starttls ack structured ack set=/base:allocation ctx ack go ie ack status e=22" BYE, 0 },
 	/* metadata contexts */
-	{ "list_meta_after_structured", HI "lst=/base: err=0x80000003 abort close", SR "lst=/base: ctx ack abort close", 0 },
-	{ "set_meta_after_structured client_metadata_needs_structured", HI "set=/base:allocation err=0x80000003 abort close",
-	  CTX "abort close", 0 },
+	{ "list_meta_after_structured", HI "lst=/base: err=0x80000003 abort close", SR "lst=/base: ctx ack abort close",
+	  0 },
+	{ "set_meta_after_structured client_metadata_needs_structured",
+	  HI "set=/base:allocation err=0x80000003 abort close", CTX "abort close", 0 },
 	{ "list_meta_request_layout", SR "lst=/base:- err=0x80000003 abort close", SR "lst ctx ack abort close", 0 },
 	{ "set_meta_request_layout", SR "set=/base:x+ err=0x80000003 abort close", SR "set ack abort close", 0 },
 	{ "list_meta_query_namespaced", SR "lst=/base ack abort close", SR "lst=/base: ctx ack abort close", 0 },
-	{ "set_meta_query_namespaced", SR "set=/:allocation ack abort close", SR "set=/x:allocation ack abort close", 0 },
-#define NO_CONTEXT "block_status_after_set_meta client_status_needs_context client_selects_contexts client_negotiates_extras"
+	{ "set_meta_query_namespaced", SR "set=/:allocation ack abort close", SR "set=/x:allocation ack abort close",
+	  0 },
+#define NO_CONTEXT                                                                                                     \
+	"block_status_after_set_meta client_status_needs_context client_selects_contexts client_negotiates_extras"
 	{ NO_CONTEXT " client_metadata_needs_structured payload_extensions_need_structured", GO "status e=22" BYE,
 	  CTX "go ie ack status e=22" BYE, 0 },
 	{ NO_CONTEXT, SR "go ie ack status e=22" BYE, CTX "go ie ack status e=22" BYE, 0 },
@@ -130,7 +141,7 @@ static const struct row {
 	{ NO_CONTEXT, CTX "go=b ie ack status e=22" BYE, SR "set=b/base:x ctx ack go=b ie ack status e=22" BYE, 0 },
 	{ NO_CONTEXT, CTX "set=/base:x err=0x80000009 go ie ack status e=22" BYE,
 	  SR "set=/base:x ack set=/base:allocation ctx ack go ie ack status e=22" BYE, 0 },
-	/* what is offered */
+/* what is offered */
 #define UNOFFERED " client_uses_exposed_features client_negotiates_extras"
 	{ "flush_only_where_advertised" UNOFFERED, GO_("0xd69") "flush e=22" BYE, GO "flush ok" BYE, 0 },
 	{ "flush_only_where_advertised" UNOFFERED, "O=1 flush e=22" BYE, "O=5 flush ok" BYE, 0 },
@@ -164,10 +175,12 @@ static const struct row {
 	  BLOCKS("3", "512", "65536") "read=512/512 ok" BYE, 0 },
 	{ "client_minimum_aligned client_abides_by_block_size", BLOCKS("3", "512", "65536") "trim=1/512 e=22" BYE,
 	  BLOCKS("", "512", "65536") "trim=1/512 ok" BYE, 0 },
-	{ "client_payload_within_maximum client_abides_by_block_size", BLOCKS("3", "1", "65536") "write=0/65537 e=22" BYE,
+	{ "client_payload_within_maximum client_abides_by_block_size",
+	  BLOCKS("3", "1", "65536") "write=0/65537 e=22" BYE,
 	  BLOCKS("3", "1", "65536") "write=0/65536 ok trim=0/131072 ok" BYE, 0 },
-	{ "client_payload_within_maximum client_abides_by_block_size", BLOCKS("3", "1", "65536") "read=0/65537 e=22" BYE,
-	  SR "go=/3 ie bs=1/4096/65536 ack read=0/65537 e=75" BYE, 0 },
+	{ "client_payload_within_maximum client_abides_by_block_size",
+	  BLOCKS("3", "1", "65536") "read=0/65537 e=22" BYE, SR "go=/3 ie bs=1/4096/65536 ack read=0/65537 e=75" BYE,
+	  0 },
 	{ "client_preferred_aligned", BLOCKS("3", "1", "65536") "read=0/512 ok" BYE,
 	  BLOCKS("3", "1", "65536") "read=0/4096 ok" BYE, INTEROPERABLE },
 	{ "client_default_min_block interop_block_sizes_queried interop_block_sizes_abided_by", GO "read=0/1 ok" BYE,
@@ -177,9 +190,11 @@ static const struct row {
 	/* requests */
 	{ "request_magic", GO "badreq=12560953", GO "read ok" BYE, 0 },
 	{ "extended_request_magic_negotiated", GO "badreq=21e41c71", GO "read ok" BYE, 0 },
-	{ "request_layout client_transmission_no_disconnect", GO "raw=2560951300 close", GO "raw=2560951300 hangup", 0 },
+	{ "request_layout client_transmission_no_disconnect", GO "raw=2560951300 close", GO "raw=2560951300 hangup",
+	  0 },
 	{ "request_payload_client", GO "read ok badreq=00", GO "read ok read ok" BYE, 0 },
-	{ "write_payload_follows request_payload_client", GO "write=0/512 ok badreq=00", GO "write=0/512 ok read ok" BYE, 0 },
+	{ "write_payload_follows request_payload_client", GO "write=0/512 ok badreq=00",
+	  GO "write=0/512 ok read ok" BYE, 0 },
 	{ "client_transmission_no_disconnect",
 	  GO "raw=2560951300000001000000000000000100000000000000000000020000 close",
 	  GO "raw=2560951300000001000000000000000100000000000000000000020000 hangup", 0 },
@@ -187,7 +202,8 @@ static const struct row {
 	{ "flush_fields_zero", GO "flush=512/0 ok" BYE, GO "flush ok" BYE, 0 },
 	{ "disc_fields_zero", GO "disc=0/1 close", GO "disc close", 0 },
 	{ "disc_nothing_after", GO "disc raw=00", GO "disc hangup", 0 },
-	{ "client_distinct_cookies", GO "read=0/512/0/7 read=512/512/0/7", GO "read=0/512/0/7 ok read=512/512/0/7 ok" BYE, 0 },
+	{ "client_distinct_cookies", GO "read=0/512/0/7 read=512/512/0/7",
+	  GO "read=0/512/0/7 ok read=512/512/0/7 ok" BYE, 0 },
 	{ "client_distinct_cookies", SR "go ie ack read=0/512/0/7 data=7 read=512/512/0/7",
 	  SR "go ie ack read=0/512/0/7 data=7 none=7 read=512/512/0/7", 0 },
 	/* leaving */
@@ -208,10 +224,12 @@ static const struct row {
 	/* It may be the server that is out of step. */
 	{ "request_payload_client", GO "read ok badreq=00 close", GO "read ok badreq=00 close", LIES },
 	{ "option_magic_client", HI "badopt=00 close", HI "badopt=00 close", LIES },
-	{ "client_disconnects_on_eshutdown client_transmission_no_disconnect", GO "read e=108 close", GO "read e=108" BYE, 0 },
+	{ "client_disconnects_on_eshutdown client_transmission_no_disconnect", GO "read e=108 close",
+	  GO "read e=108" BYE, 0 },
 	{ "unexpected_error_as_einval", GO "read e=200 close", GO "read e=200 read ok" BYE, 0 },
 	/* connections */
-	{ "client_multi_conn_unadvertised", GO_("0x6d") "@2 " GO_("0x6d") "@1 read @2 read", GO "@2 " GO "@1 read @2 read", 0 },
+	{ "client_multi_conn_unadvertised", GO_("0x6d") "@2 " GO_("0x6d") "@1 read @2 read",
+	  GO "@2 " GO "@1 read @2 read", 0 },
 	{ "client_multi_conn_unadvertised", GO_("0x6d") "read ok @2 " GO_("0x6d") "read ok @1 read ok",
 	  GO_("0x6d") "read ok disc close @2 " GO_("0x6d") "read ok", 0 },
 	{ "client_multi_conn_unadvertised", GO_("0x6d") "@2 " GO_("0x6d") "@1 read @2 read",
@@ -249,11 +267,10 @@ note_broken(void *arg, uint16_t connection, enum requirement_id r, const char *t
 static void
 play(struct player *p, enum trace_kind kind, enum message_kind message, enum trace_direction to, struct buf *b)
 {
-	uint8_t *exact = malloc(b->len + 1); /* so that a sanitizer sees who reads past the end */
 	size_t len = b->len > p->cut ? b->len - p->cut : 0;
+	uint8_t *exact = malloc(len > 0 ? len : 1); /* so that a sanitizer sees who reads past the end */
 
-	memcpy(exact, b->at != NULL ? b->at : (uint8_t *)"", b->len);
-	exact = realloc(exact, len > 0 ? len : 1);
+	memcpy(exact, b->at != NULL ? b->at : (uint8_t *)"", len);
 	referee_see(p->ref, &(struct trace_record){ .kind = kind,
 	                                            .message = message,
 	                                            .direction = to,
@@ -329,7 +346,9 @@ go_into(struct buf *data, char *at)
 	at += *at == '/' ? 1 : 0;
 	while (*at != '\0')
 		put_be16(&infos, (uint16_t)number(&at, 0));
-	wire_put_opt_go(data, &(struct opt_go){ (uint32_t)name.len, { name.at, name.len }, (uint16_t)(infos.len / 2),
+	wire_put_opt_go(data, &(struct opt_go){ (uint32_t)name.len,
+	                                        { name.at, name.len },
+	                                        (uint16_t)(infos.len / 2),
 	                                        { infos.at, infos.len } });
 	buf_free(&name);
 	buf_free(&infos);
@@ -352,8 +371,9 @@ queries_into(struct buf *data, char *at)
 		buf_free(&query);
 		n++;
 	}
-	wire_put_opt_meta_context(data, &(struct opt_meta_context){ (uint32_t)name.len, { name.at, name.len }, n,
-	                                                            { queries.at, queries.len } });
+	wire_put_opt_meta_context(data,
+	                          &(struct opt_meta_context){
+					  (uint32_t)name.len, { name.at, name.len }, n, { queries.at, queries.len } });
 	buf_free(&name);
 	buf_free(&queries);
 }
@@ -361,8 +381,8 @@ queries_into(struct buf *data, char *at)
 static bool
 option_word(struct player *p, const char *word, char *at, char more)
 {
-	static const char *const names[] = { "", "name", "abort", "list", "", "starttls", "info", "go", "structured", "lst",
-		                             "set", "opt" };
+	static const char *const names[] = { "",     "name", "abort",      "list", "",    "starttls",
+		                             "info", "go",   "structured", "lst",  "set", "opt" };
 	struct buf data = { 0 };
 	uint32_t option = 1;
 
@@ -423,7 +443,9 @@ option_reply_word(struct player *p, const char *word, char *at)
 static bool
 request_word(struct player *p, const char *word, char *at)
 {
-	static const char *const names[] = { "read", "write", "disc", "flush", "trim", "cache", "zero", "status", "cmd8" };
+	static const char *const names[] = {
+		"read", "write", "disc", "flush", "trim", "cache", "zero", "status", "cmd8"
+	};
 	bool ranged;
 	struct request m = { .magic = NBD_REQUEST_MAGIC };
 	struct buf b = { 0 };
@@ -486,7 +508,9 @@ greeting_word(struct player *p, const char *word, char *at)
 		wire_put_greeting(&b, &(struct greeting){ NBD_MAGIC, NBD_OPTION_MAGIC, (uint16_t)number(&at, 3) });
 	} else if (strcmp(word, "O") == 0) {
 		kind = MSG_OLDSTYLE_GREETING;
-		wire_put_oldstyle_greeting(&b, &(struct oldstyle_greeting){ NBD_MAGIC, NBD_CLISERV_MAGIC, EXPORT_SIZE,
+		wire_put_oldstyle_greeting(&b, &(struct oldstyle_greeting){ NBD_MAGIC,
+		                                                            NBD_CLISERV_MAGIC,
+		                                                            EXPORT_SIZE,
 		                                                            (uint32_t)number(&at, 0x6d),
 		                                                            { zeroes, sizeof(zeroes) } });
 	} else if (strcmp(word, "f") == 0) {
@@ -674,8 +698,8 @@ test_rules_are_complete(void **state)
 		for (size_t i = 0; i < LENGTH(rows) && !found; i++)
 			found = has_word(rows[i].broken, r->id);
 		if (found != judged || binds != (judged || has_why) || (judged && has_why)) {
-			print_error("%s: binds %d, judged %d, has a reason %d, has a session %d\n", r->id, binds, judged, has_why,
-			            found);
+			print_error("%s: binds %d, judged %d, has a reason %d, has a session %d\n", r->id, binds,
+			            judged, has_why, found);
 			wrong++;
 		}
 	}
@@ -722,8 +746,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_each_rule_is_seen), cmocka_unit_test(test_legal_neighbours_are_silent),
-		cmocka_unit_test(test_rules_are_complete), cmocka_unit_test(test_cut_messages),
+		cmocka_unit_test(test_each_rule_is_seen),   cmocka_unit_test(test_legal_neighbours_are_silent),
+		cmocka_unit_test(test_rules_are_complete),  cmocka_unit_test(test_cut_messages),
 		cmocka_unit_test(test_numbers_start_again),
 	};
 

@@ -402,14 +402,16 @@ on_chunk(void *arg, const void *data, size_t length, uint64_t offset, unsigned s
 static int64_t
 call_read(struct request *r, struct op *op, uint64_t *n)
 {
+	nbd_chunk_callback chunk = { .callback = on_chunk };
+
 	op->is_read = true;
 	op->data = calloc(1, op->length + 1);
 	if (op->data == NULL)
 		op->length = 0;
 	/* DF has no meaning to nbd_aio_pread. */
 	if ((r->flags & LIBNBD_CMD_FLAG_DF) != 0)
-		return nbd_aio_pread_structured(r->handle->nbd, op->data, op->length, n[0],
-		                                (nbd_chunk_callback){ .callback = on_chunk }, COMPLETION(op), r->flags);
+		return nbd_aio_pread_structured(r->handle->nbd, op->data, op->length, n[0], chunk, COMPLETION(op),
+		                                r->flags);
 	return nbd_aio_pread(r->handle->nbd, op->data, op->length, n[0], COMPLETION(op), r->flags);
 }
 

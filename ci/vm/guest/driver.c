@@ -26,7 +26,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 1 << 20, MARK_MOST = 4096 + 8, WORDS_MOST = 16, ALIGNMENT = 4096, LENGTH_MOST = 64 << 20, TRY_US = 500, NAME_MOST = 256 };
+enum {
+	LINE_MOST = 1 << 20,
+	MARK_MOST = 4096 + 8,
+	WORDS_MOST = 16,
+	ALIGNMENT = 4096,
+	LENGTH_MOST = 64 << 20,
+	TRY_US = 500,
+	NAME_MOST = 256
+};
 
 struct handle {
 	struct handle *next;
@@ -461,7 +469,7 @@ start_session(struct handle *h, const char *uri, struct answer *a)
 	if (keeps_flags && h->has_first)
 		terms.flags = h->first.flags;
 	if (no_cache)
-		terms.flags &= (uint16_t)~(NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA);
+		terms.flags &= (uint16_t) ~(NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA);
 	h->first = terms;
 	h->has_first = true;
 	h->device.by_ioctl = by_ioctl;
@@ -572,7 +580,8 @@ do_workload(const struct request *r, struct answer *a)
 	if (error != 0)
 		failed(a, error, "");
 	else
-		snprintf(a->text, sizeof(a->text), " %d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+		snprintf(a->text, sizeof(a->text), " %d",
+		         WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
 /* ---- lines ---- */
@@ -581,11 +590,8 @@ static const struct operation {
 	const char *name;
 	void (*call)(const struct request *r, struct answer *a);
 } operations[] = {
-	{ "connect", do_connect },
-	{ "disconnect", do_disconnect },
-	{ "close", do_close },
-	{ "set", do_set },
-	{ "workload", do_workload },
+	{ "connect", do_connect }, { "disconnect", do_disconnect }, { "close", do_close },
+	{ "set", do_set },         { "workload", do_workload },
 };
 
 static void
@@ -695,7 +701,8 @@ greet(void)
 
 	uname(&u);
 	snprintf(line, sizeof(line),
-	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close set+cached+connections+timeout read write+fua "
+	         "nbdspec-driver 1 linux-nbd %s depth=16 handles=%d connect disconnect close "
+	         "set+cached+connections+timeout read write+fua "
 	         "flush "
 	         "trim zero+no-hole\n",
 	         u.release, DEVICES_EACH);
