@@ -376,7 +376,7 @@ enter_by_go_here(struct test *t, const uint16_t *list, size_t n)
 	if (infos.final == NBD_REP_ERR_UNKNOWN)
 		harness_error(t, "the server has no export \"%s\"; name one with --export", export_name(t).at);
 	if (infos.final == NBD_REP_ERR_TLS_REQD)
-		skip(t, "no TLS", "the server serves this export over TLS only");
+		skip(t, "no TLS", "the server serves this export over TLS only (nbdspec server --tls, or nbds://)");
 	EXPECT_REPLY(t, R(go_enters_transmission), infos.final, NBD_REP_ACK);
 	EXPECT(t, R(info_export_sent), infos.n_export > 0, "NBD_OPT_GO was acknowledged without NBD_INFO_EXPORT");
 	take_export(t, &infos);
