@@ -45,6 +45,7 @@ enum option_id {
 	OPT_LIST,
 	OPT_QUIET,
 	OPT_FRESH,
+	OPT_TLS,
 	OPT_DAEMON,
 	OPT_CHECK,
 	OPT_SEED,
@@ -87,6 +88,7 @@ enum option_id {
 	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE, \
 	  false }, \
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false }, \
+	{ "tls", 0, NULL, "every session is over TLS (for nbds:// it is), save where a case is about clear text", OPT_TLS, false }, \
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
 
 #define OPTIONS_OF_ALL_2 \
@@ -175,7 +177,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own; of an exploration, its shards */
 	struct exploration explore;
-	bool strict, list, quiet, sized;
+	bool strict, list, quiet, sized, tls;
 	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -228,6 +230,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_STRICT, &run->strict, NULL },
 		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
 		{ OPT_FRESH, &run->target.fresh, NULL },
+		{ OPT_TLS, &run->tls, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
 		{ OPT_DIRECT, &run->target.direct, NULL },
@@ -372,6 +375,24 @@ refuse_for_uri(const struct server_run *run)
 	return 0;
 }
 
+/* As libnbd does it: only a name that was given can be verified. */
+static int
+take_tls_of_uri(struct server_run *run)
+{
+	const struct nbd_uri *u = &run->target.uri;
+	const char *host = u->tls_hostname != NULL ? u->tls_hostname : u->host;
+	char error[TLS_ERROR];
+	struct target_tls *tls = target_tls_read(u->tls_certificates, u->tls_psk_file, u->user, error);
+
+	if (tls == NULL)
+		return cli_broken(run->cli, "%s", error);
+	tls->always = true;
+	tls->hostname = host != NULL ? strdup(host) : NULL;
+	tls->verify = host != NULL && (u->tls_verify_peer == NULL || strcmp(u->tls_verify_peer, "false") != 0);
+	run->target.tls = tls;
+	return refuse_for_uri(run);
+}
+
 static int
 take_uri(struct server_run *run)
 {
@@ -382,14 +403,17 @@ take_uri(struct server_run *run)
 	run->target.via = VIA_URI;
 	if (!uri_parse(text, uri, error))
 		return cli_usage_error(run->cli, "%s", error);
-	if (uri->tls || uri->transport == URI_VSOCK)
-		return cli_usage_error(run->cli, "%s: only nbd:// and nbd+unix:// so far", text);
+	if (uri->transport == URI_VSOCK)
+		return cli_usage_error(run->cli, "%s: only nbd, nbd+unix, nbds and nbds+unix so far", text);
 	if (uri->transport == URI_UNIX && strlen(uri->socket) >= SOCKET_PATH_SIZE)
 		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
 		                       SOCKET_PATH_SIZE - 1);
 	run->target.export_name = run->export_name ? run->export_name : uri->export;
 	run->target.again = shell_quote((char *const[]){ run->cli->args[0], NULL });
-	return refuse_for_uri(run);
+	if (run->tls && !uri->tls)
+		return cli_usage_error(run->cli,
+		                       "--tls: say nbds:// or nbds+unix://, with tls-certificates= or tls-psk-file=");
+	return uri->tls ? take_tls_of_uri(run) : refuse_for_uri(run);
 }
 
 /* {dir} is on the disk below where nothing else of the command is. */
@@ -442,9 +466,9 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT,      OPT_SIZE,       OPT_VIA,   OPT_PREPARE,
-		                               OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK, OPT_DIRECT,
-		                               OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
+	static const enum option_id kept[] = { OPT_TLS,     OPT_EXPORT,      OPT_SIZE,       OPT_VIA,
+		                               OPT_PREPARE, OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK,
+		                               OPT_DIRECT,  OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
 	const struct cli *cli = run->cli;
 	/* What --driver names is given there. */
 	char *const *program = run->target.program + (run->driver != NULL);
@@ -483,10 +507,30 @@ again_text(const struct server_run *run)
 }
 
 static int
+take_tls(struct server_run *run)
+{
+	struct target *t = &run->target;
+	bool psk = target_names(t, "{psk}");
+	char error[TLS_ERROR];
+
+	if (!psk && !target_names(t, "{certs}"))
+		return run->tls ? cli_usage_error(run->cli,
+		                                  "--tls: the command names neither {certs} nor {psk}: put one where "
+		                                  "the server takes its certificates, or keys")
+		                : 0;
+	t->tls = target_tls_make(psk, error);
+	if (t->tls == NULL)
+		return cli_broken(run->cli, "%s", error);
+	t->tls->always = run->tls;
+	return 0;
+}
+
+static int
 take_program(struct server_run *run)
 {
 	struct target *t = &run->target;
 	const char *wrong;
+	int status;
 
 	t->program = run->cli->program;
 	t->export_name = run->export_name ? run->export_name : "";
@@ -496,6 +540,9 @@ take_program(struct server_run *run)
 		wrong = "--size is the size of {file}, and the command names neither {file} nor {size}";
 	if (wrong != NULL)
 		return cli_usage_error(run->cli, "%s", wrong);
+	status = take_tls(run);
+	if (status != 0)
+		return status;
 	t->fresh |= t->via == VIA_STDIO;
 	t->again = again_text(run);
 	return run->suite == SUITE_DURABILITY ? check_lower(run) : 0;
