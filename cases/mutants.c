@@ -236,7 +236,8 @@ profile_for(const struct lie *l)
 {
 	bool tcp = lists(l->breaks, R(tcp_nodelay)) || lists(l->breaks, R(newstyle_port_refuses_oldstyle));
 
-	bool forced = strncmp(l->name, "tls_", 4) == 0, selective = strncmp(l->name, "selective_", 10) == 0;
+	bool tls = strcmp(l->file, "fakeserver/lies/tls.c") == 0;
+	bool selective = tls && strncmp(l->name, "selective_", 10) == 0, forced = tls && !selective;
 
 	if (strncmp(l->name, "power_", 6) == 0)
 		return cutting_profile();
