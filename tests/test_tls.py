@@ -178,6 +178,12 @@ def test_uri(serve, certs, fake, nbdspec):
     nbdspec("server", "-c", "tls/serves", uri + "&tls-verify-peer=false", status=0)
 
 
+@pytest.mark.parametrize("flags", [["--explore", "1"], ["--mutate", "10"]])
+def test_no_explorations(nbdspec, flags):
+    assert "without TLS so far" in nbdspec.usage("server", "--tls", *flags, "--", *SERVE)
+    assert "without TLS so far" in nbdspec.usage("server", *flags, "nbds+unix:///?socket=s")
+
+
 def test_in_clear_by_mistake(nbdspec):
     done = nbdspec("server", "-c", "read/*", "--", *SERVE)
     assert "--tls" in done.stdout + done.stderr
