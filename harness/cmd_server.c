@@ -112,8 +112,8 @@ static const struct cli_option server_options[] = {
 	{ "explore-walks", 0, "N", "likewise: N sequences at random, by the seed", OPT_WALKS, false },
 	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
 	{ "mutate", 0, "N|TIME",
-	  "in place of the cases: sessions whose bytes are damaged at random, N of them, or for 30s, 10m, 2h",
-	  OPT_MUTATE, false },
+	  "in place of the cases: N sessions whose bytes are damaged at random, or for 30s, 10m, 2h", OPT_MUTATE,
+	  false },
 	{ "mutate-run", 0, "N", "likewise: the Nth of them alone, by the seed", OPT_MUTATE_RUN, false },
 	{ "mutate-bytes", 0, "HEX", "likewise: these bytes, as a finding tells them", OPT_MUTATE_BYTES, false },
 	{ "corpus", 0, "DIR", "begin from the files in it as well: what a client sends, one session each", OPT_CORPUS,
@@ -123,12 +123,10 @@ static const struct cli_option server_options[] = {
 	  OPT_SEED, false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
 	  false },
-	{ "crowd", 0, "N",
-	  "clients that crowd the server, in the cases that bring many; 0 for none (default: 100; for a URI none)",
+	{ "crowd", 0, "N", "clients that crowd the server in some cases; 0 for none (default: 100; for a URI none)",
 	  OPT_CROWD, false },
-	{ "reload", 0, "SIGNAL|SHELL",
-	  "how the server reloads: HUP, USR1, USR2, or a command with placeholders, {pid} among them", OPT_RELOAD,
-	  false },
+	{ "reload", 0, "SIGNAL|SHELL", "how it reloads: HUP, USR1, USR2, or a command with placeholders, such as {pid}",
+	  OPT_RELOAD, false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
 
@@ -155,8 +153,7 @@ static const struct cli_option client_options[] = {
 	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
-	{ "explore", 0, "DEPTH",
-	  "in place of the cases: all sequences of up to DEPTH replies to options, and all ways to cut reads",
+	{ "explore", 0, "DEPTH", "in place of the cases: all sequences of up to DEPTH replies, all ways to cut reads",
 	  OPT_EXPLORE, false },
 	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
 	OPTIONS_OF_ALL_2{ 0 },
@@ -404,7 +401,7 @@ take_uri(struct server_run *run)
 	if (!uri_parse(text, uri, error))
 		return cli_usage_error(run->cli, "%s", error);
 	if (uri->transport == URI_VSOCK)
-		return cli_usage_error(run->cli, "%s: only nbd, nbd+unix, nbds and nbds+unix so far", text);
+		return cli_usage_error(run->cli, "%s: only nbd://, nbd+unix://, nbds:// and nbds+unix:// so far", text);
 	if (uri->transport == URI_UNIX && strlen(uri->socket) >= SOCKET_PATH_SIZE)
 		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
 		                       SOCKET_PATH_SIZE - 1);

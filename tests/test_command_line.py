@@ -73,7 +73,7 @@ WRONG = [
     (["server", "nbd://[::1"], ["[::1"]),
     (["server", "nbd://h:x/"], ["h:x", "port"]),
     (["server", "nbd+unix:///"], ["socket=PATH"]),
-    (["server", "nbds://x"], ["nbds://x", "nbd+unix://"]),
+    (["server", "--tls", "nbd://x"], ["nbds://", "tls-certificates"]),
     (["server", "nbd+vsock://2"], ["nbd+vsock://2", "nbd+unix://"]),
     (["server", f"nbd+unix:///?socket=/{X150}"], [X150, "107 bytes"]),
     (["server", "--export", "x" * 5000, *HONEST], ["--export", "5000", "4096"]),
@@ -185,10 +185,10 @@ def test_list(nbdspec):
     assert ids == sorted(set(ids)) and "read/first_block" in ids
     reads = [i for i in ids if i.startswith("read/")]
     assert [line.split()[0] for line in nbdspec("list", "read/*", status=0).stdout.splitlines()] == reads
-    server, explore, explore_client, durability, client, driver = (nbdspec(*suite, "--list", status=0).stdout.split() for suite in (
-        ["server"], ["server", "--explore", "1"], ["client", "--explore", "1"], ["durability"], ["client"], ["client", "--driver", "x"]))
-    assert sorted(server + explore + explore_client + durability + client + driver) == ids
-    assert sorted(explore + explore_client) == [i for i in ids if i.startswith("explore/")] and explore_client == ["explore/chunks", "explore/replies"]
+    server, explore, mutate, explore_client, durability, client, driver = (nbdspec(*suite, "--list", status=0).stdout.split() for suite in (
+        ["server"], ["server", "--explore", "1"], ["server", "--mutate", "1"], ["client", "--explore", "1"], ["durability"], ["client"], ["client", "--driver", "x"]))
+    assert sorted(server + explore + mutate + explore_client + durability + client + driver) == ids
+    assert sorted(explore + mutate + explore_client) == [i for i in ids if i.startswith("explore/")] and explore_client == ["explore/chunks", "explore/replies"]
     assert "promise/flush" in durability and "plain/honest" in client
     assert nbdspec("server", "--list", "-c", "read/*", status=0).stdout.split() == reads
 
