@@ -184,6 +184,7 @@ def test_nothing_of_it_stays(nbdspec, tree):
                               env=nbdspec.env, stdout=subprocess.PIPE, text=True) as p:
             assert p.stdout.readline() == "begun\n"
             p.send_signal(how)
+            p.send_signal(how)
         assert p.returncode == (130 if how != signal.SIGKILL else -how)
         until(lambda: not processes(nbdspec.mark))
         until(lambda: not os.listdir(nbdspec.tmp))
