@@ -88,9 +88,9 @@ error_name(int error)
 		const char *name;
 	} names[] = {
 #define NAME(e) { e, #e }
-		NAME(EPERM),     NAME(EIO),          NAME(ENOMEM),   NAME(EINVAL),    NAME(ENOSPC),
-		NAME(EOVERFLOW), NAME(ENOTSUP),      NAME(ENOENT),   NAME(ESHUTDOWN), NAME(EPIPE),
-		NAME(ENOTCONN),  NAME(ECONNREFUSED), NAME(ECONNRESET), NAME(EPROTO),  NAME(ERANGE),
+		NAME(EPERM),     NAME(EIO),          NAME(ENOMEM),     NAME(EINVAL),    NAME(ENOSPC),
+		NAME(EOVERFLOW), NAME(ENOTSUP),      NAME(ENOENT),     NAME(ESHUTDOWN), NAME(EPIPE),
+		NAME(ENOTCONN),  NAME(ECONNREFUSED), NAME(ECONNRESET), NAME(EPROTO),    NAME(ERANGE),
 #undef NAME
 	};
 
@@ -541,8 +541,7 @@ apply_settings(const struct handle *h, bool haggle)
 	uint32_t handshake = (h->fixed_newstyle ? LIBNBD_HANDSHAKE_FLAG_FIXED_NEWSTYLE : 0) |
 	                     (h->no_zeroes ? LIBNBD_HANDSHAKE_FLAG_NO_ZEROES : 0);
 	bool ok = nbd_set_strict_mode(h->nbd, strict_mode(h)) == 0 &&
-	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 &&
-	          request_block_size(h) &&
+	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 && request_block_size(h) &&
 	          nbd_set_full_info(h->nbd, h->full_info) == 0 && nbd_set_handshake_flags(h->nbd, handshake) == 0 &&
 	          nbd_set_uri_allow_local_file(h->nbd, true) == 0 && nbd_set_tls(h->nbd, h->tls) == 0 &&
 	          nbd_set_opt_mode(h->nbd, haggle) == 0;
@@ -730,11 +729,13 @@ set_switch(struct handle *h, const char *key, const char *value)
 	const struct {
 		const char *key;
 		bool *to;
-	} switches[] = { { "strict", &h->strict },       { "structured", &h->structured },
+	} switches[] = { { "strict", &h->strict },
+		         { "structured", &h->structured },
 #ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
 		         { "block-size", &h->block_size },
 #endif
-		         { "full-info", &h->full_info }, { "no-zeroes", &h->no_zeroes },
+		         { "full-info", &h->full_info },
+		         { "no-zeroes", &h->no_zeroes },
 		         { "fixed-newstyle", &h->fixed_newstyle } };
 
 	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
