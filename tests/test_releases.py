@@ -296,5 +296,12 @@ def test_points_that_changed_alike_are_one_line(nbdspec, tree, releases):
     assert all(f"[{p}]" in releases("--tables", "-v") for p in points[:3])
 
 
+def test_a_report_that_is_cut_off(nbdspec, tree, releases):
+    report(nbdspec, tree, "debian-12", "qemu-nbd", GOOD)
+    whole = (tree / "build/reports/debian-12/qemu-nbd.json").read_text()
+    (tree / "build/reports/debian-12/nbdkit-file.json").write_text(whole[:-100])
+    assert "qemu-nbd" in releases("--tables") and "nbdkit-file" not in releases("--tables")
+
+
 def test_no_reports(releases):
     assert "no reports" in releases("--tables", status=3)
