@@ -19,7 +19,7 @@ library := $(filter-out %/harness/main.o,$(objects))
 units := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit_*.c))
 fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-packages := jansson libxml-2.0 zlib
+packages := jansson libxml-2.0 zlib gnutls
 warnings := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes -Wwrite-strings
 # POINT() loops stand around sigsetjmp; their variables do not change between it and the jump.
 warnings += -Wno-clobbered

@@ -17,6 +17,7 @@ struct profile {
 	const enum requirement_id *uses; /* the freedoms that it uses and the plain profile does not; or NULL */
 	int knob;                        /* set too; 0: none */
 	bool oldstyle, tcp;
+	bool tls_forced, tls_selective;
 	bool cuts; /* volatile caches, and durability cases, which cut their power; the only profile for these */
 };
 
@@ -56,6 +57,12 @@ static const struct profile profiles[] = {
 	  { "name=nbdspec,size=64M,flags=SEND_FLUSH+SEND_FUA+ROTATIONAL", NULL },
 	  USES(R(rotational_flag_set)) },
 	{ "tcp", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .tcp = true },
+	{ "tls-forced",
+	  { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL },
+	  .tls_forced = true },
+	{ "tls-selective",
+	  { "name=nbdspec,size=64M," DESCRIBED, "name=secret,size=32M,tls-only", NULL },
+	  .tls_selective = true },
 	{ "power-cuts",
 	  { "name=,size=8G", "name=witness,size=4096", NULL },
 	  USES(R(info_name_may_differ)),
@@ -87,6 +94,41 @@ enum { CROWD = 40 };
 /* No less than a case may write, so that nothing is destaged that a lie must lose. */
 #define CACHE_MOST (UINT64_C(1) << 30)
 
+static bool
+has_tls(const struct profile *p)
+{
+	return p != NULL && (p->tls_forced || p->tls_selective);
+}
+
+/* Made once, before the first server is. */
+static struct target_tls *tls_of_clients;
+static struct tls_credentials *tls_of_servers;
+
+static struct target_tls *
+mutants_tls(const struct profile *p)
+{
+	char error[TLS_ERROR];
+	struct target_tls *copy;
+
+	if (!has_tls(p))
+		return NULL;
+	if (tls_of_clients == NULL) {
+		tls_of_clients = target_tls_make(false, error);
+		if (tls_of_clients != NULL)
+			tls_of_servers = tls_credentials_x509(TLS_SERVER, &tls_of_clients->made[TLS_NO_FLAW], error);
+		if (tls_of_servers == NULL) {
+			fprintf(stderr, "nbdspec: TLS: %s\n", error);
+			exit(1);
+		}
+	}
+	copy = malloc(sizeof(*copy));
+	if (copy == NULL)
+		abort();
+	*copy = *tls_of_clients;
+	copy->always = p->tls_forced;
+	return copy;
+}
+
 /* In the server's process; config holds what is not the mutant's own. */
 static void
 serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
@@ -97,6 +139,10 @@ serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
 
 	config.exports = exports;
 	config.oldstyle = p->oldstyle;
+	if (has_tls(p))
+		config.tls = (struct fake_tls){ .credentials = tls_of_servers,
+			                        .forced = p->tls_forced,
+			                        .verify = p->tls_forced };
 	config.seed = 1;
 
 	memset(exports, 0, sizeof(exports));
@@ -168,6 +214,7 @@ add_server(struct matrix *m, const char *glob, struct mutant mutant)
 	}
 	mutant.target = plain_target(serve_mutant);
 	mutant.target.tcp = mutant.profile->tcp;
+	mutant.target.tls = mutants_tls(mutant.profile);
 	mutant.target.cuts = mutant.profile->cuts;
 	mutant.target.seed = 1;
 	matrix_add(m, glob, mutant);
@@ -183,16 +230,20 @@ cutting_profile(void)
 	return p;
 }
 
-/* What only a TCP connection can show, or a power cut (fakeserver/lies/power.c). */
+/* What only a TCP connection can show, or TLS (fakeserver/lies/tls.c), or a power cut (fakeserver/lies/power.c). */
 static const struct profile *
 profile_for(const struct lie *l)
 {
 	bool tcp = lists(l->breaks, R(tcp_nodelay)) || lists(l->breaks, R(newstyle_port_refuses_oldstyle));
 
+	bool tls = strcmp(l->file, "fakeserver/lies/tls.c") == 0;
+	bool selective = tls && strncmp(l->name, "selective_", 10) == 0, forced = tls && !selective;
+
 	if (strncmp(l->name, "power_", 6) == 0)
 		return cutting_profile();
 	for (size_t i = 0; i < N_PROFILES; i++)
-		if (profiles[i].tcp == tcp)
+		if (profiles[i].tcp == tcp && profiles[i].tls_forced == forced &&
+		    profiles[i].tls_selective == selective)
 			return &profiles[i];
 	return NULL;
 }
@@ -275,6 +326,13 @@ row_size(const struct matrix *m)
 	return m->n_mutants + N_KNOBS;
 }
 
+/* A lie is told in its own kind of server, and all that have no TLS are one here. */
+static bool
+looks_on(const struct profile *where, const struct profile *of_lie)
+{
+	return where == of_lie || (!has_tls(where) && !has_tls(of_lie));
+}
+
 static void
 serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 {
@@ -286,12 +344,14 @@ serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 	if (uses == NULL)
 		_exit(1);
 	for (size_t i = 0; i < o->m->n_mutants; i++)
-		if (o->m->mutants[i].lie != NULL)
+		if (o->m->mutants[i].lie != NULL && looks_on(o->profile, o->m->mutants[i].profile))
 			uses[n++] =
 				(struct lie_use){ .lie = o->m->mutants[i].lie, .nth = 1, .occasion = &o->occasions[i] };
 	serve_with(&plain,
-	           (struct fake_config){
-			   .quiet = q, .lies = uses, .n_lies = n, .knob_asked = o->occasions + o->m->n_mutants },
+	           (struct fake_config){ .quiet = q,
+	                                 .lies = uses,
+	                                 .n_lies = n,
+	                                 .knob_asked = has_tls(o->profile) ? NULL : o->occasions + o->m->n_mutants },
 	           listen_fd);
 }
 
@@ -305,31 +365,6 @@ has_occasion(const struct matrix *m, const struct case_def *c, const bool *row, 
 	return x->lie != NULL ? row[mutant] : x->knob < 0 || row[m->n_mutants + (size_t)x->knob];
 }
 
-static struct run_end
-find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
-{
-	struct onlooker *lookers = calloc(m->n_cases + 1, sizeof(*lookers));
-	struct job *jobs = calloc(m->n_cases + 1, sizeof(*jobs));
-	struct run_end end;
-
-	m->watched = calloc(m->n_cases + 1, sizeof(*m->watched));
-	if (lookers == NULL || jobs == NULL || m->watched == NULL)
-		abort();
-	for (size_t c = 0; c < m->n_cases; c++) {
-		lookers[c] =
-			(struct onlooker){ m, m->cases[c]->suite == SUITE_DURABILITY ? cutting_profile() : &profiles[0],
-			                   occasions + c * row_size(m), plain_target(serve_onlookers) };
-		lookers[c].target.cuts = lookers[c].profile->cuts;
-		lookers[c].target.seed = 1;
-		lookers[c].target.arg = &lookers[c];
-		jobs[c] = (struct job){ m->cases[c], &lookers[c].target, &m->watched[c] };
-	}
-	end = run_jobs(r, jobs, m->n_cases);
-	free(jobs);
-	free(lookers);
-	return end;
-}
-
 bool
 any_listed(const enum requirement_id *some, const enum requirement_id *list)
 {
@@ -337,6 +372,65 @@ any_listed(const enum requirement_id *some, const enum requirement_id *list)
 		if (lists(list, *some))
 			return true;
 	return false;
+}
+
+/* Does the case look at what the lie breaks? Every honest server concerns every case. */
+static bool
+concerns(const struct mutant *x, const enum requirement_id *cites)
+{
+	return x->lie == NULL || any_listed(x->lie->breaks, cites);
+}
+
+/* Only a case that looks at what some lie breaks that is told in this kind of server. */
+static bool
+is_worth_a_look(const struct matrix *m, const struct profile *p, const struct case_def *c)
+{
+	for (size_t i = 0; i < m->n_mutants; i++)
+		if (m->mutants[i].profile == p && m->mutants[i].lie != NULL && concerns(&m->mutants[i], c->cites))
+			return true;
+	return false;
+}
+
+static struct onlooker
+onlooker_of(const struct matrix *m, const struct profile *p, bool *occasions)
+{
+	struct onlooker o = { m, p, occasions, plain_target(serve_onlookers) };
+
+	o.target.cuts = p->cuts;
+	o.target.seed = 1;
+	o.target.tls = mutants_tls(p);
+	return o;
+}
+
+static struct run_end
+find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
+{
+	struct onlooker *lookers = calloc(N_PROFILES * m->n_cases + 1, sizeof(*lookers));
+	struct job *jobs = calloc(N_PROFILES * m->n_cases + 1, sizeof(*jobs));
+	struct run_end end;
+	size_t n = 0, more = m->n_cases;
+
+	m->watched = calloc(N_PROFILES * m->n_cases + 1, sizeof(*m->watched));
+	if (lookers == NULL || jobs == NULL || m->watched == NULL)
+		abort();
+	for (size_t c = 0; c < m->n_cases; c++) {
+		const struct case_def *def = m->cases[c];
+		const struct profile *usual = def->suite == SUITE_DURABILITY ? cutting_profile() : &profiles[0];
+
+		for (size_t p = 0; p < N_PROFILES; p++) {
+			if (&profiles[p] != usual && !(has_tls(&profiles[p]) && is_worth_a_look(m, &profiles[p], def)))
+				continue;
+			lookers[n] = onlooker_of(m, &profiles[p], occasions + c * row_size(m));
+			lookers[n].target.arg = &lookers[n];
+			jobs[n] = (struct job){ def, &lookers[n].target,
+				                &m->watched[&profiles[p] == usual ? c : more++] };
+			n++;
+		}
+	}
+	end = run_jobs(r, jobs, n);
+	free(jobs);
+	free(lookers);
+	return end;
 }
 
 void *
@@ -347,13 +441,6 @@ shared_memory(size_t size)
 	if (p == MAP_FAILED)
 		abort();
 	return p;
-}
-
-/* Does the case look at what the lie breaks? Every honest server concerns every case. */
-static bool
-concerns(const struct mutant *x, const enum requirement_id *cites)
-{
-	return x->lie == NULL || any_listed(x->lie->breaks, cites);
 }
 
 static size_t
@@ -369,8 +456,8 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 
 			cell->of_lie = lie != NULL;
 			cell->decided = !has_occasion(m, m->cases[c], occasions + c * row_size(m), i);
-			cell->left_out =
-				!cell->decided && m->cases[c]->bulk && !concerns(&m->mutants[i], m->cases[c]->cites);
+			cell->left_out = !cell->decided && (m->cases[c]->bulk || has_tls(m->mutants[i].profile)) &&
+			                 !concerns(&m->mutants[i], m->cases[c]->cites);
 			if (!cell->decided && !cell->left_out)
 				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };
 		}

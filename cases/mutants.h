@@ -42,7 +42,7 @@ struct matrix {
 	const struct case_def **cases;
 	size_t n_cases;
 	struct cell *cells;		/* [mutant * n_cases + case] */
-	struct cell *watched;		/* [case]: the honest server with every lie looking on; as without them; or NULL */
+	struct cell *watched;		/* [case]: the honest server with every lie looking on; as without them; then what looks on over TLS; or NULL */
 };
 
 /* Runs everything that matches the globs (NULL: all). False: interrupted, or broken with *why (malloc'd) set. */

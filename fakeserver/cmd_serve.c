@@ -3,6 +3,7 @@
 #include "fakeserver/disk.h"
 #include "fakeserver/lie.h"
 #include "fakeserver/listen.h"
+#include "fakeserver/serve_tls.h"
 #include "fakeserver/server.h"
 #include "harness/cli.h"
 #include "harness/file.h"
@@ -44,6 +45,11 @@ enum option_id {
 	OPT_TEAR_UNIT,
 	OPT_CUT,
 	OPT_CUT_AT,
+	OPT_TLS,
+	OPT_TLS_CERTIFICATES,
+	OPT_TLS_PSK,
+	OPT_TLS_VERIFY_PEER,
+	OPT_TLS_PRIORITY,
 	OPT_RUN,
 	OPT_VERBOSE,
 	OPT_LIST_LIES,
@@ -55,8 +61,8 @@ static const struct cli_option options[] = {
 	{ "tcp", 'p', "[ADDR:]PORT", "listen on TCP; ADDR * is everywhere, none is localhost; port 0 is any free one",
 	  OPT_TCP, false },
 	{ "stdio", 's', NULL, "serve one session on standard input and output", OPT_STDIO, false },
-	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only", OPT_EXPORT,
-	  true },
+	{ "export", 'e', "SPEC", "name=,size=,flags=,description=,contexts=,min=,pref=,max=,read-only,tls-only",
+	  OPT_EXPORT, true },
 	{ "size", 0, "SIZE", "size of exports that do not say theirs (default: 64M)", OPT_SIZE, false },
 	{ "knob", 'k', "NAME", "use a legal freedom, or with no-NAME do not", OPT_KNOB, true },
 	{ "lie", 'l', "SPEC", "misbehave: NAME[:nth=,times=,option=,command=,connection=,export=,arg=]", OPT_LIE,
@@ -80,6 +86,15 @@ static const struct cli_option options[] = {
 	{ "cut", 0, "POLICY", "what a power cut takes: drop (all it may, default), keep (nothing), random", OPT_CUT,
 	  false },
 	{ "cut-at", 0, "N", "cut the power when the Nth request has arrived", OPT_CUT_AT, false },
+	{ "tls", 0, "MODE", "off, on (for who wants it), or require; with certificates or keys it is require", OPT_TLS,
+	  false },
+	{ "tls-certificates", 0, "DIR", "ca-cert.pem, server-cert.pem and server-key.pem (nbdspec certificates)",
+	  OPT_TLS_CERTIFICATES, false },
+	{ "tls-psk", 0, "FILE", "keys that are shared before, in lines USER:HEXADECIMAL", OPT_TLS_PSK, false },
+	{ "tls-verify-peer", 0, NULL, "turn clients away that have no certificate of the authority",
+	  OPT_TLS_VERIFY_PEER, false },
+	{ "tls-priority", 0, "TEXT", "versions and algorithms, as GnuTLS reads them (NORMAL:-VERS-TLS1.3)",
+	  OPT_TLS_PRIORITY, false },
 	{ "run", 'r', "COMMAND", "run a shell command with $uri, $unixsocket, $port and $exportname, then stop",
 	  OPT_RUN, false },
 	{ "verbose", 'v', NULL, "print every message in words on standard error", OPT_VERBOSE, false },
@@ -91,6 +106,7 @@ static const struct cli_option options[] = {
 struct serve {
 	struct cli *cli;
 	struct fake_config config;
+	struct serve_tls tls;
 	struct fake_server *server;
 	const char *unix_path, *tcp, *size, *run, *trace_path, *log_path, *control_path;
 	bool stdio, list_lies, list_knobs, cached;
@@ -166,6 +182,9 @@ read_flag(struct serve *q, int id)
 		break;
 	case OPT_VERBOSE:
 		q->config.log = stderr;
+		break;
+	case OPT_TLS_VERIFY_PEER:
+		q->tls.verify = true;
 		break;
 	case OPT_LIST_LIES:
 		q->list_lies = true;
@@ -257,6 +276,18 @@ read_option(struct serve *q, int id, const char *value)
 	case OPT_CUT:
 	case OPT_CUT_AT:
 		return read_cache_option(q, id, value);
+	case OPT_TLS:
+		q->tls.mode = value;
+		break;
+	case OPT_TLS_CERTIFICATES:
+		q->tls.certificates = value;
+		break;
+	case OPT_TLS_PSK:
+		q->tls.psk = value;
+		break;
+	case OPT_TLS_PRIORITY:
+		q->tls.priority = value;
+		break;
 	case OPT_RUN:
 		q->run = value;
 		break;
@@ -332,7 +363,7 @@ read_command_line(struct serve *q)
 		return cli_usage_error(cli, "--run goes with --unix or --tcp, not with --stdio");
 	if (q->cached)
 		add_caches(q);
-	return 0;
+	return serve_tls_load(cli, &q->tls, &q->config);
 }
 
 /* ---- tables ---- */
@@ -366,6 +397,7 @@ list_knobs(void)
 static char *
 make_uri(const struct serve *q, struct nbd_uri u)
 {
+	serve_tls_uri(&q->tls, &q->config, &u);
 	u.export = q->config.oldstyle ? (char *)"" : q->config.exports[0].name;
 	return uri_format(&u);
 }
@@ -704,6 +736,7 @@ clean_up(struct serve *q)
 		export_free(&q->config.exports[i]);
 	for (size_t i = 0; i < q->config.n_lies; i++)
 		lie_use_free(&q->config.lies[i]);
+	tls_credentials_free(q->config.tls.credentials);
 	free(q->config.exports);
 	free(q->config.lies);
 	free(q->private_dir);

@@ -153,6 +153,10 @@ set_export(struct export_text *t, const char *key, char *value)
 		t->read_only = true;
 		return NULL;
 	}
+	if (strcmp(key, "tls-only") == 0 && value == NULL) {
+		e->tls_only = true;
+		return NULL;
+	}
 	if (value == NULL)
 		return "";
 	if (is_name || strcmp(key, "description") == 0) {
@@ -277,7 +281,7 @@ parse_items(char *text, struct export_text *t, char error[256])
 		if (allowed != NULL && *allowed == '\0') {
 			snprintf(error, 256,
 			         "unknown '%.60s'; want name=, size=, flags=, description=, contexts=, min=, pref=, "
-			         "max= or read-only",
+			         "max=, read-only or tls-only",
 			         key);
 			return false;
 		}

@@ -72,6 +72,13 @@ struct conn_private {
 	struct incoming pending;
 	uint8_t pending_header[REQUEST_SIZE];
 	bool input_ended;
+	/* TLS. */
+	struct tls *tls;		/* from the end of clear text on */
+	uint64_t tls_counted;		/* of tls_bytes_read() */
+	bool drops_rest;		/* a lie: what came in clear behind NBD_OPT_STARTTLS is no part of TLS */
+	const char *tls_priority;	/* a lie, or NULL */
+	bool tls_careless;		/* a lie: tls_setup.careless */
+	bool reads_on;			/* a lie: what came in clear behind NBD_OPT_STARTTLS is not dropped */
 	size_t shutdown_at;		/* so many bytes of .input, come or coming, were on their way at the shutdown */
 	bool in_flight;			/* of these is the message that is being handled */
 	unsigned n_options;
@@ -188,6 +195,7 @@ void conn_end(struct conn *c);				/* no more is taken; closes once the output is
 void conn_flush(struct conn *c);			/* sends what can be sent now */
 void conn_process_event(struct conn *c, struct process_event *e);	/* asks the lies and does what they say */
 void conn_record(struct conn *c, struct trace_record r);	/* to the trace and the log */
+void conn_note(struct conn *c, const char *text);	/* likewise */
 
 /* ---- session.c ---- */
 void session_start(struct conn *c);			/* sends the greeting */
@@ -205,6 +213,12 @@ void option_ack(struct conn *c);
 void option_refuse_invalid(struct conn *c, const char *why);	/* the option breaks a MUST */
 struct fake_export *export_named(const struct conn *c, struct bytes name);
 bool is_string(struct bytes s);				/* as proto.md:30-38 wants them, but for its UTF-8 */
+
+/* ---- starttls.c ---- */
+bool tls_is_required(const struct conn *c, const struct fake_export *e);	/* for this export; NULL: for any */
+void handle_starttls(struct conn *c, const struct option *o);
+void conn_begin_tls(struct conn *c);
+bool conn_advance_tls(struct conn *c);
 
 /* ---- meta.c ---- */
 void handle_meta_context(struct conn *c, const struct option *o);	/* LIST or SET */

@@ -39,11 +39,19 @@ enum state_moment {
 	STATE_ENTER_TRANSMISSION,
 	STATE_BEFORE_REQUEST,
 	STATE_AFTER_REQUEST,
+	STATE_STARTTLS,			/* acknowledged: what was agreed is about to be forgotten */
+	STATE_TLS_FAILED,		/* its handshake: the connection is about to end */
 };
 struct state_change {
 	enum state_moment moment;
 	uint32_t option;		/* in option haggling */
 	const struct request *request;	/* in transmission */
+	bool sets_structured;		/* at STATE_STARTTLS: it is agreed from now on, and what came behind is dropped */
+	bool keep_structured, keep_contexts;	/* at STATE_STARTTLS: it is not forgotten */
+	bool keep_input;		/* at STATE_STARTTLS: what came behind the option is acted on once TLS is up */
+	const char *priority;		/* at STATE_STARTTLS: as fake_tls.priority */
+	bool careless;			/* at STATE_STARTTLS: as tls_setup.careless */
+	bool go_on;			/* at STATE_TLS_FAILED: in clear */
 };
 
 /*
@@ -145,6 +153,7 @@ struct process_event {
 	bool serve_on;			/* at PROCESS_SHUTDOWN: old clients are served as before */
 	struct bytes say;		/* at PROCESS_SHUTDOWN and PROCESS_RELOAD: sent, as it stands */
 	bool leak;			/* at PROCESS_DISCONNECT: the descriptor is never closed */
+	bool no_close_notify;		/* at PROCESS_DISCONNECT: TLS is not shut down */
 };
 
 /* One use of a lie, as --lie NAME:nth=2,times=1,option=LIST,command=READ,connection=1,export=foo,arg=7 says. */

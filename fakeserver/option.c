@@ -78,7 +78,7 @@ handle_export_name(struct conn *c, const struct option *o)
 	struct fake_export *e = o->length <= NBD_MAX_STRING ? export_named(c, o->data) : NULL;
 
 	c->named = e;
-	if (e == NULL || (is_constrained(e) && !knob(c, KNOB_block_sizes_optional))) {
+	if (e == NULL || tls_is_required(c, e) || (is_constrained(e) && !knob(c, KNOB_block_sizes_optional))) {
 		conn_end(c);
 		return;
 	}
@@ -257,6 +257,8 @@ handle_go(struct conn *c, const struct option *o)
 	c->named = export_named(c, go.name);
 	if (c->named == NULL)
 		option_error(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+	else if (tls_is_required(c, c->named))
+		option_error(c, NBD_REP_ERR_TLS_REQD, "this export is for TLS only");
 	else if (other && knob(c, KNOB_other_go_fails)) {
 		c->private->has_info = false;
 		option_error(c, NBD_REP_ERR_POLICY, "this is not what was asked for before");
@@ -291,6 +293,9 @@ handle_fixed(struct conn *c, const struct option *o)
 	case NBD_OPT_STRUCTURED_REPLY:
 		handle_structured_reply(c, o);
 		break;
+	case NBD_OPT_STARTTLS:
+		handle_starttls(c, o);
+		break;
 	case NBD_OPT_LIST_META_CONTEXT:
 	case NBD_OPT_SET_META_CONTEXT:
 		handle_meta_context(c, o);
@@ -298,6 +303,16 @@ handle_fixed(struct conn *c, const struct option *o)
 	default:
 		option_error(c, NBD_REP_ERR_UNSUP, "this server does not know the option");
 	}
+}
+
+/* FORCEDTLS; EXPORT_NAME cannot be answered by an error (proto.md:585-594). */
+static void
+refuse_in_clear(struct conn *c, const struct option *o)
+{
+	if (o->option == NBD_OPT_EXPORT_NAME)
+		conn_end(c);
+	else
+		option_error(c, NBD_REP_ERR_TLS_REQD, "this server wants NBD_OPT_STARTTLS first");
 }
 
 void
@@ -321,7 +336,9 @@ handle_option(struct conn *c, const struct option *o)
 	}
 	if (o->option != NBD_OPT_GO)
 		c->private->info_was_last = false;
-	if (o->option == NBD_OPT_ABORT || !is_shut_down(c, KNOB_shutdown_serves_option))
+	if (tls_is_required(c, NULL) && o->option != NBD_OPT_STARTTLS && o->option != NBD_OPT_ABORT)
+		refuse_in_clear(c, o);
+	else if (o->option == NBD_OPT_ABORT || !is_shut_down(c, KNOB_shutdown_serves_option))
 		handle_fixed(c, o);
 	else if (o->option == NBD_OPT_EXPORT_NAME)
 		conn_end(c);

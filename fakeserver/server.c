@@ -86,6 +86,12 @@ record_event(struct conn *c, enum trace_kind kind, enum trace_direction directio
 				    .kind = kind, .direction = direction, .data = data, .length = (uint32_t)data.len });
 }
 
+void
+conn_note(struct conn *c, const char *text)
+{
+	record_event(c, TRACE_NOTE, NO_DIRECTION, text);
+}
+
 /* What the client sent that was taken as no message: a part of one, or what came behind the last. */
 static void
 record_rest(struct conn *c, const uint8_t *at, size_t n)
@@ -210,11 +216,13 @@ conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 	/* A lie may end it in the midst of a message, which is recorded already. */
 	if (c->input.len > p->taken && c->request == NULL && c->option == 0)
 		record_rest(c, c->input.at + p->taken, c->input.len - p->taken);
-	if (why == TRACE_DISCONNECT && !p->input_ended)
+	if (why == TRACE_DISCONNECT && !p->input_ended && p->tls == NULL)
 		drain(c);
 	record_event(c, why, who, "");
 	fake_flush_trace(s);
 	conn_process_event(c, &e);
+	if (c->over_tls && p->tls != NULL && why == TRACE_DISCONNECT && !e.no_close_notify)
+		tls_shut(p->tls);
 	if (p->wake_ns != 0)
 		s->n_delayed--;
 	s->buffers -= p->counted;
@@ -264,6 +272,7 @@ free_dead(struct fake_server *s)
 		free(p->held_marks.at);
 		free(p->units);
 		free(p->queue);
+		tls_free(p->tls);
 		free(c);
 	}
 }
@@ -423,8 +432,9 @@ conn_flush(struct conn *c)
 	while (!p->gone && !p->silent && p->wake_ns == 0 && pass_marks(c) && unsent(c) > 0 && !p->blocked) {
 		const uint8_t *from = c->output.at + p->sent;
 		size_t n = next_stop(c) - p->sent;
-		ssize_t sent =
-			p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, from, n);
+		ssize_t sent = p->tls != NULL ? tls_send(p->tls, from, n)
+		               : p->is_socket ? send(c->out, from, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+		                              : write(c->out, from, n);
 
 		if (sent >= 0) {
 			p->sent += (size_t)sent;
@@ -452,6 +462,18 @@ input_ends(struct conn *c)
 		unwatch(c->server, &p->in_source);
 }
 
+static void
+count_tls(struct conn *c)
+{
+	struct conn_private *p = c->private;
+	uint64_t now = p->tls != NULL ? tls_bytes_read(p->tls) : 0;
+
+	if (now > p->tls_counted) {
+		count_consumed(c, now - p->tls_counted);
+		p->tls_counted = now;
+	}
+}
+
 /* The rest of a long message is read to its end and no further, so that nothing behind it has to be moved. */
 static void
 read_input(struct conn *c)
@@ -464,11 +486,14 @@ read_input(struct conn *c)
 	if (c->input.len == 0 && c->input.cap > BUFFER_KEPT && want < BUFFER_KEPT)
 		buf_free(&c->input);
 	buf_reserve(&c->input, want);
-	n = p->is_socket ? recv(c->in, c->input.at + c->input.len, want, MSG_DONTWAIT)
-	                 : read(c->in, c->input.at + c->input.len, want);
+	n = p->tls != NULL ? tls_recv(p->tls, c->input.at + c->input.len, want)
+	    : p->is_socket ? recv(c->in, c->input.at + c->input.len, want, MSG_DONTWAIT)
+	                   : read(c->in, c->input.at + c->input.len, want);
+	count_tls(c);
 	if (n > 0) {
 		c->input.len += (size_t)n;
-		count_consumed(c, (size_t)n);
+		if (p->tls == NULL)
+			count_consumed(c, (size_t)n);
 		if ((size_t)n == p->room && p->room < INPUT_MOST)
 			p->room *= 2;
 	} else if (n == 0) {
@@ -578,18 +603,42 @@ limit_buffers(struct fake_server *s)
 	}
 }
 
+static bool
+is_in_handshake(const struct conn *c)
+{
+	return c->phase == PHASE_TLS && c->private->tls != NULL;
+}
+
 static void
-conn_turn(struct conn *c)
+advance_tls(struct conn *c)
+{
+	if (!conn_advance_tls(c))
+		conn_close(c, TRACE_DISCONNECT);
+	count_tls(c);
+}
+
+static void
+conn_take_turn(struct conn *c)
 {
 	struct conn_private *p = c->private;
 	bool more;
 
+	if (is_in_handshake(c))
+		advance_tls(c);
+	if (p->gone)
+		return;
 	do {
 		more = session_take(c);
 		if ((p->input_ended && !more) || c->phase == PHASE_CLOSING)
 			outgoing_release(c);
 		conn_flush(c);
 	} while (!p->gone && more && !p->full);
+	if (p->gone)
+		return;
+	if (c->phase == PHASE_TLS && p->tls == NULL && is_drained(c)) {
+		conn_begin_tls(c);
+		advance_tls(c);
+	}
 	if (p->gone)
 		return;
 	if ((c->phase == PHASE_CLOSING || p->input_ended) && is_drained(c))
@@ -602,6 +651,19 @@ conn_turn(struct conn *c)
 	limit_buffers(c->server);
 }
 
+/* What TLS has read already no descriptor tells of. */
+static void
+conn_turn(struct conn *c)
+{
+	struct conn_private *p = c->private;
+
+	conn_take_turn(c);
+	while (!p->gone && c->over_tls && p->tls != NULL && tls_waiting(p->tls) > 0 && wants_input(c) && !p->full) {
+		read_input_after_marks(c);
+		conn_take_turn(c);
+	}
+}
+
 static void
 conn_ready(struct conn *c, struct source *source, uint32_t events)
 {
@@ -612,7 +674,7 @@ conn_ready(struct conn *c, struct source *source, uint32_t events)
 		return;
 	if ((events & EPOLLOUT) != 0)
 		p->blocked = false;
-	if (source->kind == SOURCE_IN && wants_input(c) && (events & ~(uint32_t)EPOLLOUT) != 0)
+	if (source->kind == SOURCE_IN && wants_input(c) && !is_in_handshake(c) && (events & ~(uint32_t)EPOLLOUT) != 0)
 		read_input_after_marks(c);
 	else if (broken) {
 		/* Nobody is there any more to send to, and epoll would say so again and again. */

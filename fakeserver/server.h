@@ -8,6 +8,7 @@
 #include "fakeserver/cache.h"
 #include "harness/quiet.h"
 #include "harness/requirement.h"
+#include "harness/tls.h"
 #include "harness/trace.h"
 #include "harness/wire.h"
 
@@ -43,14 +44,24 @@ struct fake_export {
 	uint16_t flags;			/* transmission flags; SEND_DF is left out where structured replies were not agreed */
 	struct info_block_size block;	/* bytes; all 0: the defaults (export_block) */
 	unsigned contexts;		/* 1 << META_… */
+	bool tls_only;			/* nobody gets it in clear; for a server that has TLS */
 	struct disk *disk;		/* owned */
 	struct cache *cache;		/* owned; NULL: what is written is durable at once */
+};
+
+/* Without credentials the server is in NOTLS mode, else in SELECTIVETLS. */
+struct fake_tls {
+	struct tls_credentials *credentials;	/* borrowed */
+	bool forced;			/* FORCEDTLS */
+	bool verify;			/* who has no certificate of our authority is turned away */
+	const char *priority;		/* as tls_setup.priority */
 };
 
 struct fake_config {
 	struct fake_export *exports;	/* an empty name in an option means the first one, unless one is named "" */
 	size_t n_exports;
 	bool oldstyle;
+	struct fake_tls tls;
 	bool knob[N_KNOBS];
 	struct lie_use *lies;		/* in the order given */
 	size_t n_lies;
@@ -67,13 +78,14 @@ struct fake_config {
 	bool *knob_asked;		/* [N_KNOBS] or NULL: notes which knobs the sessions have asked for */
 };
 
-enum phase { PHASE_CLIENT_FLAGS, PHASE_HAGGLING, PHASE_TRANSMISSION, PHASE_CLOSING };
+enum phase { PHASE_CLIENT_FLAGS, PHASE_HAGGLING, PHASE_TLS, PHASE_TRANSMISSION, PHASE_CLOSING };
 
 /* A session. Lies on state may change the fields down to the line. */
 struct conn {
 	enum phase phase;
 	bool fixed_newstyle;		/* both sides agreed */
 	bool no_zeroes;			/* both sides agreed */
+	bool over_tls;			/* TLS is up */
 	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
 	struct fake_export *export;	/* in transmission; NULL before */
 	uint16_t flags;			/* transmission flags that this session was told */

@@ -355,6 +355,7 @@ take_one(struct conn *c)
 		return take_option(c, in);
 	case PHASE_TRANSMISSION:
 		return take_request(c, in);
+	case PHASE_TLS:
 	case PHASE_CLOSING:
 		break;
 	}

@@ -64,7 +64,8 @@ static void
 print_case(const struct case_def *c)
 {
 	printf("%s\n  %s.\n  %s:%d\n\nholds the %s to:\n", c->id, c->title, c->file, c->line,
-	       c->suite == SUITE_CLIENT || c->suite == SUITE_DRIVER ? "client" : "server");
+	       c->suite == SUITE_CLIENT || c->suite == SUITE_DRIVER || c->suite == SUITE_EXPLORE_CLIENT ? "client"
+	                                                                                                : "server");
 	for (const enum requirement_id *r = c->cites; *r != REQUIREMENT_NONE; r++)
 		print_requirement(requirement(*r));
 }

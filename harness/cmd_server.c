@@ -45,6 +45,7 @@ enum option_id {
 	OPT_LIST,
 	OPT_QUIET,
 	OPT_FRESH,
+	OPT_TLS,
 	OPT_DAEMON,
 	OPT_CHECK,
 	OPT_SEED,
@@ -61,6 +62,11 @@ enum option_id {
 	OPT_UNCHECKED,
 	OPT_CROWD,
 	OPT_RELOAD,
+	OPT_MUTATE,
+	OPT_MUTATE_RUN,
+	OPT_MUTATE_BYTES,
+	OPT_CORPUS,
+	OPT_CORPUS_NEW,
 	OPT_REPORT, /* and one more for each report writer */
 };
 
@@ -82,6 +88,7 @@ enum option_id {
 	{ "prepare", 0, "SHELL", "run before every start of the server, with the same placeholders", OPT_PREPARE, \
 	  false }, \
 	{ "fresh", 0, NULL, "a new server for every case", OPT_FRESH, false }, \
+	{ "tls", 0, NULL, "every session is over TLS (for nbds:// it is), save where a case is about clear text", OPT_TLS, false }, \
 	{ "daemon", 0, NULL, "the command ends once its server runs in the background", OPT_DAEMON, false },
 
 #define OPTIONS_OF_ALL_2 \
@@ -104,8 +111,16 @@ static const struct cli_option server_options[] = {
 	                   false },
 	{ "explore-walks", 0, "N", "likewise: N sequences at random, by the seed", OPT_WALKS, false },
 	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
-	{ "seed", 0, "N", "of --explore-walks, and of the order of --explore in transmission (default: 1)", OPT_SEED,
+	{ "mutate", 0, "N|TIME",
+	  "in place of the cases: sessions whose bytes are damaged at random, N of them, or for 30s, 10m, 2h",
+	  OPT_MUTATE, false },
+	{ "mutate-run", 0, "N", "likewise: the Nth of them alone, by the seed", OPT_MUTATE_RUN, false },
+	{ "mutate-bytes", 0, "HEX", "likewise: these bytes, as a finding tells them", OPT_MUTATE_BYTES, false },
+	{ "corpus", 0, "DIR", "begin from the files in it as well: what a client sends, one session each", OPT_CORPUS,
 	  false },
+	{ "corpus-new", 0, "DIR", "put what is answered in a new way there", OPT_CORPUS_NEW, false },
+	{ "seed", 0, "N", "of --explore-walks, --mutate, and of the order of --explore in transmission (default: 1)",
+	  OPT_SEED, false },
 	{ "unchecked", 0, NULL, "do it once more without a look at the answers, and tell both rates", OPT_UNCHECKED,
 	  false },
 	{ "crowd", 0, "N",
@@ -140,6 +155,10 @@ static const struct cli_option client_options[] = {
 	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
+	{ "explore", 0, "DEPTH",
+	  "in place of the cases: all sequences of up to DEPTH replies to options, and all ways to cut reads",
+	  OPT_EXPLORE, false },
+	{ "explore-sequence", 0, "NAMES", "likewise: this one, as a finding names it", OPT_SEQUENCE, false },
 	OPTIONS_OF_ALL_2{ 0 },
 };
 
@@ -158,7 +177,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own; of an exploration, its shards */
 	struct exploration explore;
-	bool strict, list, quiet, sized;
+	bool strict, list, quiet, sized, tls;
 	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -182,9 +201,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE  ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_RELOAD ? server_options
-	                                                                     : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE      ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_CORPUS_NEW ? server_options
+	                                                                         : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -211,6 +230,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_STRICT, &run->strict, NULL },
 		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
 		{ OPT_FRESH, &run->target.fresh, NULL },
+		{ OPT_TLS, &run->tls, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
 		{ OPT_DIRECT, &run->target.direct, NULL },
@@ -231,6 +251,9 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
 		{ OPT_RELOAD, NULL, &run->target.reload },
 		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
+		{ OPT_MUTATE_BYTES, NULL, &run->explore.mutation.bytes },
+		{ OPT_CORPUS, NULL, &run->explore.mutation.corpus_dir },
+		{ OPT_CORPUS_NEW, NULL, &run->explore.mutation.new_dir },
 	};
 
 	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
@@ -243,6 +266,30 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		return true;
 	}
 	return false;
+}
+
+/* So many, or so long: 30s, 10m, 2h. */
+static int
+take_mutate(struct server_run *run, const char *text)
+{
+	static const char units[] = "smh";
+	static const double seconds[] = { 1, 60, 3600 };
+	struct mutation *m = &run->explore.mutation;
+	size_t len = strlen(text);
+	const char *unit = strchr(units, text[len - 1]);
+	char number[32], *end;
+
+	m->asked = true;
+	m->runs = 0;
+	m->seconds = 0;
+	if (unit == NULL)
+		return cli_number(run->cli, "--mutate", text, 1, ULONG_MAX, &m->runs) ? 0 : STATUS_USAGE;
+	snprintf(number, sizeof(number), "%.*s", (int)len - 1, text);
+	m->seconds = strtod(number, &end) * seconds[unit - units];
+	if (*end == '\0' && m->seconds > 0 && m->seconds < 1e9 && strspn(number, "0123456789.") == len - 1)
+		return 0;
+	return cli_usage_error(run->cli, "--mutate '%s': want a number of runs, or a time such as 30s, 10m or 2h",
+	                       text);
 }
 
 static int
@@ -289,6 +336,12 @@ take_option(struct server_run *run, const struct cli_given *g)
 		run->target.crowd = (unsigned)number;
 		run->target.crowd_given = true;
 		return 0;
+	case OPT_MUTATE:
+		return take_mutate(run, g->value);
+	case OPT_MUTATE_RUN:
+		return cli_number(run->cli, "--mutate-run", g->value, 1, ULONG_MAX, &run->explore.mutation.only)
+		               ? 0
+		               : STATUS_USAGE;
 	case OPT_REQUIRE:
 		if (run->n_required == MOST_REQUIRED)
 			return cli_usage_error(run->cli, "at most %d --require", MOST_REQUIRED);
@@ -322,6 +375,24 @@ refuse_for_uri(const struct server_run *run)
 	return 0;
 }
 
+/* As libnbd does it: only a name that was given can be verified. */
+static int
+take_tls_of_uri(struct server_run *run)
+{
+	const struct nbd_uri *u = &run->target.uri;
+	const char *host = u->tls_hostname != NULL ? u->tls_hostname : u->host;
+	char error[TLS_ERROR];
+	struct target_tls *tls = target_tls_read(u->tls_certificates, u->tls_psk_file, u->user, error);
+
+	if (tls == NULL)
+		return cli_broken(run->cli, "%s", error);
+	tls->always = true;
+	tls->hostname = host != NULL ? strdup(host) : NULL;
+	tls->verify = host != NULL && (u->tls_verify_peer == NULL || strcmp(u->tls_verify_peer, "false") != 0);
+	run->target.tls = tls;
+	return refuse_for_uri(run);
+}
+
 static int
 take_uri(struct server_run *run)
 {
@@ -332,14 +403,17 @@ take_uri(struct server_run *run)
 	run->target.via = VIA_URI;
 	if (!uri_parse(text, uri, error))
 		return cli_usage_error(run->cli, "%s", error);
-	if (uri->tls || uri->transport == URI_VSOCK)
-		return cli_usage_error(run->cli, "%s: only nbd:// and nbd+unix:// so far", text);
+	if (uri->transport == URI_VSOCK)
+		return cli_usage_error(run->cli, "%s: only nbd, nbd+unix, nbds and nbds+unix so far", text);
 	if (uri->transport == URI_UNIX && strlen(uri->socket) >= SOCKET_PATH_SIZE)
 		return cli_usage_error(run->cli, "%s: the path of a Unix socket has at most %d bytes", uri->socket,
 		                       SOCKET_PATH_SIZE - 1);
 	run->target.export_name = run->export_name ? run->export_name : uri->export;
 	run->target.again = shell_quote((char *const[]){ run->cli->args[0], NULL });
-	return refuse_for_uri(run);
+	if (run->tls && !uri->tls)
+		return cli_usage_error(run->cli,
+		                       "--tls: say nbds:// or nbds+unix://, with tls-certificates= or tls-psk-file=");
+	return uri->tls ? take_tls_of_uri(run) : refuse_for_uri(run);
 }
 
 /* {dir} is on the disk below where nothing else of the command is. */
@@ -392,14 +466,17 @@ check_lower(struct server_run *run)
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,     OPT_DAEMON,
-		                               OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS, OPT_FILESYSTEM };
+	static const enum option_id kept[] = { OPT_TLS,     OPT_EXPORT,      OPT_SIZE,       OPT_VIA,
+		                               OPT_PREPARE, OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK,
+		                               OPT_DIRECT,  OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
 	const struct cli *cli = run->cli;
+	/* What --driver names is given there. */
+	char *const *program = run->target.program + (run->driver != NULL);
 	size_t n = 0, n_program = 0;
 	char **words, **owned, *text;
 	size_t n_owned = 0;
 
-	while (cli->program[n_program] != NULL)
+	while (program[n_program] != NULL)
 		n_program++;
 	words = calloc(2 * cli->n_given + n_program + 3, sizeof(*words));
 	owned = calloc(cli->n_given + 1, sizeof(*owned));
@@ -415,9 +492,10 @@ again_text(const struct server_run *run)
 			if (cli->given[i].value != NULL)
 				words[n++] = (char *)cli->given[i].value;
 		}
-	words[n++] = (char *)(cli->bracket ? "[" : "--");
+	if (n_program > 0)
+		words[n++] = (char *)(cli->bracket ? "[" : "--");
 	for (size_t i = 0; i < n_program; i++)
-		words[n++] = cli->program[i];
+		words[n++] = program[i];
 	if (cli->bracket)
 		words[n++] = (char *)"]";
 	text = shell_quote(words);
@@ -429,10 +507,30 @@ again_text(const struct server_run *run)
 }
 
 static int
+take_tls(struct server_run *run)
+{
+	struct target *t = &run->target;
+	bool psk = target_names(t, "{psk}");
+	char error[TLS_ERROR];
+
+	if (!psk && !target_names(t, "{certs}"))
+		return run->tls ? cli_usage_error(run->cli,
+		                                  "--tls: the command names neither {certs} nor {psk}: put one where "
+		                                  "the server takes its certificates, or keys")
+		                : 0;
+	t->tls = target_tls_make(psk, error);
+	if (t->tls == NULL)
+		return cli_broken(run->cli, "%s", error);
+	t->tls->always = run->tls;
+	return 0;
+}
+
+static int
 take_program(struct server_run *run)
 {
 	struct target *t = &run->target;
 	const char *wrong;
+	int status;
 
 	t->program = run->cli->program;
 	t->export_name = run->export_name ? run->export_name : "";
@@ -442,6 +540,9 @@ take_program(struct server_run *run)
 		wrong = "--size is the size of {file}, and the command names neither {file} nor {size}";
 	if (wrong != NULL)
 		return cli_usage_error(run->cli, "%s", wrong);
+	status = take_tls(run);
+	if (status != 0)
+		return status;
 	t->fresh |= t->via == VIA_STDIO;
 	t->again = again_text(run);
 	return run->suite == SUITE_DURABILITY ? check_lower(run) : 0;
@@ -478,6 +579,7 @@ take_client(struct server_run *run)
 	if (run->driver != NULL) {
 		t->driver = true;
 		t->program = driver_command(run);
+		t->again = again_text(run);
 		return 0;
 	}
 	if (run->cli->program == NULL || run->cli->n_args > 0)
@@ -489,6 +591,7 @@ take_client(struct server_run *run)
 		return cli_usage_error(run->cli,
 		                       "the command names neither {uri} nor {socket}: put one where the client "
 		                       "takes the server's address");
+	t->again = again_text(run);
 	return 0;
 }
 
@@ -500,7 +603,7 @@ take_target(struct server_run *run)
 	if (run->export_name != NULL && strlen(run->export_name) > NBD_MAX_STRING)
 		return cli_usage_error(cli, "--export: the name has %zu bytes; allowed are %u",
 		                       strlen(run->export_name), NBD_MAX_STRING);
-	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER)
+	if (run->suite == SUITE_CLIENT || run->suite == SUITE_DRIVER || run->suite == SUITE_EXPLORE_CLIENT)
 		return take_client(run);
 	if (cli->program != NULL && cli->n_args > 0)
 		return cli_usage_error(cli, "'%s': give a URI or a command to start, not both", cli->args[0]);
@@ -584,18 +687,55 @@ is_known(void *arg, const struct result *r)
 	return !judged.red && judged.expectation != EXPECT_NONE;
 }
 
+/* Alone, and one of its three. */
+static int
+take_mutation(struct server_run *run)
+{
+	struct exploration *e = &run->explore;
+	struct mutation *m = &e->mutation;
+	char error[512];
+
+	if (m->asked + (m->only > 0) + (m->bytes != NULL) > 1)
+		return cli_usage_error(run->cli, "one of --mutate, --mutate-run and --mutate-bytes, not several");
+	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL || e->unchecked)
+		return cli_usage_error(run->cli, "--mutate does not go with --explore: one after the other");
+	if (m->bytes != NULL && (m->corpus_dir != NULL || m->new_dir != NULL))
+		return cli_usage_error(run->cli, "--mutate-bytes takes nothing from a corpus, and adds nothing to one");
+	if (m->new_dir != NULL && access(m->new_dir, W_OK | X_OK) != 0)
+		return cli_usage_error(run->cli, "--corpus-new %s: %s", m->new_dir, strerror(errno));
+	if (m->corpus_dir != NULL && !corpus_load(&m->corpus, m->corpus_dir, error))
+		return cli_usage_error(run->cli, "--corpus %s", error);
+	return 0;
+}
+
+static bool
+is_exploration(const struct server_run *run)
+{
+	return run->suite == SUITE_EXPLORE || run->suite == SUITE_EXPLORE_CLIENT || run->suite == SUITE_MUTATE;
+}
+
 /* Explorations are cases of their own, and each shard is one. */
 static int
 take_exploration(struct server_run *run)
 {
 	struct exploration *e = &run->explore;
+	struct mutation *m = &e->mutation;
+	int status;
 
-	if (run->suite != SUITE_SERVER)
+	if (run->suite == SUITE_DURABILITY)
 		return 0;
-	if (e->walks == 0 && e->depth < 0 && is_given(run, OPT_SEED))
-		return cli_usage_error(run->cli, "--seed goes with --explore-walks");
-	if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
-		run->suite = SUITE_EXPLORE;
+	if (e->walks == 0 && e->depth < 0 && !m->asked && m->only == 0 && is_given(run, OPT_SEED))
+		return cli_usage_error(run->cli, "--seed goes with --explore-walks or --mutate");
+	if (m->asked || m->only > 0 || m->bytes != NULL) {
+		status = take_mutation(run);
+		if (status != 0)
+			return status;
+		run->suite = SUITE_MUTATE;
+	} else if (m->corpus_dir != NULL || m->new_dir != NULL)
+		return cli_usage_error(run->cli, "--%s goes with --mutate",
+		                       m->corpus_dir != NULL ? "corpus" : "corpus-new");
+	else if (e->depth >= 0 || e->walks > 0 || e->sequence != NULL)
+		run->suite = run->suite == SUITE_SERVER ? SUITE_EXPLORE : SUITE_EXPLORE_CLIENT;
 	else if (e->unchecked)
 		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
 	else
@@ -686,11 +826,11 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	struct result r = *came;
 	char message[512], point[512];
 
-	if (run->suite == SUITE_EXPLORE && is_of_a_shard(job->target, came))
+	if (is_exploration(run) && is_of_a_shard(job->target, came))
 		return;
 	/* What is known of a case is so for every seed. */
 	expect_judge(run->expect, &r, run->strict);
-	if (run->runs > 1 && run->suite != SUITE_EXPLORE) {
+	if (run->runs > 1 && !is_exploration(run)) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
 		r.point = point;
@@ -712,6 +852,23 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	}
 }
 
+static const char *
+what_is_mutated(const struct server_run *run, char text[256])
+{
+	const struct exploration_counts *c = run->explore.counts;
+	double seconds = (double)(now_us() - c->bytes.since_us) / 1e6, left = run->explore.mutation.seconds - seconds;
+	uint64_t n = c->bytes.done + c->bytes.undone;
+	char pace[PROGRESS_MAX_TEXT], most[32] = "";
+
+	if (c->bytes.planned > 0)
+		snprintf(most, sizeof(most), " of %" PRIu64, c->bytes.planned);
+	else
+		snprintf(pace, sizeof(pace), "%.0f/s, %.0f s left", (double)n / seconds, left > 0 ? left : 0);
+	snprintf(text, 256, "%" PRIu64 "%s runs, %u shapes of replies, %u findings, %s", n, most, c->bytes.shapes,
+	         c->bytes.told, c->bytes.planned > 0 ? progress_pace(pace, n, c->bytes.planned, seconds, "") : pace);
+	return text;
+}
+
 /* An exploration is one case, and may last. */
 static const char *
 what_is_done(const struct server_run *run, const struct case_def *running, char text[256])
@@ -719,6 +876,8 @@ what_is_done(const struct server_run *run, const struct case_def *running, char 
 	const struct exploration_pace *p = run->explore.counts != NULL ? run->explore.counts->pace : NULL;
 	char pace[PROGRESS_MAX_TEXT];
 
+	if (run->explore.counts != NULL && run->explore.counts->bytes.since_us > 0)
+		return what_is_mutated(run, text);
 	for (int i = 0; p != NULL && i < EXPLORATIONS_MOST; i++, p++)
 		if (p->of == running && p->planned > 0) {
 			snprintf(text, 256, "%" PRIu64 " of %" PRIu64 " %s, %s", p->done, p->planned, p->units,
@@ -912,7 +1071,7 @@ run_all(struct server_run *run)
 		abort();
 	for (unsigned k = 0; k < run->runs; k++) {
 		targets[k] = run->target;
-		if (run->suite == SUITE_EXPLORE)
+		if (is_exploration(run))
 			targets[k].shard = k;
 		else
 			targets[k].seed += k;
@@ -953,12 +1112,15 @@ static int
 status_of(struct server_run *run, bool written)
 {
 	const struct run_summary *s = &run->summary;
+	char text[256];
 
 	if (run->trace_failed != 0) {
 		cli_broken(run->cli, "%s: the trace could not be written whole: %s", run->trace_path,
 		           strerror(run->trace_failed));
 		written = false;
 	}
+	if (s->interrupted && run->suite == SUITE_MUTATE)
+		fprintf(stderr, "nbdspec server: interrupted: %s\n", what_is_done(run, run->cases[0], text));
 	if (s->interrupted)
 		return STATUS_INTERRUPTED;
 	if (s->broken != NULL && told_on_terminal(run) && strchr(s->broken, '\n') == NULL)

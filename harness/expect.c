@@ -181,18 +181,24 @@ matches(const char *pattern, const char *id)
 	return fnmatch(quoted, id, 0) == 0;
 }
 
-/* Of a client its end is what was got. */
+/*
+ * A finding of an exploration tells by itself how the server died, for it may not do so again when it is shown. Of a client
+ * its end is what was got.
+ */
 static bool
-died(const struct result *r, const char *words)
+died_of(const struct result *r, const char *crash)
 {
-	return (r->server_died && strstr(r->server, words) != NULL) ||
-	       (strstr(r->got, " was killed by signal ") != NULL && strstr(r->got, words) != NULL);
+	bool told = r->again != NULL && *r->again != '\0' && r->got != NULL && strncmp(r->got, "the server ", 11) == 0;
+	bool client = r->got != NULL && strstr(r->got, " was killed by signal ") != NULL;
+
+	return (r->server_died && strstr(r->server, crash) != NULL) ||
+	       ((told || client) && strstr(r->got, crash) != NULL);
 }
 
 static bool
 says(const struct line *l, const struct result *r)
 {
-	return l->verdict == r->verdict && (l->crash != NULL ? died(r, l->crash) : l->requirement == r->requirement);
+	return l->verdict == r->verdict && (l->crash != NULL ? died_of(r, l->crash) : l->requirement == r->requirement);
 }
 
 /* The line that says just this, else the first that speaks of the case; a crash that may be speaks only of crashes. */

@@ -5,7 +5,7 @@
  *
  * PATTERN is a glob over "group/name" or "group/name[point]"; VERDICT is fail, warn, flaky-fail or flaky-warn;
  * REQUIREMENT is what must be broken, or crash:TEXT, which is a server that died with TEXT, a word, in what it last
- * printed, whatever requirement that broke; REASON goes on over lines that begin with white space and must not be empty.
+ * printed, or in what a finding of an exploration tells of its death, whatever requirement that broke; REASON goes on over lines that begin with white space and must not be empty.
  * '#' begins a comment.
  */
 #ifndef NBDSPEC_EXPECT_H

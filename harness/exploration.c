@@ -34,7 +34,8 @@ exploration_pace(const struct test *t, const char *units, uint64_t planned)
 	}
 	atomic_compare_exchange_strong(&p->since_us, &nobody, now_us());
 	p->units = units;
-	p->planned = planned;
+	if (planned > 0)
+		p->planned = planned;
 	return p;
 }
 
@@ -56,13 +57,32 @@ is_expected(const struct test *t, const char *point, enum requirement_id r)
 	                                             .server = "" });
 }
 
+bool
+exploration_claim(_Atomic uint64_t *table, size_t room, uint64_t sum, bool *full)
+{
+	uint64_t mine = sum | 1; /* a place that is free holds zero */
+
+	*full = false;
+	for (size_t i = 0; i < room; i++) {
+		uint64_t is = 0;
+
+		if (atomic_compare_exchange_strong(&table[i], &is, mine))
+			return true;
+		if (is == mine)
+			return false;
+	}
+	*full = true;
+	return false;
+}
+
 char *
 exploration_again(const struct test *t, const char *options)
 {
 	const struct target *target = t->private->server->target;
 	char *text;
 
-	if (asprintf(&text, "nbdspec server %s%s %s", target->destructive ? "--destructive " : "", options,
+	if (asprintf(&text, "nbdspec %s %s%s %s", target->via == VIA_CLIENT ? "client" : "server",
+	             target->destructive ? "--destructive " : "", options,
 	             target->again != NULL ? target->again : "") < 0)
 		abort();
 	return text;

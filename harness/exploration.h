@@ -1,7 +1,8 @@
-/* What `nbdspec server --explore` asks of its cases, and what they count together. */
+/* What --explore asks of its cases, and what they count together. */
 #ifndef NBDSPEC_EXPLORATION_H
 #define NBDSPEC_EXPLORATION_H
 
+#include "harness/corpus.h"
 #include "harness/result.h"
 #include "harness/test.h"
 
@@ -11,6 +12,7 @@ enum {
 	EXPLORE_TOLD_MOST = 512,	/* of all */
 	EXPLORE_REASONS_MOST = 8,
 	EXPLORATIONS_MOST = 4,		/* cases */
+	EXPLORE_SHAPES_MOST = 8192,
 };
 
 /* The findings of one exploration. */
@@ -49,6 +51,33 @@ struct exploration_counts {
 		_Atomic unsigned finished;
 		struct exploration_told told;
 	} connections;
+	/* Of clients: what each of their two cases has played. */
+	struct exploration_tally {
+		_Atomic uint64_t walked, skipped, broken, unwalked;
+		_Atomic unsigned finished;
+		struct exploration_told told;
+	} replies, chunks;
+	/* Of mutated bytes (--mutate): */
+	struct {
+		_Atomic uint64_t planned;		/* runs; 0: as many as there is time for */
+		_Atomic uint64_t since_us, done, broken, checks, starts, lingered, unseen;
+		_Atomic uint64_t undone;		/* runs, for the server is gone, or hangs all the time */
+		_Atomic uint64_t untold;
+		_Atomic unsigned finished, unexpected, told, shapes;
+		_Atomic uint64_t found[EXPLORE_TOLD_MOST], shape[EXPLORE_SHAPES_MOST];	/* of all shards, as above */
+	} bytes;
+};
+
+/* What is asked of `nbdspec server --mutate`. */
+struct mutation {
+	bool asked;
+	unsigned long runs;		/* 0: until the time is over */
+	double seconds;			/* 0: no limit */
+	unsigned long only;		/* this run alone, from 1; or 0 */
+	const char *bytes;		/* these alone, as a finding tells them; or NULL */
+	const char *corpus_dir;		/* as given, or NULL */
+	struct corpus corpus;		/* what is in it */
+	const char *new_dir;		/* streams whose replies have a new shape are put here; or NULL */
 };
 
 struct exploration {
@@ -56,6 +85,7 @@ struct exploration {
 	unsigned long walks;		/* at random, by the seed */
 	const char *sequence;		/* only this one; or NULL */
 	bool unchecked;
+	struct mutation mutation;
 	unsigned shards;
 	struct exploration_counts *counts;
 	bool (*is_known)(void *arg, const struct result *r);	/* by an expectation */
@@ -73,6 +103,8 @@ bool may_write(const struct test *t);		/* the export is ours, or --destructive w
 bool is_expected(const struct test *t, const char *point, enum requirement_id r);
 /* The summary, as tell(). Where not all was seen it is none, and the run is not green. */
 void sum_up(struct test *t, bool whole, const char *text);
+/* False where it was in the table before, of any shard, or there is no room: then *full is set. */
+bool exploration_claim(_Atomic uint64_t *table, size_t room, uint64_t sum, bool *full);
 /* The command line up to the exploration's own options, malloc'd. */
 char *exploration_again(const struct test *t, const char *options);
 /* A verdict of several requirements, as broken_values(), with lines that tell how to see it again. */

@@ -48,7 +48,7 @@ recv_greeting(struct test *t)
 }
 
 void
-send_client_flags(struct test *t, uint32_t flags)
+send_client_flags_alone(struct test *t, uint32_t flags)
 {
 	struct buf b = { 0 };
 
@@ -56,6 +56,24 @@ send_client_flags(struct test *t, uint32_t flags)
 	session_send(t, MSG_CLIENT_FLAGS, 0, (struct bytes){ b.at, b.len }, (struct bytes){ 0 });
 	buf_free(&b);
 	t->s->client_flags = flags;
+}
+
+static void
+go_over_tls(struct test *t)
+{
+	if (!is_over_tls(t))
+		return;
+	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0 ||
+	    (t->s->client_flags & NBD_FLAG_C_FIXED_NEWSTYLE) == 0)
+		skip(t, "clear text", "this is about a session without fixed newstyle, which has no TLS");
+	start_tls(t, R(starttls_ack_or_error));
+}
+
+void
+send_client_flags(struct test *t, uint32_t flags)
+{
+	send_client_flags_alone(t, flags);
+	go_over_tls(t);
 }
 
 void
@@ -88,6 +106,15 @@ open_fixed_newstyle(struct test *t)
 	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0)
 		skip(t, "fixed newstyle", "the server speaks newstyle, but does not set NBD_FLAG_FIXED_NEWSTYLE");
 	send_client_flags(t, offered_flags(t));
+}
+
+void
+open_in_clear(struct test *t)
+{
+	open_newstyle(t);
+	if ((t->s->handshake_flags & NBD_FLAG_FIXED_NEWSTYLE) == 0)
+		skip(t, "fixed newstyle", "the server speaks newstyle, but does not set NBD_FLAG_FIXED_NEWSTYLE");
+	send_client_flags_alone(t, offered_flags(t));
 }
 
 /* ---- options ---- */
@@ -349,7 +376,7 @@ enter_by_go_here(struct test *t, const uint16_t *list, size_t n)
 	if (infos.final == NBD_REP_ERR_UNKNOWN)
 		harness_error(t, "the server has no export \"%s\"; name one with --export", export_name(t).at);
 	if (infos.final == NBD_REP_ERR_TLS_REQD)
-		skip(t, "no TLS", "the server serves this export over TLS only");
+		skip(t, "no TLS", "the server serves this export over TLS only (nbdspec server --tls, or nbds://)");
 	EXPECT_REPLY(t, R(go_enters_transmission), infos.final, NBD_REP_ACK);
 	EXPECT(t, R(info_export_sent), infos.n_export > 0, "NBD_OPT_GO was acknowledged without NBD_INFO_EXPORT");
 	take_export(t, &infos);

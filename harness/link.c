@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,21 +44,31 @@ log_step(struct link *l, enum step step, struct bytes data)
 
 /* ---- one connection ---- */
 
-static int
-patience_ms(const struct test *t)
+int
+link_patience_ms(const struct test *t)
 {
 	return (int)(WAIT_MS * t->private->factor);
+}
+
+char *
+server_fault_text(const struct test *t)
+{
+	return t->private->server == &t->private->cut ? server_fault(&t->private->cut) : NULL;
 }
 
 /* Blocking, so that a wait is one system call. */
 static int
 connect_blocking(struct test *t, char error[512])
 {
-	int ms = patience_ms(t);
+	int ms = link_patience_ms(t);
 	struct timeval limit = { ms / 1000, ms % 1000 * 1000 + 1 };
 	bool gone;
-	int fd = server_connect(t->private->server, &gone, error);
+	char *fault = server_fault_text(t);
+	int fd = fault == NULL ? server_connect(t->private->server, &gone, error) : -1;
 
+	if (fault != NULL)
+		snprintf(error, 512, "%s", fault);
+	free(fault);
 	if (fd >= 0) {
 		fcntl(fd, F_SETFL, 0);
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -69,7 +80,7 @@ connect_blocking(struct test *t, char error[512])
 void
 link_begin_wait(struct link *l)
 {
-	l->until = now_ms() + patience_ms(l->t);
+	l->until = now_ms() + link_patience_ms(l->t);
 	l->late = false;
 }
 
@@ -111,12 +122,14 @@ link_free(struct link *l)
 	buf_free(&l->in);
 }
 
-static void
-record(struct link *l, enum message_kind kind, enum trace_direction direction, uint64_t cookie, struct bytes b)
+void
+link_record(struct link *l, enum message_kind kind, bool to_server, uint64_t cookie, struct bytes b)
 {
+	if (!l->traced)
+		return;
 	trace_add(&l->t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
 	                                                         .message = kind,
-	                                                         .direction = direction,
+	                                                         .direction = to_server ? TO_SERVER : TO_CLIENT,
 	                                                         .connection = l->number,
 	                                                         .cookie = cookie,
 	                                                         .length = (uint32_t)b.len,
@@ -146,8 +159,7 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 {
 	ssize_t n;
 
-	if (l->traced)
-		record(l, kind, TO_SERVER, cookie, message);
+	link_record(l, kind, true, cookie, message);
 	log_step(l, STEP_SEND, message);
 	link_begin_wait(l);
 	for (; message.len > 0; message.at += n, message.len -= (size_t)n) {
@@ -160,18 +172,18 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 	}
 }
 
-static void
-set_end(struct link *l, ssize_t n)
+void
+link_set_end(struct link *l, enum link_end end)
 {
 	static const enum trace_kind kinds[] = {
 		[LINK_CLOSED] = TRACE_CLOSED, [LINK_RESET] = TRACE_RESET, [LINK_SILENT] = TRACE_TIMEOUT
 	};
 
-	l->end = n == 0 ? LINK_CLOSED : errno == EAGAIN ? LINK_SILENT : LINK_RESET;
+	l->end = end;
 	if (!l->traced)
 		return;
 	if (l->in.len > l->at)
-		record(l, MSG_RAW, TO_CLIENT, 0, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
+		link_record(l, MSG_RAW, false, 0, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
 	trace_text(&l->t->private->trace, kinds[l->end], l->number, l->end == LINK_SILENT ? "no whole answer" : "");
 }
 
@@ -205,7 +217,7 @@ link_need(struct link *l, size_t n)
 		l->in.len -= room - (size_t)(got > 0 ? got : 0);
 		l->unlogged += (uint32_t)(got > 0 ? got : 0);
 		if (got <= 0)
-			set_end(l, got);
+			link_set_end(l, got == 0 ? LINK_CLOSED : errno == EAGAIN ? LINK_SILENT : LINK_RESET);
 	}
 	return l->in.len - l->at >= n ? l->in.at + l->at : NULL;
 }
@@ -215,8 +227,7 @@ link_take(struct link *l, enum message_kind kind, uint64_t cookie, size_t n)
 {
 	struct bytes b = { l->in.at + l->at, n };
 
-	if (l->traced)
-		record(l, kind, TO_CLIENT, cookie, b);
+	link_record(l, kind, false, cookie, b);
 	l->at += n;
 	return b;
 }
@@ -237,7 +248,7 @@ static bool
 recv_so_many(const struct test *t, int fd, size_t n)
 {
 	static uint8_t room[1 << 17];
-	int64_t until = now_ms() + patience_ms(t);
+	int64_t until = now_ms() + link_patience_ms(t);
 	ssize_t got;
 
 	for (; n > 0; n -= (size_t)got) {
@@ -301,6 +312,54 @@ await_server_end(const struct test *t)
 	struct pollfd p = { .fd = t->private->server->pidfd, .events = POLLIN };
 
 	poll(&p, 1, ENDING_MS);
+}
+
+static FILE *
+open_output(const struct test *t)
+{
+	const char *dir = t->private->server->dir;
+	char *path;
+	FILE *f;
+
+	if (dir == NULL || asprintf(&path, "%s/output", dir) < 0)
+		return NULL;
+	f = fopen(path, "re");
+	free(path);
+	return f;
+}
+
+size_t
+server_output_size(const struct test *t)
+{
+	FILE *f = open_output(t);
+	long size = f != NULL && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : 0;
+
+	if (f != NULL)
+		fclose(f);
+	return size > 0 ? (size_t)size : 0;
+}
+
+char *
+server_output(const struct test *t, size_t from)
+{
+	size_t size = server_output_size(t), n = size > from ? size - from : 0;
+	char *text = calloc(1, n + 1);
+	FILE *f = open_output(t);
+
+	if (text == NULL)
+		abort();
+	if (f != NULL && fseek(f, (long)from, SEEK_SET) == 0)
+		n = fread(text, 1, n, f);
+	if (f != NULL)
+		fclose(f);
+	return text;
+}
+
+void
+server_is_up(struct test *t)
+{
+	if (t->private->server == &t->private->cut)
+		t->private->cut.starting = false;
 }
 
 bool

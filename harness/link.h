@@ -39,6 +39,10 @@ void link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct b
  * that is sent begins a new wait, within which all of its answer must come, so that one that has no end is no end of ours.
  */
 const uint8_t *link_need(struct link *l, size_t n);
+/* For who reads and writes .fd by himself: into the trace, where that is wanted. */
+void link_record(struct link *l, enum message_kind kind, bool to_server, uint64_t cookie, struct bytes b);
+void link_set_end(struct link *l, enum link_end end);
+int link_patience_ms(const struct test *t);	/* for one answer */
 struct bytes link_take(struct link *l, enum message_kind kind, uint64_t cookie, size_t n);	/* of those; valid likewise */
 /* Waits for the server to end the connection. False where another byte comes first, or nothing: .end says which. */
 bool link_ends(struct link *l);
@@ -48,6 +52,14 @@ bool link_replay(struct test *t, struct bytes log);
 
 /* A moment for a server that has left us to be seen to have ended. */
 void await_server_end(const struct test *t);
+
+/* How it has ended by a fault, once it is ours (restart_server), malloc'd; or NULL. */
+char *server_fault_text(const struct test *t);
+/* What it has printed behind so many bytes of its output, malloc'd, and how many there are; of a server that we started. */
+char *server_output(const struct test *t, size_t from);
+size_t server_output_size(const struct test *t);
+
+void server_is_up(struct test *t);	/* one that was started anew has greeted: who cannot connect from now on need not wait */
 
 /* The server anew, over the image that it has; for one that was started by a command. False and one line in error. */
 bool can_restart_server(const struct test *t);

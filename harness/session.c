@@ -54,6 +54,48 @@ wait_for(struct session *s, short events, int64_t until)
 	}
 }
 
+/* As recv(), and as send(). */
+static ssize_t
+take_bytes(struct session *s, void *data, size_t len)
+{
+	return s->tls != NULL ? tls_recv(s->tls, data, len) : recv(s->fd, data, len, MSG_DONTWAIT);
+}
+
+static ssize_t
+give_bytes(struct session *s, struct bytes b)
+{
+	uint64_t before = s->tls != NULL ? tls_bytes_written(s->tls) : 0;
+	ssize_t n =
+		s->tls != NULL ? tls_send(s->tls, b.at, b.len) : send(s->fd, b.at, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	s->sent += s->tls != NULL ? tls_bytes_written(s->tls) - before : n > 0 ? (uint64_t)n : 0;
+	return n;
+}
+
+static ssize_t
+peek(struct session *s, void *data, size_t len)
+{
+	return s->tls != NULL ? tls_peek(s->tls, data, len) : recv(s->fd, data, len, MSG_PEEK | MSG_DONTWAIT);
+}
+
+enum tls_progress
+session_handshake(struct test *t, const struct tls_setup *setup)
+{
+	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
+	struct session *s = t->s;
+	enum tls_progress p;
+
+	s->tls = tls_new(s->fd, setup, (struct bytes){ 0 });
+	for (;;) {
+		uint64_t before = tls_bytes_written(s->tls);
+
+		p = tls_handshake(s->tls);
+		s->sent += tls_bytes_written(s->tls) - before;
+		if (p == TLS_UP || p == TLS_FAILED || !wait_for(s, p == TLS_WANTS_READ ? POLLIN : POLLOUT, until))
+			return p;
+	}
+}
+
 enum outcome_of_wait
 session_recv(struct test *t, void *data, size_t len, size_t *got)
 {
@@ -61,7 +103,7 @@ session_recv(struct test *t, void *data, size_t len, size_t *got)
 	ssize_t n;
 
 	for (*got = 0; *got < len;) {
-		n = recv(t->s->fd, (uint8_t *)data + *got, len - *got, MSG_DONTWAIT);
+		n = take_bytes(t->s, (uint8_t *)data + *got, len - *got);
 		if (n > 0) {
 			*got += (size_t)n;
 			until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
@@ -85,9 +127,8 @@ send_all(struct test *t, struct bytes b)
 	ssize_t n;
 
 	while (b.len > 0 && !s->write_failed) {
-		n = send(s->fd, b.at, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = give_bytes(s, b);
 		if (n >= 0) {
-			s->sent += (uint64_t)n;
 			b.at += n;
 			b.len -= (size_t)n;
 			until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
@@ -227,6 +268,10 @@ close_session(struct test *t, struct session *s)
 	if (s == NULL || s->fd < 0)
 		return;
 	trace_text(&t->private->trace, TRACE_DISCONNECT, s->number, "");
+	if (s->tls != NULL && !s->write_failed)
+		tls_shut(s->tls);
+	tls_free(s->tls);
+	s->tls = NULL;
 	close(s->fd);
 	s->fd = -1;
 	if (t->private->server->quiet != NULL)
@@ -258,29 +303,38 @@ close_sessions(struct test *t)
 void
 shut_write(struct test *t)
 {
+	if (t->s->tls != NULL)
+		tls_shut(t->s->tls);
 	shutdown(t->s->fd, SHUT_WR);
 	note(t, "we shut down our sending side");
 }
 
 /* ---- how it ends ---- */
 
+size_t
+peek_bytes(struct test *t, void *data, size_t len)
+{
+	ssize_t n = peek(t->s, data, len);
+
+	return n > 0 ? (size_t)n : 0;
+}
+
 bool
 peer_goes_on(struct test *t, enum requirement_id owed)
 {
-	enum outcome_of_wait w;
+	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
 	uint8_t byte;
 	ssize_t n;
 
-	if (!wait_for(t->s, POLLIN, now_ms() + (int64_t)(WAIT_MS * t->private->factor))) {
+	while ((n = peek(t->s, &byte, 1)) < 0 && (errno == EAGAIN || errno == EINTR)) {
+		if (wait_for(t->s, POLLIN, until))
+			continue;
 		trace_wait(t, WAIT_TIMED_OUT);
 		broken_values(t, owed, "an answer, or the end of the connection", wait_text(WAIT_TIMED_OUT));
 	}
-	n = recv(t->s->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-	if (n > 0)
-		return true;
-	w = n == 0 ? WAIT_CLOSED : WAIT_RESET;
-	trace_wait(t, w);
-	return false;
+	if (n <= 0)
+		trace_wait(t, n == 0 ? WAIT_CLOSED : WAIT_RESET);
+	return n > 0;
 }
 
 bool

@@ -145,6 +145,7 @@ fill(const struct server *s, const char *text)
 		    (s->lower != NULL && PLACE("{uri}", lower_uri(s->lower))) ||
 		    (s->uri != NULL && (PLACE("{uri}", s->uri) || PLACE("{in}", s->file) || PLACE("{out}", s->out))) ||
 		    PLACE("{pid}", (snprintf(pid, sizeof(pid), "%ld", (long)s->pid), pid)) ||
+		    (s->certs != NULL && (PLACE("{certs}", s->certs) || PLACE("{psk}", s->psk))) ||
 		    PLACE("{export}", s->target->export_name) || PLACE("{port}", number) ||
 		    PLACE("{size}", (snprintf(number, sizeof(number), "%llu", s->target->size), number))) {
 			put_text(&b, value);
@@ -185,6 +186,19 @@ make_file(struct server *s, char error[512])
 	if (fd >= 0)
 		close(fd);
 	return ok;
+}
+
+static bool
+make_certificates(struct server *s, char error[512])
+{
+	if (s->dir == NULL || s->target->tls == NULL || s->target->tls->keys == NULL)
+		return true;
+	s->certs = join_path(s->dir, "certs");
+	s->psk = join_path(s->dir, "keys.psk");
+	if (target_tls_write(s->target->tls, s->certs, s->psk))
+		return true;
+	snprintf(error, 512, "cannot make certificates in %.200s (TMPDIR): %s", s->dir, strerror(errno));
+	return false;
 }
 
 static int
@@ -525,7 +539,8 @@ server_start(struct server *s, const struct target *t, char error[512])
 	}
 	ok = (t->cuts && t->via != VIA_FORK ? make_lower(s, error)
 	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&
-	     make_address(s, &passed, error) && (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
+	     make_certificates(s, error) && make_address(s, &passed, error) &&
+	     (s->dir == NULL || run_command(s, "--prepare", t->prepare, error)) &&
 	     /* No power cut takes what was there from the start. */
 	     (s->lower == NULL || lower_sync(s->lower, start_ms(t), error)) && spawn(s, passed, error);
 	if (passed >= 0)
@@ -741,6 +756,8 @@ server_stop(struct server *s)
 	free(s->socket);
 	free(s->file);
 	free(s->out);
+	free(s->certs);
+	free(s->psk);
 	free(s->uri);
 	*s = (struct server){ .quiet = s->quiet, .one_at_a_time = s->one_at_a_time, .stdio = -1, .pidfd = -1 };
 }

@@ -10,6 +10,7 @@
 #include "harness/lower.h"
 #include "harness/quiet.h"
 #include "harness/requirement.h"
+#include "harness/target_tls.h"
 #include "harness/uri.h"
 
 #include <stdatomic.h>
@@ -63,6 +64,7 @@ struct target {
 	const char *reload;		/* a signal's name, or a shell command with placeholders, that makes it reload; or NULL */
 	bool crowd_given;
 	unsigned crowd;			/* clients of the cases that bring a crowd, 0 for none, where it is given (--crowd) */
+	struct target_tls *tls;		/* NULL: we speak none with it */
 	bool waived;			/* the server is told not to keep what it promises (--durability-waived) */
 };
 
@@ -71,6 +73,7 @@ struct server {
 	char *dir;			/* private; removed by server_stop */
 	char *socket, *file;		/* paths in it, or NULL; for VIA_CLIENT .file is {in} */
 	char *out, *uri;		/* for VIA_CLIENT, else NULL */
+	char *certs, *psk;		/* {certs} and {psk}, in .dir; or NULL */
 	unsigned port;
 	struct sockaddr_storage address;	/* to connect to */
 	socklen_t address_len;		/* 0 for VIA_STDIO */
@@ -146,7 +149,7 @@ int server_try_connect(const struct server *s, int ms);
 bool server_greets(const struct server *s, char error[512]);
 
 /* The placeholders that a command may have, for messages. */
-#define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir}"
+#define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir} {certs} {psk}"
 #define TARGET_LOWER_PLACEHOLDERS "{uri}"
 #define TARGET_CLIENT_PLACEHOLDERS "{uri} {socket} {export} {in} {out} {size} {dir}"
 /* The line that says what is wrong with a command, or NULL. Chooses the via. */

@@ -24,11 +24,13 @@
 #include "harness/nbd.h"
 #include "harness/requirement.h"
 #include "harness/result.h"
+#include "harness/target_tls.h"
+#include "harness/tls.h"
 #include "harness/wire.h"
 
 #include <setjmp.h>
 
-enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH, SUITE_EXPLORE };
+enum suite { SUITE_SERVER, SUITE_CLIENT, SUITE_DRIVER, SUITE_DURABILITY, SUITE_CRASH, SUITE_EXPLORE, SUITE_MUTATE, SUITE_EXPLORE_CLIENT };
 
 struct test;
 
@@ -52,6 +54,12 @@ struct case_def {
 
 /* `nbdspec server --explore` runs it: it walks all sequences of something (harness/exploration.h). */
 #define CASE_EXPLORE(group, ident, title_, ...) CASE__(group, ident, title_, SUITE_EXPLORE, false, true, __VA_ARGS__)
+
+/* `nbdspec server --mutate` runs it: it damages what it sends at random, by a seed. */
+#define CASE_MUTATE(group, ident, title_, ...) CASE__(group, ident, title_, SUITE_MUTATE, false, true, __VA_ARGS__)
+/* `nbdspec client --explore` runs it, with a driver or a command. */
+#define CASE_EXPLORE_CLIENT(group, ident, title_, ...)                                                                 \
+	CASE__(group, ident, title_, SUITE_EXPLORE_CLIENT, false, true, __VA_ARGS__)
 
 /* `nbdspec client` runs it: the case serves (cases/client/host.h), and what is judged is a client. */
 #define CASE_CLIENT(group, ident, title_, ...) CASE_(group, ident, title_, SUITE_CLIENT, false, __VA_ARGS__)
@@ -88,7 +96,8 @@ struct session {
 	struct test *test;
 	int fd;
 	uint16_t number;		/* in the trace, from 1 */
-	uint64_t sent;			/* bytes */
+	struct tls *tls;		/* once NBD_OPT_STARTTLS was acknowledged; NULL in clear */
+	uint64_t sent;			/* bytes on the wire */
 	unsigned slot;			/* in struct quiet */
 	bool write_failed;		/* the peer no longer reads; what it sent before can still be received */
 	bool oldstyle;
@@ -200,11 +209,14 @@ bool bypasses_page_cache(const struct test *t);		/* as its user says */
 
 /* ---- the handshake ---- */
 void recv_greeting(struct test *t);		/* either style; fills t->s */
+/* Where every session is over TLS that comes next, and a session that cannot have it is skipped. */
 void send_client_flags(struct test *t, uint32_t flags);
+void send_client_flags_alone(struct test *t, uint32_t flags);	/* without TLS behind them */
 void open_newstyle(struct test *t);		/* to behind the greeting; skips where the server is oldstyle */
 void open_haggling(struct test *t, uint32_t client_flags);	/* open_newstyle, and these client flags are sent */
 /* To option haggling, with every client flag that the server offers; skips where it is not fixed newstyle. */
 void open_fixed_newstyle(struct test *t);
+void open_in_clear(struct test *t);		/* the same, also where every session is over TLS */
 
 void send_option(struct test *t, uint32_t option, const void *data, size_t len);
 void send_option_header(struct test *t, uint32_t option, uint32_t length);	/* .length bytes are owed */
@@ -222,6 +234,14 @@ struct option_reply recv_option_reply(struct test *t, enum requirement_id owed);
 /* All the replies up to the final one, which is returned. Those before it must have the type `each`. */
 struct option_reply recv_final_reply(struct test *t, enum requirement_id owed, uint32_t each, unsigned *count);
 bool is_error_reply(uint32_t type);
+
+/* ---- TLS ---- */
+struct target_tls *need_tls(struct test *t);	/* what we have to speak it with; skips where that is nothing */
+bool is_over_tls(const struct test *t);		/* every session is, by the user's wish */
+/* NBD_OPT_STARTTLS, which must be acknowledged (`r`), and the handshake. Later steps take their bytes from TLS. */
+void start_tls(struct test *t, enum requirement_id r);
+/* The handshake alone, behind the ACK. False where it fails, or does not end; the transcript says why. */
+bool tls_handshake_as(struct test *t, const struct tls_setup *setup);
 
 /* Replies to INFO or GO, collected. Names and descriptions are owned by the struct and freed with the process. */
 struct infos {
@@ -249,6 +269,8 @@ struct bytes unknown_export_name(void);			/* a name that no server has */
 void enter_transmission(struct test *t);
 void enter_by_export_name(struct test *t);
 void enter_by_go(struct test *t, const uint16_t *infos, size_t n);
+/* From where this connection is, in haggling; false where GO is not known. Skips where the export is refused. */
+bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 /* The reply to EXPORT_NAME: .padding is what must follow under the flags that were agreed. */
 void recv_export_name_reply(struct test *t, enum requirement_id owed);
 
@@ -352,6 +374,8 @@ void expect_in_step(struct test *t, enum requirement_id r);
 void expect_disconnect(struct test *t, enum requirement_id r);
 /* Waits for what comes first: true and nothing taken where bytes come, false where the connection ended. */
 bool peer_goes_on(struct test *t, enum requirement_id owed);
+/* So many of the next bytes as are there, left where they are. */
+size_t peek_bytes(struct test *t, void *data, size_t len);
 /*
  * Opens a connection beside the others. False where it is not served: closed at once, or left without a byte for two
  * seconds, as servers for one client at a time do. No text forbids that; of a target it is found out once.

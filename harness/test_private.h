@@ -87,6 +87,8 @@ const char *wait_text(enum outcome_of_wait w);
 /* Raw input and output of the current connection. */
 enum outcome_of_wait session_recv(struct test *t, void *data, size_t len, size_t *got);
 void session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes head, struct bytes data);
+/* From here on the connection is TLS. TLS_WANTS_…: the peer was waited for in vain. */
+enum tls_progress session_handshake(struct test *t, const struct tls_setup *setup);
 /* Takes `len` bytes or ends the case: `owed` is broken. What came is recorded as `kind` together with what is in .in. */
 uint8_t *recv_or_broken(struct test *t, size_t len, enum requirement_id owed, const char *what);
 /* The same: `closed` is broken where the connection ends, `silent` where nothing comes. */
@@ -96,7 +98,6 @@ void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, str
 void trace_wait(struct test *t, enum outcome_of_wait w);
 enum verdict verdict_of(enum requirement_id r);	/* on what breaks it */
 void check_error_value(struct test *t, uint32_t error);
-bool enter_by_go_here(struct test *t, const uint16_t *list, size_t n);
 void report_served(struct test *t);
 void report_terminated(struct test *t);
 void report_cut(struct test *t);

@@ -185,9 +185,11 @@ def test_list(nbdspec):
     assert ids == sorted(set(ids)) and "read/first_block" in ids
     reads = [i for i in ids if i.startswith("read/")]
     assert [line.split()[0] for line in nbdspec("list", "read/*", status=0).stdout.splitlines()] == reads
-    server, explore, durability, client, driver = (nbdspec(*suite, "--list", status=0).stdout.split() for suite in (
-        ["server"], ["server", "--explore", "1"], ["durability"], ["client"], ["client", "--driver", "x"]))
-    assert sorted(server + explore + durability + client + driver) == ids and explore == [i for i in ids if i.startswith("explore/")] and "promise/flush" in durability and "plain/honest" in client
+    server, explore, explore_client, durability, client, driver = (nbdspec(*suite, "--list", status=0).stdout.split() for suite in (
+        ["server"], ["server", "--explore", "1"], ["client", "--explore", "1"], ["durability"], ["client"], ["client", "--driver", "x"]))
+    assert sorted(server + explore + explore_client + durability + client + driver) == ids
+    assert sorted(explore + explore_client) == [i for i in ids if i.startswith("explore/")] and explore_client == ["explore/chunks", "explore/replies"]
+    assert "promise/flush" in durability and "plain/honest" in client
     assert nbdspec("server", "--list", "-c", "read/*", status=0).stdout.split() == reads
 
 

@@ -106,14 +106,13 @@ is_over(struct watch *w)
 	struct host *h = w->host;
 	struct work client = client_work(h->client);
 	uint64_t activity = (uint64_t)trace_end(h->config.trace) + client.cpu;
-	bool runs = client.runs || (w->server > 0 && work_of(w->server).runs);
+	bool runs = client.runs || (w->server > 0 && work_of(w->server).runs), lies = h->lying || h->unlawful;
 
 	w->ticks++;
 	w->quiet = activity == w->activity && !runs ? w->quiet + 1 : 0;
 	w->activity = activity;
-	h->waited = h->lying && w->quiet >= QUIET_TICKS;
-	return h->waited ||
-	       (w->ticks * TICK_MS >= (unsigned)client_limit_ms(h->client) && (!h->lying || w->quiet == 0));
+	h->waited = lies && w->quiet >= QUIET_TICKS;
+	return h->waited || (w->ticks * TICK_MS >= (unsigned)client_limit_ms(h->client) && (!lies || w->quiet == 0));
 }
 
 static void
@@ -233,7 +232,7 @@ hung(const struct host *h)
 	uint64_t step = (uint64_t)(STEP_MS * client_factor(h->client));
 
 	return h->end.killed && !h->waited &&
-	       (!h->lying || !goes_forward(h->t, h->config.trace, h->seen_from, h->end.ns, step));
+	       (!(h->lying || h->unlawful) || !goes_forward(h->t, h->config.trace, h->seen_from, h->end.ns, step));
 }
 
 void

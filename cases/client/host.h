@@ -25,6 +25,7 @@ struct host {
 	 * what is kept back from it is ended early, and is not blamed.
 	 */
 	bool lying;
+	bool unlawful;			/* likewise, of a server in this process, by its script: set while it runs */
 	uint16_t failing;		/* so many of this command fail with NBD_EIO */
 	unsigned failures;
 	/* Afterwards: */

@@ -29,18 +29,24 @@ static const struct lie edits = { .name = "script", .place = ON_OUTGOING, .outgo
 static struct lie_use uses[] = { { .lie = &takes }, { .lie = &edits } };
 
 void
-drive_follow(struct drive *d, const struct script *script)
+script_follow(struct fake_config *config, const struct script *script)
 {
 	current = *script;
-	d->config.lies = uses;
-	d->config.n_lies = sizeof(uses) / sizeof(uses[0]);
+	config->lies = uses;
+	config->n_lies = sizeof(uses) / sizeof(uses[0]);
+}
+
+void
+drive_follow(struct drive *d, const struct script *script)
+{
+	script_follow(&d->config, script);
 	drive_restart_server(d);
 }
 
 /* ---- saying ---- */
 
-static bool
-say(struct conn *c, struct outgoing *m)
+bool
+say_message(struct conn *c, struct outgoing *m)
 {
 	saying = true;
 	outgoing_send(c, m);
@@ -54,7 +60,7 @@ say_reply(struct conn *c, uint32_t type, const void *data, size_t len)
 	struct outgoing m = option_reply_start(c, type, PAYLOAD_RAW);
 
 	m.reply.data = (struct bytes){ data, len };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -76,7 +82,7 @@ say_server(struct conn *c, struct bytes name, struct bytes details)
 
 	m.server.name = name;
 	m.server.details = details;
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -85,7 +91,7 @@ say_info(struct conn *c, uint16_t type, const void *data, size_t len)
 	struct outgoing m = option_reply_start(c, NBD_REP_INFO, PAYLOAD_INFO);
 
 	m.info = (struct rep_info){ type, { data, len } };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -95,7 +101,7 @@ say_export(struct conn *c, const struct fake_export *e)
 
 	m.info.type = NBD_INFO_EXPORT;
 	m.info_export = (struct info_export){ e->size, session_flags(c, e) };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -105,7 +111,7 @@ say_block_size(struct conn *c, uint32_t minimum, uint32_t preferred, uint32_t ma
 
 	m.info.type = NBD_INFO_BLOCK_SIZE;
 	m.block_size = (struct info_block_size){ minimum, preferred, maximum };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -114,7 +120,7 @@ say_context(struct conn *c, uint32_t id, struct bytes name)
 	struct outgoing m = option_reply_start(c, NBD_REP_META_CONTEXT, PAYLOAD_CONTEXT);
 
 	m.context = (struct rep_meta_context){ id, name };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -131,7 +137,7 @@ say_simple(struct conn *c, uint32_t error, const void *data, size_t len)
 
 	m.simple = (struct simple_reply){ NBD_SIMPLE_REPLY_MAGIC, error, c->request->cookie, { data, len } };
 	m.request = c->request;
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -141,7 +147,7 @@ say_chunk(struct conn *c, uint16_t flags, uint16_t type, const void *data, size_
 
 	m.chunk.flags = flags;
 	m.chunk.data = (struct bytes){ data, len };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool
@@ -150,7 +156,7 @@ say_bytes(struct conn *c, const void *data, size_t len)
 	struct outgoing m = OUTGOING(MSG_RAW);
 
 	m.extra = (struct bytes){ data, len };
-	return say(c, &m);
+	return say_message(c, &m);
 }
 
 bool

@@ -28,11 +28,14 @@ struct script {
 
 /* From now until the next drive_serve, which stands before it. The script is copied; connections are dropped. */
 void drive_follow(struct drive *d, const struct script *script);
+/* The same for a server that is about to be started: there is one script at a time. */
+void script_follow(struct fake_config *config, const struct script *script);
 
 /*
  * What a script says; in .take only. Lengths go right by themselves; the option, or the request, is that which has come.
  * Each returns true.
  */
+bool say_message(struct conn *c, struct outgoing *m);
 bool say_reply(struct conn *c, uint32_t type, const void *data, size_t len);
 bool say_ack(struct conn *c);
 bool say_error(struct conn *c, uint32_t type, const char *text);	/* "" for no text */

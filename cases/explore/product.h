@@ -158,6 +158,7 @@ struct shadow {
 	bool stray_anywhere;		/* there are more than these */
 };
 void shadow_start(struct shadow *s, const struct entered *e);
+void shadow_start_over(struct shadow *s, const struct span *spans, unsigned n);	/* three at most; all unknown */
 void shadow_free(struct shadow *s);
 void shadow_forget(struct shadow *s, struct span span);
 void shadow_forget_all(struct shadow *s);

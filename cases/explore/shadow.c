@@ -20,10 +20,17 @@ struct writers {
 void
 shadow_start(struct shadow *s, const struct entered *e)
 {
-	struct span spans[3];
+	struct span spans[3] = { { 0, 0 } };
+	unsigned n = spans_of(e, spans);
 
+	shadow_start_over(s, spans, n);
+}
+
+void
+shadow_start_over(struct shadow *s, const struct span *spans, unsigned n)
+{
 	shadow_free(s);
-	s->n = spans_of(e, spans);
+	s->n = n;
 	for (unsigned i = 0; i < s->n; i++) {
 		struct shadow_part *p = &s->part[i];
 

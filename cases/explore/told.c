@@ -3,26 +3,17 @@
 #include "harness/sum.h"
 
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <string.h>
 
 /* False where another shard has told the same. */
 static bool
 claim(struct exploration_told *told, const char *names, enum requirement_id r)
 {
-	/* A place that is free holds zero. */
-	uint64_t mine = sum_bytes(r, (const uint8_t *)names, strlen(names)) | 1;
+	bool full, first = exploration_claim(told->found, EXPLORE_TOLD_MOST,
+	                                     sum_bytes(r, (const uint8_t *)names, strlen(names)), &full);
 
-	for (unsigned i = 0; i < EXPLORE_TOLD_MOST; i++) {
-		uint64_t is = 0;
-
-		if (atomic_compare_exchange_strong(&told->found[i], &is, mine))
-			return true;
-		if (is == mine)
-			return false;
-	}
-	told->untold++;
-	return false;
+	told->untold += full;
+	return first;
 }
 
 bool

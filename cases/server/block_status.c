@@ -737,7 +737,7 @@ peek_magic(struct test *t)
 	uint8_t bytes[4] = { 0 };
 	struct wire w = wire(bytes, sizeof(bytes));
 
-	recv(t->s->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_WAITALL);
+	peek_bytes(t, bytes, sizeof(bytes));
 	return wire_be32(&w);
 }
 

@@ -68,7 +68,7 @@ static void
 expect_flags_refused(struct test *t, uint32_t flags, bool only, enum requirement_id r)
 {
 	open_newstyle(t);
-	send_client_flags(t, flags | (only ? 0 : offered_flags(t)));
+	send_client_flags_alone(t, flags | (only ? 0 : offered_flags(t)));
 	send_what_gets_an_answer(t);
 	if (peer_goes_on(t, r)) {
 		recv_number(t, 8, "what should not have come", r);
@@ -216,7 +216,7 @@ CASE(client_flags, no_tls_without_fixed_newstyle,
 	for (unsigned i = 0; i < sizeof(list) / sizeof(list[0]); i++)
 		POINT(t, "%s", name_text(NAME_OPTION, list[i], text)) {
 			open_newstyle(t);
-			send_client_flags(t, offered_flags(t) & ~(uint32_t)NBD_FLAG_C_FIXED_NEWSTYLE);
+			send_client_flags_alone(t, offered_flags(t) & ~(uint32_t)NBD_FLAG_C_FIXED_NEWSTYLE);
 			send_option(t, list[i], NULL, 0);
 			/* A server that skipped the option has this to answer. */
 			send_export_name(t);

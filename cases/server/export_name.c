@@ -9,21 +9,12 @@ enum { MOST_LISTED = 8, MOST_READ = 65536 };
 
 /* ---- what comes next on the connection ---- */
 
-/* So many of the next bytes as are there, left where they are; peer_goes_on() has waited for the first. */
-static size_t
-peek(const struct test *t, uint8_t *data, size_t len)
-{
-	ssize_t n = recv(t->s->fd, data, len, MSG_PEEK | MSG_DONTWAIT);
-
-	return n > 0 ? (size_t)n : 0;
-}
-
 /* This option has no replies, not even errors (proto.md:194, 1184). */
 static void
 expect_no_option_reply(struct test *t)
 {
 	uint8_t magic[8];
-	struct wire w = wire(magic, peek(t, magic, sizeof(magic)));
+	struct wire w = wire(magic, peek_bytes(t, magic, sizeof(magic)));
 
 	if (wire_be64(&w) != NBD_OPTION_REPLY_MAGIC)
 		return;
@@ -114,7 +105,7 @@ expect_transmission(struct test *t)
 	send_request(t, 0, NBD_CMD_READ, cookie, 0, length, NULL);
 	if (!peer_goes_on(t, R(transmission_after_export_name)))
 		broken(t, R(transmission_after_export_name), "the server ends the connection on the first request");
-	peek(t, &first, 1);
+	peek_bytes(t, &first, 1);
 	if (first == 0 && padded)
 		broken(t, R(export_name_zeroes_padding), "more than 124 zeroes follow the transmission flags");
 	if (first == 0)

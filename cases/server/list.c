@@ -33,13 +33,13 @@ expect_over(struct test *t, enum requirement_id in_step)
 {
 	uint8_t header[OPTION_REPLY_HEADER_SIZE];
 	struct option_reply r;
-	ssize_t n;
+	size_t n;
 
 	send_option(t, PROBE_OPTION, NULL, 0);
 	if (!peer_goes_on(t, in_step))
 		broken(t, in_step, "the server ends the connection on the option that follows");
-	n = recv(t->s->fd, header, sizeof(header), MSG_PEEK | MSG_DONTWAIT);
-	wire_get_option_reply(wire(header, n > 0 ? (size_t)n : 0), &r);
+	n = peek_bytes(t, header, sizeof(header));
+	wire_get_option_reply(wire(header, n), &r);
 	if (r.option == NBD_OPT_LIST) {
 		t->s->option = NBD_OPT_LIST;
 		recv_option_reply(t, R(list_replies));

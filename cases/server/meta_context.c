@@ -688,7 +688,7 @@ in_step_or_left(struct test *t, const char *label)
 		expect_next_client_served(t, R(handshake_no_hard_disconnect));
 		return;
 	}
-	recv(t->s->fd, head, sizeof(head), MSG_PEEK | MSG_WAITALL);
+	peek_bytes(t, head, sizeof(head));
 	wire_be64(&w);
 	EXPECT(t, R(option_data_consumed), wire_be32(&w) != BAIT_OPTION,
 	       "the option was served, and what stands behind its last query is then answered as an option");

@@ -35,7 +35,7 @@ expect_no_chunk(struct test *t, uint64_t offset, uint32_t length)
 	send_request(t, 0, NBD_CMD_READ, cookie, offset, length, NULL);
 	if (!peer_goes_on(t, R(read_reply_simple)))
 		return;
-	recv(t->s->fd, magic, sizeof(magic), MSG_PEEK | MSG_DONTWAIT);
+	peek_bytes(t, magic, sizeof(magic));
 	EXPECT(t, R(structured_reply_needs_negotiation), wire_be32(&w) != NBD_STRUCTURED_REPLY_MAGIC,
 	       "a structured reply, although the client did not ask for NBD_OPT_STRUCTURED_REPLY");
 	recv_simple_reply(t, cookie, length, R(read_reply_simple));

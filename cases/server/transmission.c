@@ -270,14 +270,14 @@ static void
 expect_head(struct test *t, uint64_t cookie, enum requirement_id r)
 {
 	uint8_t bytes[SIMPLE_REPLY_SIZE] = { 0 };
-	ssize_t n = recv(t->s->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+	size_t n = peek_bytes(t, bytes, sizeof(bytes));
 	struct buf want = { 0 };
 	struct simple_reply reply;
 
 	wire_get_simple_reply(wire(bytes, sizeof(bytes)), &reply);
 	wire_put_simple_reply(&want,
 	                      &(struct simple_reply){ NBD_SIMPLE_REPLY_MAGIC, reply.error, cookie, { NULL, 0 } });
-	if (n <= 0 || memcmp(bytes, want.at, (size_t)n) == 0)
+	if (memcmp(bytes, want.at, n) == 0)
 		return;
 	note(t, "instead came magic 0x%08" PRIx32 ", error 0x%08" PRIx32 ", cookie 0x%016" PRIx64, reply.magic,
 	     reply.error, reply.cookie);

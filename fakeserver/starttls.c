@@ -1,0 +1,101 @@
+/* NBD_OPT_STARTTLS: which mode the server is in (proto.md:528-634), and the way from clear text to TLS. */
+#include "fakeserver/core.h"
+
+#include "harness/nbd.h"
+
+#include <stdio.h>
+
+bool
+tls_is_required(const struct conn *c, const struct fake_export *e)
+{
+	const struct fake_tls *tls = &c->server->config->tls;
+
+	return tls->credentials != NULL && !c->over_tls && (tls->forced || (e != NULL && e->tls_only));
+}
+
+/* Nothing that was agreed in clear holds from here on (proto.md:1259-1264). */
+static void
+forget_negotiation(struct conn *c)
+{
+	struct state_change change = { .moment = STATE_STARTTLS, .option = c->option };
+
+	if (lies(c, ON_STATE))
+		lie_state(c, &change);
+	if (!change.keep_structured)
+		c->structured = false;
+	c->structured |= change.sets_structured;
+	c->private->drops_rest = change.sets_structured;
+	if (!change.keep_contexts) {
+		c->context_export = NULL;
+		c->n_contexts = 0;
+	}
+	c->private->has_info = c->private->go_differs = false;
+	c->private->reads_on = change.keep_input;
+	c->private->tls_priority = change.priority;
+	c->private->tls_careless = change.careless;
+}
+
+void
+handle_starttls(struct conn *c, const struct option *o)
+{
+	const struct fake_tls *tls = &c->server->config->tls;
+
+	if (o->length > 0)
+		option_refuse_invalid(c, "NBD_OPT_STARTTLS takes no data");
+	else if (tls->credentials == NULL)
+		option_error(c, knob(c, KNOB_starttls_denied) ? NBD_REP_ERR_POLICY : NBD_REP_ERR_UNSUP,
+		             "this server has no TLS");
+	else if (c->over_tls)
+		option_error(c, NBD_REP_ERR_INVALID, "this is TLS already");
+	else {
+		option_ack(c);
+		forget_negotiation(c);
+		c->phase = PHASE_TLS;
+	}
+}
+
+/* Once the ACK is sent. What has come behind the option belongs to TLS. */
+void
+conn_begin_tls(struct conn *c)
+{
+	const struct fake_tls *tls = &c->server->config->tls;
+	struct conn_private *p = c->private;
+	struct tls_setup setup = { .credentials = tls->credentials,
+		                   .priority = p->tls_priority != NULL ? p->tls_priority : tls->priority,
+		                   .verify = tls->verify,
+		                   .careless = p->tls_careless };
+	size_t behind = p->reads_on || p->drops_rest ? 0 : c->input.len;
+
+	p->tls = tls_new(c->in, &setup, (struct bytes){ c->input.at, behind });
+	p->tls_counted = behind;
+	if (!p->reads_on)
+		buf_clear(&c->input);
+}
+
+/* False where the connection has to end. */
+bool
+conn_advance_tls(struct conn *c)
+{
+	struct state_change change = { .moment = STATE_TLS_FAILED };
+	struct conn_private *p = c->private;
+	enum tls_progress progress = tls_handshake(p->tls);
+	char text[TLS_ERROR + 40];
+
+	p->blocked = progress == TLS_WANTS_WRITE;
+	if (progress == TLS_WANTS_READ || progress == TLS_WANTS_WRITE)
+		return true;
+	snprintf(text, sizeof(text), progress == TLS_UP ? "TLS is up%s" : "the TLS handshake has failed: %s",
+	         tls_why(p->tls));
+	conn_note(c, text);
+	c->over_tls = progress == TLS_UP;
+	c->phase = PHASE_HAGGLING;
+	if (progress == TLS_UP)
+		return true;
+	if (lies(c, ON_STATE))
+		lie_state(c, &change);
+	if (!change.go_on)
+		return false;
+	tls_free(p->tls);
+	p->tls = NULL;
+	return true;
+}
