@@ -184,6 +184,7 @@ def test_nothing_of_it_stays(nbdspec, tree):
                               env=nbdspec.env, stdout=subprocess.PIPE, text=True) as p:
             assert p.stdout.readline() == "begun\n"
             p.send_signal(how)
+            p.send_signal(how)
         assert p.returncode == (130 if how != signal.SIGKILL else -how)
         until(lambda: not processes(nbdspec.mark))
         until(lambda: not os.listdir(nbdspec.tmp))
@@ -293,6 +294,13 @@ def test_points_that_changed_alike_are_one_line(nbdspec, tree, releases):
     assert len(points) > 1 and None not in points
     assert f"({len(points)} points)" in releases("--tables") and points[0] not in releases("--tables")
     assert all(f"[{p}]" in releases("--tables", "-v") for p in points[:3])
+
+
+def test_a_report_that_is_cut_off(nbdspec, tree, releases):
+    report(nbdspec, tree, "debian-12", "qemu-nbd", GOOD)
+    whole = (tree / "build/reports/debian-12/qemu-nbd.json").read_text()
+    (tree / "build/reports/debian-12/nbdkit-file.json").write_text(whole[:-100])
+    assert "qemu-nbd" in releases("--tables") and "nbdkit-file" not in releases("--tables")
 
 
 def test_no_reports(releases):

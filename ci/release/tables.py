@@ -1,5 +1,5 @@
 """What the reports of several releases say beside each other: how each target did, and what changed between releases."""
-import collections, fnmatch, glob, json, os, re
+import collections, contextlib, fnmatch, glob, json, os, re
 
 import expect
 
@@ -7,13 +7,13 @@ REPORTS = "build/reports"
 
 
 def read(releases, targets=None):
-    """{target: {release: the JSON report}} of those that are there."""
+    """{target: {release: the JSON report}} of those that are there, and whole."""
     found = collections.defaultdict(dict)
     for release in releases:
         for path in sorted(glob.glob(f"{REPORTS}/{release}/*.json")):
             target = os.path.basename(path).removesuffix(".json")
             if targets is None or target in targets:
-                with open(path) as f:
+                with contextlib.suppress(json.JSONDecodeError), open(path) as f:  # a run that was killed has cut it off
                     found[target][release] = json.load(f)
     return dict(sorted(found.items()))
 
