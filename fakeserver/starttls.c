@@ -40,11 +40,11 @@ handle_starttls(struct conn *c, const struct option *o)
 {
 	const struct fake_tls *tls = &c->server->config->tls;
 
-	if (o->length > 0)
-		option_refuse_invalid(c, "NBD_OPT_STARTTLS takes no data");
-	else if (tls->credentials == NULL)
+	if (tls->credentials == NULL)
 		option_error(c, knob(c, KNOB_starttls_denied) ? NBD_REP_ERR_POLICY : NBD_REP_ERR_UNSUP,
 		             "this server has no TLS");
+	else if (o->length > 0)
+		option_refuse_invalid(c, "NBD_OPT_STARTTLS takes no data");
 	else if (c->over_tls)
 		option_error(c, NBD_REP_ERR_INVALID, "this is TLS already");
 	else {

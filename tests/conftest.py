@@ -186,7 +186,7 @@ def pasted(nbdspec, cases):
         files[-1].write_text('#include "cases/server/transmission.h"\n\n#include <inttypes.h>\n\n' +
                              re.sub(r"^CASE\(explored, \w+,", f"CASE(explored, {name},", case, flags=re.M))
     objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True).stdout.split()
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
     done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", nbdspec.cwd / "pasted",
                            *files, *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -115,7 +115,7 @@ def test_server_dies_of_a_crowd(nbdspec):
 def test_interrupted(nbdspec):
     """With all its clients."""
     p = nbdspec.start("server", *SMALL, "-c", "crowd/idle", "--", *server("{socket}", "hang@read:3"))
-    until(lambda: any("hang@read" in line for line in processes(nbdspec.mark).values()))
+    until(lambda: any("hang@read" in line and not line.startswith(NBDSPEC) for line in processes(nbdspec.mark).values()))
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=PATIENCE)
     assert p.returncode == 130 and "interrupted" in out and err == ""

@@ -125,7 +125,7 @@ def test_a_pasted_case_keeps_to_the_block_size(nbdspec):
     source, program = nbdspec.cwd / "case.c", nbdspec.cwd / "pasted"
     source.write_text('#include "cases/server/transmission.h"\n\n' + case)
     objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib"], capture_output=True, text=True, check=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True)
     subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-o", program, source, *objects,
                     *libraries.stdout.split(), "-lm"], check=True)
     for liar, status in ([], 0), (lie, 1):
