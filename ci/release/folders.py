@@ -39,6 +39,9 @@ def missing():
     for program, package in (("debootstrap", "debootstrap"), ("unshare", "util-linux"), ("setpriv", "util-linux"), ("jq", "jq")):
         if not shutil.which(program):
             return f"{program} is not installed (apt-get install {package}, or ci/install releases)"
+    tried = subprocess.run([*APART, "true"], text=True, capture_output=True)
+    if tried.returncode:
+        return f"it takes mounts of its own: {(tried.stderr.strip() or 'no word').splitlines()[-1]} (no chroot; in a container, --privileged)"
     return None
 
 
