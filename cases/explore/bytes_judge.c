@@ -148,11 +148,14 @@ take_export_name(struct judge *j)
 static void
 haggle(struct judge *j)
 {
+	bool fixed = (j->f->handshake_flags & j->client_flags & NBD_FLAG_C_FIXED_NEWSTYLE) != 0;
+
 	for (; j->next < j->n && !j->stop && !j->j->transmission; j->next++) {
 		const struct token *t = &j->token[j->next];
 		bool last = false;
 
-		j->stop |= t->kind != TOKEN_OPTION || !t->headed;
+		/* Newstyle that is not fixed knows one option, and the text says nothing of others there (proto.md:1180). */
+		j->stop |= t->kind != TOKEN_OPTION || !t->headed || (!fixed && t->option.option != NBD_OPT_EXPORT_NAME);
 		j->j->owed = !j->stop && t->whole;
 		if (!j->stop && t->option.option == NBD_OPT_EXPORT_NAME)
 			take_export_name(j);
