@@ -21,7 +21,7 @@ tls_handshake_as(struct test *t, const struct tls_setup *setup)
 	enum tls_progress p = session_handshake(t, setup);
 
 	if (p == TLS_UP)
-		note(t, "TLS 1.%u is up", tls_is_version(t->s->tls, 3) ? 3u : tls_is_version(t->s->tls, 2) ? 2u : 1u);
+		note(t, "TLS 1.%u is up", tls_version(t->s->tls));
 	else if (p == TLS_FAILED)
 		note(t, "the TLS handshake has failed: %s", tls_why(t->s->tls));
 	else

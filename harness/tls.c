@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+enum tls_kind { TLS_X509, TLS_PSK };
+
 struct tls_credentials {
 	enum tls_kind kind;
 	enum tls_role role;
@@ -484,13 +486,10 @@ tls_was_shut(const struct tls *s)
 	return s->was_shut;
 }
 
-bool
-tls_is_version(const struct tls *s, unsigned minor)
+unsigned
+tls_version(const struct tls *s)
 {
-	static const gnutls_protocol_t versions[] = { GNUTLS_TLS1_0, GNUTLS_TLS1_1, GNUTLS_TLS1_2, GNUTLS_TLS1_3 };
-
-	return minor < sizeof(versions) / sizeof(versions[0]) &&
-	       gnutls_protocol_get_version(s->session) == versions[minor];
+	return (unsigned)gnutls_protocol_get_version(s->session) - GNUTLS_TLS1_0;
 }
 
 const char *

@@ -47,7 +47,6 @@ bool tls_read_identity(const char *dir, struct tls_identity *i, char error[TLS_E
 /* ---- credentials ---- */
 
 enum tls_role { TLS_SERVER, TLS_CLIENT };
-enum tls_kind { TLS_X509, TLS_PSK };
 
 /* What a party has; it outlives the sessions that are made with it. */
 struct tls_credentials;
@@ -89,7 +88,7 @@ size_t tls_waiting(const struct tls *s);	/* bytes that tls_recv gives without a 
 enum tls_progress tls_shut(struct tls *s);	/* close_notify: we send no more */
 
 bool tls_was_shut(const struct tls *s);		/* the peer has sent close_notify */
-bool tls_is_version(const struct tls *s, unsigned minor);	/* 1.minor */
+unsigned tls_version(const struct tls *s);	/* of TLS 1.N, once it is up: N */
 const char *tls_why(const struct tls *s);	/* it failed, in words; "" */
 bool tls_saw_clear_text(const struct tls *s);	/* what came first begins no TLS record */
 /* Bytes on the wire, of both directions, from tls_new on; those of `early` count as read. */
