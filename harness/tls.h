@@ -95,4 +95,7 @@ bool tls_saw_clear_text(const struct tls *s);	/* what came first begins no TLS r
 uint64_t tls_bytes_read(const struct tls *s);
 uint64_t tls_bytes_written(const struct tls *s);
 
+/* Of a call of GnuTLS that hangs on nothing that anybody gives us: it fails where there is no memory, or no random bits. Aborts. */
+void tls_must(int failed);
+
 #endif

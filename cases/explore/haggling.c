@@ -189,6 +189,25 @@ choose_symbols(struct explorer *x)
 	}
 }
 
+/* What each way into an export tells by itself. */
+static void
+learn_entries(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->n_end; i++) {
+		const struct symbol *s = x->end[i];
+		struct export_fact *e = &x->facts.export[s->of];
+		const struct path p = { .at = { s }, .n = 1 };
+
+		if (s->kind != SYMBOL_OPTION || s->flaw != FLAW_NONE || s->bare || s->padded || !e->there)
+			continue;
+		walk(&x->s.w, &p, NULL);
+		if (s->option == NBD_OPT_GO)
+			e->by_go = x->s.w.model.export;
+		if (s->option == NBD_OPT_EXPORT_NAME)
+			e->by_name = x->s.w.model.export;
+	}
+}
+
 /* The i-th sequence of n symbols: the last one may be any, and the plainest ending stands behind it where it is none. */
 static struct path
 path_at(const struct explorer *x, unsigned n, uint64_t i)
@@ -337,9 +356,10 @@ CASE_EXPLORE(explore, haggling,
 		return;
 	learn_facts(t, &x.facts);
 	walker_start(&x.s.w, t, &x.facts);
+	choose_symbols(&x);
+	learn_entries(&x);
 	/* What was learnt has left nothing behind. */
 	search_renews(&x.s);
-	choose_symbols(&x);
 	tell_plan(&x);
 	if (x.plan->sequence != NULL && x.shard == 0)
 		explore_sequence(&x, x.plan->sequence);

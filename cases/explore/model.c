@@ -40,12 +40,15 @@ model_breach(struct model *m, enum requirement_id r, const char *expected, const
 	return MODEL_BREACH;
 }
 
-/* A SHOULD: the session goes on. */
+/* The session goes on: a SHOULD, or what this server always says, which would hide all else. Said once. */
 static void __attribute__((format(printf, 4, 5)))
 warning(struct model *m, enum requirement_id r, const char *expected, const char *fmt, ...)
 {
 	va_list ap;
 
+	for (unsigned i = 0; i < m->n_warnings; i++)
+		if (m->warning[i].broken[0] == r && strcmp(m->warning[i].expected, expected) == 0)
+			return;
 	if (m->n_warnings == MOST_WARNINGS)
 		return;
 	va_start(ap, fmt);
@@ -196,6 +199,29 @@ model_ended(struct model *m, const char *how)
 
 /* ---- INFO and GO ---- */
 
+static bool
+differ(const struct info_export *a, const struct info_export *b)
+{
+	return a->size != b->size || ((a->flags ^ b->flags) & NBD_FLAG_READ_ONLY) != 0;
+}
+
+/* `alone` is what this option tells by itself: where that is no other the server is known to contradict itself so. */
+static enum model_step
+judge_export(struct model *m, const struct info_export *alone, const char *expected)
+{
+	static const char *const how = "size %" PRIu64 ", flags 0x%04x; before it was %" PRIu64 ", 0x%04x";
+	const struct export_fact *e = &m->facts->export[m->now->of];
+
+	if (!differ(&m->export, &(struct info_export){ e->size, e->flags }))
+		return MODEL_MORE;
+	if (differ(&m->export, alone))
+		return model_breach(m, R(info_export_same_as_export_name), expected, how, m->export.size,
+		                    m->export.flags, e->size, e->flags);
+	warning(m, R(info_export_same_as_export_name), expected, how, m->export.size, m->export.flags, e->size,
+	        e->flags);
+	return MODEL_MORE;
+}
+
 static enum model_step
 take_export(struct model *m, const struct rep_info *info)
 {
@@ -211,11 +237,7 @@ take_export(struct model *m, const struct rep_info *info)
 	if ((m->export.flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
 		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
 		                    "flags 0x%04x", m->export.flags);
-	if (e->there && (m->export.size != e->size || ((m->export.flags ^ e->flags) & NBD_FLAG_READ_ONLY) != 0))
-		return model_breach(m, R(info_export_same_as_export_name), "what this export is at other times",
-		                    "size %" PRIu64 ", flags 0x%04x; before it was %" PRIu64 ", 0x%04x", m->export.size,
-		                    m->export.flags, e->size, e->flags);
-	return MODEL_MORE;
+	return e->there ? judge_export(m, &e->by_go, "what this export is at other times") : MODEL_MORE;
 }
 
 static enum model_step
@@ -279,7 +301,7 @@ judge_info_acked(struct model *m)
 		return MODEL_NEXT;
 	}
 	if (before != NULL && before->of == s->of && before->bare == s->bare && m->told != m->info_told)
-		return model_breach(m, R(info_then_go_same), "what INFO has told just before", "something else");
+		warning(m, R(info_then_go_same), "what INFO has told just before", "something else");
 	m->entered = s->of;
 	m->by_go = true;
 	m->size = m->export.size;
@@ -548,8 +570,8 @@ judge_form(struct model *m, const struct option_reply *r)
 	if (r->option == BAIT_OPTION)
 		return model_breach(m, R(option_data_consumed), "the data of an option is skipped", "it is answered");
 	if (r->option != m->now->option)
-		return model_breach(m, R(option_reply_echoes_option), m->now->name, "a reply to %s",
-		                    name_text(NAME_OPTION, r->option, text));
+		return model_breach(m, R(option_reply_echoes_option), "the option that was sent", "%s for %s",
+		                    name_text(NAME_OPTION, r->option, text), m->now->name);
 	if (r->type == NBD_REP_ACK && r->length > 0)
 		return model_breach(m, R(rep_ack_empty), "NBD_REP_ACK without data", "%" PRIu32 " bytes", r->length);
 	if (is_error(r->type) && r->length > NBD_MAX_STRING)
@@ -607,10 +629,8 @@ model_export_name(struct model *m, const struct export_name_reply *r)
 			return model_breach(m, R(export_name_zeroes_padding), "124 zeroes", "byte %zu is 0x%02x", i,
 			                    r->padding.at[i]);
 	m->export = (struct info_export){ r->size, r->flags };
-	if (r->size != e->size || ((r->flags ^ e->flags) & NBD_FLAG_READ_ONLY) != 0)
-		return model_breach(m, R(info_export_same_as_export_name), "what INFO has told",
-		                    "size %" PRIu64 ", flags 0x%04x; it was %" PRIu64 ", 0x%04x", r->size, r->flags,
-		                    e->size, e->flags);
+	if (judge_export(m, &e->by_name, "what INFO has told") == MODEL_BREACH)
+		return MODEL_BREACH;
 	if ((r->flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
 		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
 		                    "flags 0x%04x", r->flags);

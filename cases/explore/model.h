@@ -61,6 +61,7 @@ struct export_fact {
 	struct bytes name;
 	uint64_t size;
 	uint16_t flags;			/* by INFO */
+	struct info_export by_go, by_name;	/* what GO and EXPORT_NAME tell by themselves; all 0 where they were not asked */
 	uint32_t minimum;		/* block size; 1 where nothing was told */
 	bool by_export_name;		/* EXPORT_NAME enters it */
 	bool bare_go;			/* INFO tells of it although NBD_INFO_BLOCK_SIZE is not asked for */
@@ -140,7 +141,7 @@ struct model {
 	bool by_go;
 	uint64_t size;
 	uint16_t flags;
-	/* SHOULDs that were broken on the way */
+	/* What was broken on the way, and the session goes on */
 	struct breach warning[MOST_WARNINGS];
 	unsigned n_warnings;
 	struct breach breach;
