@@ -76,6 +76,12 @@ def walked(message):
     return int(count), int(symbols)
 
 
+def test_a_server_that_always_contradicts_itself_hides_nothing_else(nbdspec):
+    findings, _ = explore(nbdspec, "--explore-sequence", f"{BASE},EXPORT_NAME",
+                          *serve("--lie", "export_name_size_off_by_one", "--lie", "export_name_clears_contexts"), status=1)
+    assert {r["requirement"] for r in findings} == {"info_export_same_as_export_name", "status_error_code"}
+
+
 def test_every_lie_about_the_state_is_here():
     found = set()
     for name in subprocess.run(["grep", "-rhoE", r"^(LIE\(\w+, ON_STATE|STATE_LIE\(\w+)", f"{ROOT}/fakeserver/lies"],
