@@ -228,6 +228,27 @@ write_part(const char *path, const char *text, mode_t mode)
 	return fclose(f) == 0 && ok;
 }
 
+/* A group that everybody knows (RFC 7919): where qemu finds none it makes one at each start, which takes a second. */
+static bool
+write_group(const char *dir)
+{
+	char *path = join_path(dir, "dh-params.pem"), *text;
+	gnutls_dh_params_t group;
+	gnutls_datum_t pem;
+	bool ok;
+
+	tls_must(gnutls_dh_params_init(&group));
+	tls_must(gnutls_dh_params_import_raw2(group, &gnutls_ffdhe_2048_group_prime, &gnutls_ffdhe_2048_group_generator,
+	                                      gnutls_ffdhe_2048_key_bits));
+	tls_must(gnutls_dh_params_export2_pkcs3(group, GNUTLS_X509_FMT_PEM, &pem));
+	gnutls_dh_params_deinit(group);
+	text = text_of(&pem);
+	ok = write_part(path, text, 0644);
+	free(text);
+	free(path);
+	return ok;
+}
+
 bool
 tls_write_identity(const struct tls_identity *i, const char *dir)
 {
@@ -243,7 +264,7 @@ tls_write_identity(const struct tls_identity *i, const char *dir)
 			ok = write_part(path, *parts[k].text, parts[k].mode);
 		free(path);
 	}
-	return ok;
+	return ok && write_group(dir);
 }
 
 /* True without a text where there is no such file. */

@@ -775,9 +775,10 @@ read_command_line(struct server_run *run)
 	if (status != 0 || run->list)
 		return status;
 	status = take_target(run);
-	if (status == 0 && is_exploration(run) && run->target.tls != NULL && run->target.tls->always)
-		status =
-			cli_usage_error(run->cli, "explorations go without TLS so far: leave out --tls, or say nbd://");
+	if (status == 0 && (run->explore.mutation.asked || run->explore.unchecked) && run->target.tls != NULL &&
+	    run->target.tls->always)
+		status = cli_usage_error(run->cli, "%s goes in clear: leave out --tls, or say nbd://",
+		                         run->explore.unchecked ? "--unchecked" : "--mutate");
 	if (status == 0)
 		status = check_paths(run);
 	if (status == 0 && run->expect_path != NULL && (run->expect = expect_load(run->expect_path, error)) == NULL)

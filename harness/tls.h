@@ -39,7 +39,7 @@ const char *tls_flaw_name(enum tls_flaw f);	/* "expired"; "good" for none */
 /* One authority, and its certificates, with every flaw; they are valid for a day. False and one line in error. */
 bool tls_make_identities(struct tls_identity made[N_TLS_FLAWS], char error[TLS_ERROR]);
 void tls_identity_free(struct tls_identity *i);
-/* In a directory, by the names that qemu, nbdkit and libnbd give them: ca-cert.pem, server-cert.pem, … False and errno. */
+/* In a directory, by the names that qemu, nbdkit and libnbd give them: ca-cert.pem, server-cert.pem, …, with dh-params.pem. False and errno. */
 bool tls_write_identity(const struct tls_identity *i, const char *dir);
 /* From there; what is not there is NULL. False and one line in error where there is no authority, or one is unreadable. */
 bool tls_read_identity(const char *dir, struct tls_identity *i, char error[TLS_ERROR]);

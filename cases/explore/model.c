@@ -140,7 +140,7 @@ model_sent(struct model *m, const struct symbol *s)
 	m->replies = m->n_export = 0;
 	m->told = 0;
 	m->violated_before = m->violated;
-	m->violated |= is_violation(s) || (is_set && !m->structured);
+	m->violated |= is_violation(s) || (is_set && !m->structured) || (s->option == NBD_OPT_STARTTLS && m->over_tls);
 	m->between |= !is_set && s->option != NBD_OPT_GO && s->option != NBD_OPT_EXPORT_NAME;
 	if (!is_set)
 		return;
@@ -197,6 +197,18 @@ model_ended(struct model *m, const char *how)
 	return astray(m, R(handshake_no_hard_disconnect), "an answer to the option", how);
 }
 
+static enum model_step
+unasked_df(struct model *m)
+{
+	model_breach(m, m->structured_in_clear ? R(starttls_forgets_state) : R(df_flag_without_structured),
+	             "no NBD_FLAG_SEND_DF without structured replies", "flags 0x%04x", m->export.flags);
+	snprintf(m->breach.holds, sizeof(m->breach.holds), "(t->s->flags & NBD_FLAG_SEND_DF) == 0");
+	m->breach.holds_inside = true;
+	if (m->structured_in_clear)
+		breaks_also(m, R(df_flag_without_structured));
+	return MODEL_BREACH;
+}
+
 /* ---- INFO and GO ---- */
 
 static bool
@@ -235,8 +247,7 @@ take_export(struct model *m, const struct rep_info *info)
 	if ((m->export.flags & NBD_FLAG_HAS_FLAGS) == 0)
 		return model_breach(m, R(has_flags_set), "NBD_FLAG_HAS_FLAGS", "flags 0x%04x", m->export.flags);
 	if ((m->export.flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
-		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
-		                    "flags 0x%04x", m->export.flags);
+		return unasked_df(m);
 	return e->there ? judge_export(m, &e->by_go, "what this export is at other times") : MODEL_MORE;
 }
 
@@ -521,12 +532,27 @@ judge_structured(struct model *m, const struct option_reply *r)
 	return MODEL_NEXT;
 }
 
-/* TLS is not spoken here: where the server agrees to it the session is over. */
+static enum model_step
+judge_second_starttls(struct model *m, const struct option_reply *r)
+{
+	return r->type == NBD_REP_ERR_INVALID || r->type == NBD_REP_ERR_SHUTDOWN
+	               ? MODEL_NEXT
+	               : wrong_type(m,
+	                            m->facts->tls_required ? R(forcedtls_second_starttls_invalid)
+	                                                   : R(selectivetls_second_starttls_invalid),
+	                            "NBD_REP_ERR_INVALID: this is TLS", r->type);
+}
+
+/* Where we cannot speak it, and the server agrees to it, the session is over. */
 static enum model_step
 judge_starttls(struct model *m, const struct option_reply *r)
 {
+	bool plain = m->now->flaw == FLAW_NONE;
+
+	if (m->over_tls)
+		return judge_second_starttls(m, r);
 	if (r->type == NBD_REP_ACK && !m->tls_refused)
-		return MODEL_OVER;
+		return m->facts->tls != NULL && plain ? MODEL_TLS : MODEL_OVER;
 	if (r->type == NBD_REP_ACK)
 		return wrong_type(m, R(tls_mode_consistent), "an error, as before", r->type);
 	if (!is_error(r->type))
@@ -534,7 +560,11 @@ judge_starttls(struct model *m, const struct option_reply *r)
 	if (r->type != NBD_REP_ERR_UNSUP && r->type != NBD_REP_ERR_POLICY && r->type != NBD_REP_ERR_INVALID &&
 	    r->type != NBD_REP_ERR_PLATFORM && r->type != NBD_REP_ERR_SHUTDOWN)
 		return wrong_type(m, R(notls_starttls_errors), "NBD_REP_ERR_UNSUP or NBD_REP_ERR_POLICY", r->type);
-	m->tls_refused |= m->now->flaw == FLAW_NONE;
+	if (m->facts->tls != NULL && plain && r->type != NBD_REP_ERR_SHUTDOWN)
+		return wrong_type(m,
+		                  m->facts->tls_required ? R(forcedtls_starttls_acked) : R(selectivetls_starttls_acked),
+		                  "NBD_REP_ACK: STARTTLS is served at other times", r->type);
+	m->tls_refused |= plain;
 	return MODEL_NEXT;
 }
 
@@ -577,9 +607,28 @@ judge_form(struct model *m, const struct option_reply *r)
 	if (is_error(r->type) && r->length > NBD_MAX_STRING)
 		return model_breach(m, R(option_reply_string_limits), "a text of 4096 bytes at most",
 		                    "%" PRIu32 " bytes", r->length);
+	if (r->type == NBD_REP_ERR_TLS_REQD && m->over_tls)
+		return wrong_type(m,
+		                  m->facts->tls_required ? R(forcedtls_no_tls_reqd_after_tls)
+		                                         : R(selectivetls_no_tls_reqd_after_tls),
+		                  "anything else: this is TLS", r->type);
 	if (r->type == NBD_REP_ERR_TLS_REQD && m->tls_refused)
 		return wrong_type(m, R(notls_no_tls_reqd), "anything else, for STARTTLS was refused", r->type);
 	return MODEL_NEXT;
+}
+
+/* Nothing that was agreed before holds from here on (proto.md:1236-1239). */
+void
+model_over_tls(struct model *m)
+{
+	m->facts = m->facts->tls;
+	m->over_tls = true;
+	m->structured_in_clear = m->structured;
+	m->selected_in_clear = m->n_contexts > 0;
+	m->structured = m->structured_refused = m->selected_before = m->between = m->unjudged = m->had_info = false;
+	m->selection = SELECTED_NEVER;
+	m->n_contexts = 0;
+	m->info = NULL;
 }
 
 enum model_step
@@ -632,8 +681,7 @@ model_export_name(struct model *m, const struct export_name_reply *r)
 	if (judge_export(m, &e->by_name, "what INFO has told") == MODEL_BREACH)
 		return MODEL_BREACH;
 	if ((r->flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
-		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
-		                    "flags 0x%04x", r->flags);
+		return unasked_df(m);
 	m->entered = m->now->of;
 	m->size = r->size;
 	m->flags = r->flags;
