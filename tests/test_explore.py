@@ -119,12 +119,6 @@ def test_the_product_and_connections_go_over_tls(nbdspec):
     assert " 24576 tried; 0 deviate" in told["explore/transmission"]["message"] and " 0 deviate" in told["explore/connections"]["message"]
 
 
-@pytest.mark.parametrize("option", [["--unchecked", "--explore", 1], ["--mutate", 5]])
-def test_what_goes_in_clear_says_so(nbdspec, option):
-    error = nbdspec("server", "--tls", *option, *serve("--tls", "require", "--tls-certificates", "{certs}"), status=2).stderr
-    assert error == f"nbdspec server: {option[0]} goes in clear: leave out --tls, or say nbd://\n"
-
-
 def test_a_server_that_always_contradicts_itself_hides_nothing_else(nbdspec):
     findings, _ = explore(nbdspec, "--explore-sequence", f"{BASE},EXPORT_NAME",
                           *serve("--lie", "export_name_size_off_by_one", "--lie", "export_name_clears_contexts"), status=1)
