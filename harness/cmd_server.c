@@ -102,7 +102,8 @@ enum option_id {
 	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true }, \
 	{ "junit", 0, "FILE", "report: JUnit XML", OPT_REPORT + 1, true }, \
 	{ "json", 0, "FILE", "report: JSON, docs/json-schema.json", OPT_REPORT + 2, true }, \
-	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true },
+	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true }, \
+	{ "html", 0, "FILE", "report: a page for a browser, in one file", OPT_REPORT + 4, true },
 /* clang-format on */
 
 static const struct cli_option server_options[] = {
@@ -470,12 +471,31 @@ check_lower(struct server_run *run)
 }
 
 /* What a failure's own command line has of ours; the case, the seed and where results go it has anew. */
+static const enum option_id kept[] = { OPT_TLS,        OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,
+	                               OPT_DAEMON,     OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS,
+	                               OPT_FILESYSTEM, OPT_DRIVER, 0 };
+
+static bool
+is_among(int id, const enum option_id *list)
+{
+	while (*list != 0 && (int)*list != id)
+		list++;
+	return *list != 0;
+}
+
+static char *
+option_word(const struct cli_given *g)
+{
+	char *word;
+
+	if (asprintf(&word, "--%s", option_with(g->id)->name) < 0)
+		abort();
+	return word;
+}
+
 static char *
 again_text(const struct server_run *run)
 {
-	static const enum option_id kept[] = { OPT_TLS,     OPT_EXPORT,      OPT_SIZE,       OPT_VIA,
-		                               OPT_PREPARE, OPT_DAEMON,      OPT_FACTOR,     OPT_CHECK,
-		                               OPT_DIRECT,  OPT_LOWER_FLAGS, OPT_FILESYSTEM, OPT_DRIVER };
 	const struct cli *cli = run->cli;
 	/* What --driver names is given there. */
 	char *const *program = run->target.program + (run->driver != NULL);
@@ -490,12 +510,8 @@ again_text(const struct server_run *run)
 	if (words == NULL || owned == NULL)
 		abort();
 	for (size_t i = 0; i < cli->n_given; i++)
-		for (size_t k = 0; k < sizeof(kept) / sizeof(kept[0]); k++) {
-			if (cli->given[i].id != (int)kept[k])
-				continue;
-			if (asprintf(&words[n], "--%s", option_with(cli->given[i].id)->name) < 0)
-				abort();
-			owned[n_owned++] = words[n++];
+		if (is_among(cli->given[i].id, kept)) {
+			owned[n_owned++] = words[n++] = option_word(&cli->given[i]);
 			if (cli->given[i].value != NULL)
 				words[n++] = (char *)cli->given[i].value;
 		}
@@ -1070,6 +1086,36 @@ close_files(struct server_run *run)
 
 /* ---- the run ---- */
 
+/* What runs one of the cases again, as this run does. */
+static char *
+rerun_text(const struct server_run *run)
+{
+	static const enum option_id mine[] = { OPT_STRICT,   OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_FRESH, OPT_WAIVED,
+		                               OPT_PAIRWISE, OPT_CROWD,   OPT_RELOAD,      OPT_SEED,  0 };
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (f == NULL)
+		abort();
+	for (size_t i = 0; i < run->cli->n_given; i++) {
+		const struct cli_given *g = &run->cli->given[i];
+		char *words[] = { NULL, (char *)g->value, NULL }, *quoted;
+
+		if (!is_among(g->id, mine) && !(run->target.via == VIA_URI && is_among(g->id, kept)))
+			continue;
+		words[0] = option_word(g);
+		quoted = shell_quote(words);
+		fprintf(f, "%s ", quoted);
+		free(quoted);
+		free(words[0]);
+	}
+	fprintf(f, "%s", run->target.again);
+	if (fclose(f) != 0)
+		abort();
+	return text;
+}
+
 static void
 run_all(struct server_run *run)
 {
@@ -1147,13 +1193,14 @@ status_of(struct server_run *run, bool written)
 static int
 conduct(struct server_run *run)
 {
-	char *name = target_describe(&run->target);
+	char *name = target_describe(&run->target), *again = rerun_text(run);
 	struct run_info info = { .command = run->cli->line,
 		                 .target = run->target_name ? run->target_name : name,
 		                 .suite = run->suite == SUITE_DURABILITY  ? "durability"
 		                          : run->target.via == VIA_CLIENT ? "client"
 		                                                          : "server",
 		                 .version = NBDSPEC_VERSION,
+		                 .again = again,
 		                 .started = (uint64_t)time(NULL),
 		                 .n_cases = (unsigned)run->n_cases * run->runs,
 		                 .strict = run->strict };
@@ -1171,6 +1218,7 @@ conduct(struct server_run *run)
 	}
 	if (run->runner.trace_fd >= 0)
 		close(run->runner.trace_fd);
+	free(again);
 	free(name);
 	return status;
 }

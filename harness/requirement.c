@@ -1,5 +1,6 @@
 #include "harness/requirement.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const struct requirement catalogue[] = {
@@ -22,6 +23,29 @@ requirement_named(const char *id)
 		if (strcmp(catalogue[i].id, id) == 0)
 			return (enum requirement_id)i;
 	return REQUIREMENT_NONE;
+}
+
+static const struct chapter chapters[] = {
+#define CHAPTER(line, depth, title) { line, depth, title },
+#include "cases/chapters.def"
+};
+
+const struct chapter *
+chapter_at(unsigned i)
+{
+	return i < sizeof(chapters) / sizeof(chapters[0]) ? &chapters[i] : NULL;
+}
+
+unsigned
+requirement_chapter(enum requirement_id id)
+{
+	const char *colon = strchr(requirement(id)->where, ':');
+	unsigned long line = colon != NULL ? strtoul(colon + 1, NULL, 10) : 0;
+	unsigned i = 0;
+
+	while (chapter_at(i + 1) != NULL && chapter_at(i + 1)->line <= line)
+		i++;
+	return i;
 }
 
 const char *

@@ -34,6 +34,16 @@ struct requirement {
 
 const struct requirement *requirement(enum requirement_id id);		/* never NULL; id 0 is "none" */
 enum requirement_id requirement_named(const char *id);			/* REQUIREMENT_NONE when unknown */
+
+/* A heading of the protocol text. They stand in cases/chapters.def. */
+struct chapter {
+	unsigned line, depth;		/* from 1 */
+	const char *title;
+};
+
+const struct chapter *chapter_at(unsigned i);				/* in order; NULL past the last */
+unsigned requirement_chapter(enum requirement_id id);			/* the chapter that its first line stands in */
+
 const char *level_name(enum level level);				/* "MUST NOT" */
 const char *binds_name(enum binds binds);				/* "server" */
 

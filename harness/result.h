@@ -41,6 +41,7 @@ struct result {
 	const char *case_id;		/* "group/name" */
 	const char *point;		/* "flags=0x2d", or NULL */
 	const char *title;		/* what the case does, one sentence */
+	const enum requirement_id *cites;	/* what the case asks, up to NONE; or NULL */
 	enum verdict verdict;
 	bool red;			/* it alone makes the run fail: --strict, --require and expectations weighed */
 	enum requirement_id requirement;	/* what was broken (warn, fail) or is spoken of (info); else NONE */
@@ -70,6 +71,7 @@ struct run_info {
 	const char *suite;		/* "server" */
 	const char *version;		/* of nbdspec */
 	uint64_t started;		/* seconds since 1970 */
+	const char *again;		/* behind "nbdspec SUITE -c CASE": what runs a case of it again; or NULL */
 	unsigned n_cases;		/* selected; a lower bound for the number of results */
 	bool strict;
 };

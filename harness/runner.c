@@ -281,6 +281,7 @@ emit(struct state *st, struct slot *s, const struct report_header *h, char *cons
 		.case_id = s->job->def->id,
 		.point = h->length[REPORT_POINT] > 0 ? strings[REPORT_POINT] : NULL,
 		.title = s->job->def->title,
+		.cites = s->job->def->cites,
 		.verdict = h->verdict,
 		.requirement = h->requirement,
 		.message = strings[REPORT_MESSAGE],

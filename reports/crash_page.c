@@ -1,16 +1,11 @@
 /* The page of a crash exploration: the template crash.html, with the JSON report in it, and the same as text. */
 #include "harness/crash/report.h"
-#include "harness/printable.h"
+#include "reports/json.h"
+#include "reports/page.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-extern const char crash_page_template[];
-__asm__(".section .rodata\n"
-        "crash_page_template:\n"
-        ".incbin \"reports/crash.html\"\n"
-        ".byte 0\n"
-        ".previous\n");
+PAGE_TEMPLATE(crash_page_template, "reports/crash.html");
 
 /* ---- what goes into it ---- */
 
@@ -35,26 +30,13 @@ page_report(const json_t *report)
 /* ---- text in HTML ---- */
 
 static void
-put_html(FILE *f, const char *text)
-{
-	char *clean = printable_text(text != NULL ? text : "", PRINTABLE_AGAIN);
-
-	for (const char *at = clean; *at != '\0'; at++)
-		if (strchr("&<>\"'", *at) != NULL)
-			fprintf(f, "&#%d;", *at);
-		else
-			fputc(*at, f);
-	free(clean);
-}
-
-static void
 put_title(FILE *f, const json_t *report)
 {
 	const char *trace = json_string_value(json_object_get(json_object_get(report, "exploration"), "trace"));
 	const char *slash = trace != NULL ? strrchr(trace, '/') : NULL;
 
 	fprintf(f, "Crash exploration of ");
-	put_html(f, slash != NULL ? slash + 1 : trace);
+	page_put_text(f, slash != NULL ? slash + 1 : trace);
 }
 
 static void
@@ -74,7 +56,7 @@ put_text(FILE *f, const json_t *report)
 		fputc('\n', f);
 		json_array_foreach(json_object_get(finding, "told"), k, line)
 		{
-			put_html(f, json_string_value(line));
+			page_put_text(f, json_string_value(line));
 			fputc('\n', f);
 		}
 	}
@@ -84,45 +66,30 @@ put_text(FILE *f, const json_t *report)
 		fprintf(f, "\ninterrupted: this is what was known by then\n");
 }
 
-/* No markup can begin in it. */
-static bool
+static void
 put_json(FILE *f, const json_t *report)
 {
-	json_t *page = page_report(report);
-	char *text = json_dumps(page, JSON_ENSURE_ASCII | JSON_COMPACT);
+	FILE *json = page_json_open(f);
 
-	for (const char *at = text; at != NULL && *at != '\0'; at++)
-		if (strchr("&<>", *at) != NULL)
-			fprintf(f, "\\u%04x", (unsigned)*at);
-		else
-			fputc(*at, f);
-	json_decref(page);
-	free(text);
-	return text != NULL;
+	json_put(json, page_report(report), JSON_ENSURE_ASCII | JSON_COMPACT);
+	fclose(json);
 }
-
-/* ---- the template ---- */
 
 static bool
 write_page(FILE *f, const json_t *report)
 {
-	const char *at = crash_page_template, *place;
-	bool ok = true;
+	const char *place = page_write(f, crash_page_template);
 
-	while (ok && (place = strchr(at, '@')) != NULL) {
-		fwrite(at, 1, (size_t)(place - at), f);
-		at = place;
-		if (strncmp(at, "@TITLE@", 7) == 0)
+	while (place != NULL) {
+		if (place_is(place, "TITLE"))
 			put_title(f, report);
-		else if (strncmp(at, "@TEXT@", 6) == 0)
+		else if (place_is(place, "TEXT"))
 			put_text(f, report);
-		else if (strncmp(at, "@JSON@", 6) == 0)
-			ok = put_json(f, report);
 		else
-			fputc('@', f);
-		at += at[1] >= 'A' && at[1] <= 'Z' ? strcspn(at + 1, "@") + 2 : 1;
+			put_json(f, report);
+		place = page_write(f, place_end(place));
 	}
-	return ok && fputs(at, f) >= 0;
+	return !ferror(f);
 }
 
 CRASH_REPORT(page) = {

@@ -1,18 +1,16 @@
 /* One JSON object for programs; docs/json-schema.json describes it. Each result stands on a line of its own. */
-#include "reports/report.h"
+#include "reports/json.h"
 
 #include "harness/printable.h"
 
 #include <err.h>
-#include <jansson.h>
 #include <stdlib.h>
-
-enum { FORMAT = 1 }; /* grows when a reader of the old form would misread the new one */
 
 struct json {
 	FILE *f;
+	bool brief;
 	bool any; /* a result was written */
-	json_t *stale;
+	json_t *stale, *catalogue;
 };
 
 /* What says nothing is null, so that a reader need not tell "" from none. */
@@ -30,6 +28,17 @@ text(const char *s)
 	return text_flags(s, 0);
 }
 
+/* The names of those up to NONE, at most `most`. */
+static json_t *
+names_of(const enum requirement_id *list, size_t most)
+{
+	json_t *names = json_array();
+
+	for (size_t i = 0; list != NULL && i < most && list[i] != REQUIREMENT_NONE; i++)
+		json_array_append_new(names, json_string(requirement(list[i])->id));
+	return names;
+}
+
 /* clang-format off */
 
 static json_t *
@@ -38,7 +47,7 @@ result_object(const struct result *r)
 	const struct requirement *q = requirement(r->requirement);
 	bool none = r->requirement == REQUIREMENT_NONE;
 
-	return json_pack("{so so so ss sb so so so so so so so so so so so so so so sI}",
+	return json_pack("{so so so ss sb so so so so so so so so so so so so so so so sI}",
 			 "case", text(r->case_id),
 			 "point", text(r->point),
 			 "title", text(r->title),
@@ -49,6 +58,7 @@ result_object(const struct result *r)
 			 "binds", text(none ? "" : binds_name(q->binds)),
 			 "where", text(none ? "" : q->where),
 			 "text", text(none ? "" : q->text),
+			 "also", names_of(r->also, ALSO_MOST),
 			 "message", text(r->message),
 			 "expected", text(r->expected),
 			 "got", text(r->got),
@@ -64,12 +74,13 @@ result_object(const struct result *r)
 static json_t *
 head_object(const struct run_info *info)
 {
-	return json_pack("{si so so so so sI si sb}",
-			 "format", FORMAT,
+	return json_pack("{si so so so so so sI si sb}",
+			 "format", JSON_FORMAT,
 			 "nbdspec", text(info->version),
 			 "command", text(info->command),
 			 "target", text(info->target),
 			 "suite", text(info->suite),
+			 "again", text_flags(info->again, PRINTABLE_LINES | PRINTABLE_AGAIN),
 			 "started", (json_int_t)info->started,
 			 "cases", (int)info->n_cases,
 			 "strict", (int)info->strict);
@@ -93,9 +104,8 @@ summary_object(const struct run_summary *s)
 	return summary;
 }
 
-/* Writes the value and lets it go. All texts are UTF-8 by now, so what could not be made wants memory. */
-static void
-put(FILE *f, json_t *value, size_t flags)
+void
+json_put(FILE *f, json_t *value, size_t flags)
 {
 	if (value == NULL)
 		errx(3, "no memory for a JSON report");
@@ -103,31 +113,73 @@ put(FILE *f, json_t *value, size_t flags)
 	json_decref(value);
 }
 
-static void *
-json_open(FILE *f, const struct run_info *info)
+/* What is said of each case once, though it may have many results. */
+static void
+remember_case(struct json *j, const struct result *r)
+{
+	autofree char *id = printable_string(r->case_id);
+
+	if (json_object_get(j->catalogue, id) == NULL)
+		json_object_set_new(
+			j->catalogue, id,
+			json_pack("{so so}", "title", text(r->title), "cites", names_of(r->cites, N_REQUIREMENTS)));
+}
+
+void
+json_make_brief(json_t *result)
+{
+	static const char *const said_elsewhere[] = { "title", "level", "binds", "where", "text" };
+	const char *name;
+	json_t *value;
+	void *next;
+
+	for (size_t i = 0; i < sizeof(said_elsewhere) / sizeof(said_elsewhere[0]); i++)
+		json_object_del(result, said_elsewhere[i]);
+	json_object_foreach_safe(result, next, name, value)
+	{
+		if (json_is_null(value) || json_is_false(value) ||
+		    (json_is_array(value) && json_array_size(value) == 0))
+			json_object_del(result, name);
+	}
+}
+
+void *
+json_begin(FILE *f, const struct run_info *info, bool brief)
 {
 	struct json *j = report_state(sizeof(*j));
 
 	j->f = f;
+	j->brief = brief;
 	j->stale = json_array();
+	j->catalogue = json_object();
 	putc('{', f);
-	put(f, head_object(info), JSON_EMBED);
+	json_put(f, head_object(info), JSON_EMBED);
 	fputs(",\n\"results\": [", f);
 	return j;
 }
 
-static void
+static void *
+json_open(FILE *f, const struct run_info *info)
+{
+	return json_begin(f, info, false);
+}
+
+void
 json_result(void *state, const struct result *r)
 {
 	struct json *j = state;
+	json_t *object = result_object(r);
 
 	fputs(j->any ? ",\n" : "\n", j->f);
 	j->any = true;
-	put(j->f, result_object(r), 0);
+	remember_case(j, r);
+	if (j->brief && object != NULL)
+		json_make_brief(object);
+	json_put(j->f, object, j->brief ? JSON_COMPACT : 0);
 	fflush(j->f);
 }
 
-static void
+void
 json_stale(void *state, const struct stale *s)
 {
 	struct json *j = state;
@@ -136,15 +188,17 @@ json_stale(void *state, const struct stale *s)
 	                                          text(s->pattern)));
 }
 
-static void
+void
 json_finish(void *state, const struct run_summary *s)
 {
 	struct json *j = state;
 
-	fputs("\n],\n\"stale\": ", j->f);
-	put(j->f, j->stale, 0);
+	fputs("\n],\n\"catalogue\": ", j->f);
+	json_put(j->f, j->catalogue, 0);
+	fputs(",\n\"stale\": ", j->f);
+	json_put(j->f, j->stale, 0);
 	fputs(",\n\"summary\": ", j->f);
-	put(j->f, summary_object(s), 0);
+	json_put(j->f, summary_object(s), 0);
 	fputs("}\n", j->f);
 	fflush(j->f);
 	free(j);

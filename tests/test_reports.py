@@ -58,7 +58,7 @@ def test_golden(reports, run, writer):
     assert got == wanted
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", (*WRITERS, "html"))
 @pytest.mark.parametrize("run", RUNS)
 def test_no_byte_of_a_peer_gets_through(reports, run, writer):
     text = (reports / f"{run}.{writer}").read_bytes().decode("utf-8")
@@ -104,6 +104,7 @@ def test_json_schema_names_every_key(reports):
     report = results_of(reports, "all")
     for object_, part in ((report, schema), (report["results"][0], schema["definitions"]["result"]),
                           (report["summary"], schema["properties"]["summary"]),
+                          (next(iter(report["catalogue"].values())), schema["properties"]["catalogue"]["additionalProperties"]),
                           (report["stale"][0], schema["properties"]["stale"]["items"])):
         assert set(object_) == set(part["properties"]) == set(part["required"])
 

@@ -44,10 +44,12 @@ static const char transcript[] =
 #define RESULT(...) { .title = "", .message = "", .expected = "", .got = "", .feature = "", .transcript = "",          \
 		      .server = "", .reason = "", .duration_us = 12345, __VA_ARGS__ }
 
+static const enum requirement_id cited[] = { R(unknown_option_unsup), R(option_reply_echoes_option), REQUIREMENT_NONE };
+
 #pragma GCC diagnostic ignored "-Woverride-init"	/* RESULT gives what the entry leaves out */
 
 static const struct result results[] = {
-	RESULT(.case_id = "greeting/newstyle_magic", .title = "The greeting begins with both magic numbers."),
+	RESULT(.case_id = "greeting/newstyle_magic", .title = "The greeting begins with both magic numbers.", .cites = cited),
 	RESULT(.case_id = "read/whole_export", .point = "offset=0 length=4096", .duration_us = 999),
 	RESULT(.case_id = "list/order_of_exports", .verdict = VERDICT_INFO, .requirement = R(option_reply_echoes_option),
 	       .message = "exports come in the order of the command line"),
@@ -70,6 +72,7 @@ static const struct result results[] = {
 	       .expected = "NBD_OPT_LIST (3)", .got = "0", .transcript = "    0.301 ms  1 S: option reply NBD_REP_ACK (1) to 0x0, 0 bytes\n"),
 	RESULT(.case_id = "read/past_the_end", .verdict = VERDICT_FAIL, .red = true, .duration_us = 2003004,
 	       .title = "A read past the end fails, and the server lives on.", .requirement = R(unknown_option_unsup),
+	       .cites = cited, .also = { R(option_reply_echoes_option), R(numbers_big_endian) },
 	       .message = "the connection was reset instead of a reply",
 	       .server = "killed by signal 11 (SIGSEGV)\nstderr: nbd: assertion failed: offset < size\n"
 			 "Bail out! I am the server's stderr\n",
@@ -106,6 +109,7 @@ static const struct run_info info = {
 	.command = "nbdspec server -- nbdkit --exit-with-parent memory 'size=1M\033'",
 	.target = "nbdkit memory " BIDI,
 	.suite = "server",
+	.again = "--strict -- nbdkit memory 'size=1M</script>\\033'",
 	.version = "0.1",
 	.started = 1700000000,
 	.n_cases = 20,
@@ -309,7 +313,7 @@ verdicts_have_names(void **state)
 static void
 writers_are_sorted(void **state)
 {
-	static const char *const wanted[] = { "json", "junit", "tap", "text" };
+	static const char *const wanted[] = { "html", "json", "junit", "tap", "text" };
 	size_t i;
 
 	(void)state;
