@@ -129,27 +129,27 @@ read_run(const struct cli *cli, const char *path, int *status)
 
 /* ---- writing ---- */
 
-/* What was written by hand may have other texts than ours do. */
-static void
-make_printable(json_t *value)
+/* What was written by hand may have other texts than ours do. Returns a new value. */
+static json_t *
+made_printable(const json_t *value)
 {
+	json_t *made = json_is_object(value) ? json_object() : json_is_array(value) ? json_array() : NULL, *part;
+	autofree char *clean = printable_text(json_is_string(value) ? json_string_value(value) : "",
+	                                      PRINTABLE_LINES | PRINTABLE_AGAIN);
 	const char *name;
-	json_t *part;
 	size_t i;
 
-	if (json_is_string(value)) {
-		autofree char *clean = printable_text(json_string_value(value), PRINTABLE_LINES | PRINTABLE_AGAIN);
-
-		json_string_set(value, clean);
-	}
-	json_object_foreach(value, name, part)
+	json_object_foreach((json_t *)(uintptr_t)value, name, part)
 	{
-		make_printable(part);
+		autofree char *key = printable_text(name, PRINTABLE_LINES | PRINTABLE_AGAIN);
+
+		json_object_set_new(made, key, made_printable(part));
 	}
 	json_array_foreach(value, i, part)
 	{
-		make_printable(part);
+		json_array_append_new(made, made_printable(part));
 	}
+	return made != NULL ? made : json_is_string(value) ? json_string(clean) : json_copy((json_t *)(uintptr_t)value);
 }
 
 static void
@@ -162,10 +162,9 @@ write_page(FILE *f, json_t *runs)
 	runs_page_begin(&page, f, "NBD conformance");
 	json_array_foreach(runs, i, run)
 	{
-		make_printable(run);
 		if (i > 0)
 			fputs(",\n", page.json);
-		json_dumpf(run, page.json, JSON_COMPACT);
+		json_put(page.json, made_printable(run), JSON_COMPACT);
 	}
 	runs_page_end(&page);
 }

@@ -1,0 +1,358 @@
+"""The page of a run (--html) and the page of many (nbdspec matrix): what they say, in a browser, and that nothing hostile gets out of its place."""
+
+import html
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from conftest import NBDSPEC, PATIENCE, ROOT
+from test_crash_page import Tags, drawn  # noqa: F401 (a fixture)
+
+UNIT = os.path.join(os.path.dirname(NBDSPEC), "tests/unit_reports")
+HOSTILE = ["</script><script>document.title='owned'</script>", "<img src=x onerror=alert(1)>", "\x1b[31m\x07\x00\x7f", "\u202e\u2028 & @JSON@ \"'", "x" * 4096,
+           "--><!--<script>"]
+# What the checks of a page begin with.
+TOOLS = """
+const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)], seen = {};
+const errors = [];
+window.addEventListener("error", e => errors.push(e.message));
+const key = (target, key) => target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const wait = () => new Promise(done => setTimeout(done, 300));
+const rows = () => $$("#results > li").map(li => li.querySelector(".tag").textContent + " " + li.querySelector(".case").textContent);
+const type = async (box, text) => { $(box).value = text; $(box).dispatchEvent(new Event("input")); await wait(); };
+const told = () => document.body.setAttribute("data-seen", JSON.stringify({ ...seen, errors, requests: performance.getEntriesByType("resource").map(e => e.name) }));
+"""
+
+
+@pytest.fixture
+def look(drawn):  # noqa: F811
+    """Runs steps in a page; returns what they have put into `seen`."""
+
+    def run(name, steps):
+        dom = drawn(name, TOOLS + "(async () => {" + steps + "\n})().catch(e => errors.push(String(e))).finally(told);")
+        seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom).group(1)))
+        assert seen.pop("errors") == [] and seen.pop("requests") == []
+        return seen, dom
+
+    return run
+
+
+@pytest.fixture
+def page(nbdspec):
+    """The page and the JSON that the unit's runs give: all verdicts, hostile texts."""
+
+    def make(run="all"):
+        for name in ("html", "json"):
+            with open(nbdspec.cwd / f"{run}.{name}", "wb") as f:
+                subprocess.run([UNIT, name, run], stdout=f, check=True)
+        return Tags((nbdspec.cwd / f"{run}.html").read_text()), json.loads((nbdspec.cwd / f"{run}.json").read_text())
+
+    return make
+
+
+def result(case="option/abort", verdict="pass", **more):
+    return {"case": case, "point": None, "title": None, "verdict": verdict, "red": False, "requirement": None, "level": None, "binds": None, "where": None,
+            "text": None, "also": [], "message": None, "expected": None, "got": None, "feature": None, "transcript": None, "again": None, "server": None,
+            "expectation": None, "reason": None, "duration_us": 1, **more}
+
+
+def report(results, target="one, 1.0", suite="server", **more):
+    asks = "client_strings_no_nul" if suite == "client" else "abort_ignores_data"
+    catalogue = {r["case"]: {"title": "A title", "cites": [asks]} for r in results}
+    count = {v: sum(r["verdict"] == v for r in results) for v in ("pass", "info", "skip", "warn", "fail", "error")}
+    summary = {**count, "known": 0, "red": sum(r["red"] for r in results), "stale": 0, "interrupted": False, "broken": None, "duration_us": 5}
+    return {"format": 1, "nbdspec": "0.1", "command": "nbdspec server", "target": target, "suite": suite, "again": "nbd://x", "started": 1700000000,
+            "cases": len(catalogue), "strict": False, "results": results, "catalogue": catalogue, "stale": [], "summary": summary, **more}
+
+
+@pytest.fixture
+def matrix(nbdspec):
+    """The page of these reports."""
+
+    def make(*reports, status=0):
+        names = []
+        for i, r in enumerate(reports):
+            names.append(f"r{i}.json")
+            (nbdspec.cwd / names[-1]).write_text(r if isinstance(r, str) else json.dumps(r))
+        return nbdspec("matrix", "-o", "matrix.html", *names, status=status)
+
+    return make
+
+
+# ---- what is in the file ----
+
+def test_page_stands_alone(page):
+    tags, said = page()
+    assert tags.tags.count("script") == 2 and "img" not in tags.tags and not {"src", "onerror"} & set(tags.attributes)
+    data = json.loads(tags.scripts[0])
+    assert [(r["case"], r["verdict"]) for r in data["runs"][0]["results"]] == [(r["case"], r["verdict"]) for r in said["results"]]
+    for brief, full in zip(data["runs"][0]["results"], said["results"]):
+        assert brief.items() <= full.items() and not [v for k, v in brief.items() if v in (None, False, [])]
+    for name in ("target", "again", "catalogue", "stale", "summary"):
+        assert data["runs"][0][name] == said[name]
+
+
+@pytest.mark.parametrize("run", ["all", "green", "broken"])
+def test_no_request_and_no_markup(nbdspec, page, run):
+    tags, _ = page(run)
+    text = (nbdspec.cwd / f"{run}.html").read_text()
+    assert "default-src 'none'" in text and not re.search(r"@import|url\(|https?://", text.replace(tags.scripts[0], ""))
+    assert not re.search("[<>&]", tags.scripts[0])
+
+
+def test_catalogue_is_that_of_the_protocol(page):
+    """Every requirement, and under which heading of the text it stands."""
+    tags, _ = page("green")
+    data = json.loads(tags.scripts[0])
+    chapters, by_id = data["chapters"], {q["id"]: q for q in data["requirements"]}
+    q = by_id["abort_ignores_data"]
+    line = int(re.match(r"proto\.md:(\d+)", q["where"]).group(1))
+    assert chapters[q["chapter"]]["line"] <= line and (q["level"], q["binds"]) == ("SHOULD", "server")
+    assert "untestable" in by_id["newstyle_debug_port"] and "untestable" not in q
+    for q in by_id.values():
+        line, after = int(re.match(r"proto\.md:(\d+)", q["where"]).group(1)), chapters[q["chapter"] + 1:]
+        assert chapters[q["chapter"]]["line"] <= line and all(line < c["line"] for c in after)
+
+
+def test_chapters_are_those_of_the_text():
+    path = os.path.join(ROOT, "../shared/spec/proto.md")
+    if not os.path.exists(path):
+        pytest.skip("the protocol text is not here")
+    with open(path, encoding="utf-8") as f:
+        headings = [(n, m.group(1), m.group(2).replace("`", "")) for n, line in enumerate(f, 1) if (m := re.match(r"(#+) (.*)", line))]
+    with open(os.path.join(ROOT, "cases/chapters.def"), encoding="utf-8") as f:
+        ours = [(int(n), "#" * int(d), t) for n, d, t in re.findall(r'^CHAPTER\((\d+), (\d+), "(.*)"\)$', f.read(), re.M)]
+    assert ours == headings
+
+
+# ---- a run in a browser ----
+
+def test_all_results_are_there(page, look):
+    """What fails the run first; a hostile name is text."""
+    _, said = page()
+    seen, dom = look("all.html", "seen.rows = rows(); seen.title = document.title; seen.verdict = $('#verdict').textContent; seen.stale = $$('#stale li').length;")
+    assert len(seen["rows"]) == len(said["results"]) and seen["stale"] == 1
+    red = [r for r in said["results"] if r["red"]]
+    assert all(row.split()[0] in ("error", "fail", "warn", "pass") for row in seen["rows"][:len(red)])
+    assert {r["case"] + (f"[{r['point']}]" if r["point"] else "") for r in red} == {row.split(" ", 1)[1] for row in seen["rows"][:len(red)]}
+    assert seen["verdict"] == f"{said['summary']['red']} results make the run fail" and seen["title"] == said["target"]
+    assert "img" not in Tags(dom).tags and Tags(dom).tags.count("script") == 3
+
+
+def test_broken_run(page, look):
+    page("broken")
+    seen, _ = look("broken.html", "seen.verdict = $('#verdict').textContent; seen.rows = rows();")
+    assert seen["verdict"].startswith("Ended early: the server did not start") and seen["rows"] == []
+
+
+def test_filters(page, look):
+    _, said = page()
+    seen, _ = look("all.html", """
+        const chip = name => $("[data-chip=" + name + "]");
+        chip("skip").click(); seen.skip = rows(); chip("info").click(); seen.both = rows(); seen.pressed = chip("info").getAttribute("aria-pressed");
+        chip("skip").click(); chip("info").click(); seen.all = rows().length;
+        chip("known").click(); seen.known = rows(); chip("known").click();
+        chip("red").click(); seen.red = rows().length; $("#reset").click(); seen.reset = rows().length;
+        $("#group").value = "tls"; $("#group").dispatchEvent(new Event("change")); seen.group = rows(); $("#reset").click();
+        await type("#search", "0x7fffffff SIGSEGV"); seen.nothing = rows();
+        await type("#search", "sigsegv"); seen.found = rows(); seen.shown = $("#shown").textContent;
+        key($("#search"), "Escape"); await wait(); seen.escaped = rows().length;""")
+    count = said["summary"]
+    assert len(seen["skip"]) == count["skip"] and len(seen["both"]) == count["skip"] + count["info"] and seen["pressed"] == "true"
+    assert seen["all"] == seen["reset"] == seen["escaped"] == len(said["results"])
+    assert sorted(seen["known"]) == ["fail export_name/padding", "warn option/late_reply"]
+    assert seen["red"] == sum(r["red"] for r in said["results"])
+    assert len(seen["group"]) == 5 and all(row.split()[1].startswith("tls/") for row in seen["group"])
+    assert seen["nothing"] == [] and seen["found"] == ["fail read/past_the_end"] and seen["shown"].startswith("1 of 21 results")
+
+
+def test_a_result_opens(page, look):
+    """What was expected and came, the requirement with its place, the messages, and the command that does it again."""
+    page()
+    seen, _ = look("all.html", """
+        const open = text => { const li = $$("#results > li").find(li => li.textContent.includes(text)); li.firstChild.click(); return li; };
+        const li = open("option/unknown_is_refused"), panel = li.querySelector(".panel");
+        seen.expected = panel.querySelector(".expected").textContent; seen.got = panel.querySelector(".got").textContent; seen.text = panel.textContent;
+        seen.client = panel.querySelectorAll("pre .client").length; seen.hex = panel.querySelectorAll("pre .hex").length;
+        seen.again = panel.querySelector(".replay code").textContent; seen.expanded = li.firstChild.getAttribute("aria-expanded");
+        li.firstChild.click(); seen.closed = li.querySelector(".panel") === null;
+        seen.known = open("export_name/padding").textContent; seen.also = open("read/past_the_end").querySelectorAll(".place").length;
+        seen.hostile = open("hostile/bytes").querySelector("pre").textContent; seen.pass = open("greeting/newstyle_magic").textContent;""")
+    assert (seen["expected"], seen["got"]) == ("NBD_REP_ERR_UNSUP (0x80000001)", "NBD_REP_ACK (1)") and "proto.md:" in seen["text"]
+    assert (seen["client"], seen["hex"]) == (1, 6) and seen["expanded"] == "true" and seen["closed"]
+    assert seen["again"] == "nbdspec server -c option/unknown_is_refused --strict -- nbdkit memory 'size=1M</script>\\033'"
+    assert "padding is sent in spite of NO_ZEROES, xapi-nbd #63" in seen["known"] and seen["also"] == 3
+    assert "]]>&<b a='\">\\\\ # TODO no" in seen["hostile"] and "\x1b" not in seen["hostile"]
+    assert "2 requirements" in seen["pass"] and "The greeting begins with both magic numbers." in seen["pass"]
+
+
+def test_run_by_keyboard(page, look):
+    page()
+    seen, _ = look("all.html", """
+        key(document.body, "/"); seen.search = document.activeElement.id;
+        const at = () => $$("#results .row").indexOf(document.activeElement);
+        $("#results .row").focus(); seen.at = [at()];
+        for (const k of ["ArrowDown", "ArrowDown", "ArrowUp", "ArrowUp", "ArrowUp"]) { key(document.activeElement, k); seen.at.push(at()); }
+        seen.buttons = $$("#results .row").every(b => b.tagName === "BUTTON");
+        $("#results .row").focus(); seen.outline = getComputedStyle(document.activeElement).outlineStyle;""")
+    assert seen["search"] == "search" and seen["at"] == [0, 1, 2, 1, 0, 0] and seen["buttons"] and seen["outline"] == "solid"
+
+
+def test_coverage(page, look):
+    """Broken beats held; held is what a passed case asks; what nobody asks is said to be so."""
+    page()
+    seen, _ = look("all.html", """
+        seen.total = $("#covered").textContent;
+        $$("#coverage details").forEach(d => { d.open = true; }); await wait();
+        const item = id => $$("#coverage li").find(li => li.textContent.includes(", " + id + ","));
+        seen.tags = ["unknown_option_unsup", "option_reply_echoes_option", "numbers_big_endian", "abort_ignores_data", "newstyle_debug_port"].map(id => item(id).querySelector(".tag").textContent);
+        seen.client = item("client_strings_no_nul") === undefined;
+        item("option_reply_echoes_option").querySelector("button").click(); await wait(); seen.rows = rows(); seen.shown = $("#shown").textContent;""")
+    assert seen["tags"] == ["broken", "broken", "broken", "not asked", "untestable"] and seen["client"]
+    assert "bind the server and can be tested: 3 broken, " in seen["total"]
+    assert "fail read/past_the_end" in seen["rows"] and "pass greeting/newstyle_magic" in seen["rows"] and not [r for r in seen["rows"] if "tls/" in r]
+    assert "to option_reply_echoes_option." in seen["shown"]
+
+
+@pytest.mark.parametrize("page_of", ["run", "matrix"])
+def test_page_fits(nbdspec, page, matrix, drawn, page_of):  # noqa: F811
+    """On a phone nothing is wider than the screen, open results included."""
+    page()
+    matrix(json.loads((nbdspec.cwd / "all.json").read_text()), report([result()]))
+    inside = (nbdspec.cwd / ("all.html" if page_of == "run" else "matrix.html")).read_text()
+    (nbdspec.cwd / "frames.html").write_text("<body></body>")
+    script = """const widths = [];
+        for (const w of [1280, 400, 320]) {
+            const frame = document.createElement("iframe");
+            frame.style.width = w + "px";
+            frame.srcdoc = %s;
+            frame.onload = () => {
+                frame.contentDocument.querySelectorAll("#results .row").forEach(b => b.click());
+                frame.contentDocument.querySelectorAll("details").forEach(d => { d.open = true; });
+                setTimeout(() => { widths.push(frame.contentDocument.documentElement.scrollWidth <= w);
+                    document.body.setAttribute("data-fits", widths.join()); }, 300); };
+            document.body.append(frame);
+        }""" % json.dumps(inside).replace("</", "<\\/")
+    assert 'data-fits="true,true,true"' in drawn("frames.html", script)
+
+
+def test_hundred_thousand_results(nbdspec, matrix, look):
+    """Not all are drawn at once, and the page is there within two seconds; on a busy machine within ten."""
+    results = [result(f"group{i % 40}/case{i % 500}", "fail" if i % 1000 == 7 else "pass", point=f"n={i}", message=f"told {i}") for i in range(100000)]
+    matrix(report(results))
+    seen, _ = look("matrix.html", """seen.ms = performance.now(); seen.drawn = rows().length; seen.shown = $("#shown").textContent;
+        const from = performance.now(); await type("#search", "told 99999"); seen.found = rows(); seen.search_ms = performance.now() - from;""")
+    assert seen["drawn"] < 1000 and seen["shown"].startswith("All 100,000 results") and seen["found"] == ["pass group39/case499[n=99999]"]
+    assert (nbdspec.cwd / "matrix.html").stat().st_size < 20 << 20 and seen["ms"] < 10000 and seen["search_ms"] < 10000
+
+
+# ---- from the command line ----
+
+@pytest.mark.parametrize("suite, words", [("server", ["--fresh", "-c", "greeting/newstyle_layout", "--", NBDSPEC, "serve", "--unix", "{socket}"]),
+                                          ("client", ["-c", "plain/honest", "--", NBDSPEC, "driver", "--copy", "{uri}", "{out}"])])
+def test_page_of_a_run(nbdspec, look, suite, words):
+    nbdspec(suite, "-q", "--html", "page.html", "--json", "page.json", *words)
+    said = json.loads((nbdspec.cwd / "page.json").read_text())
+    seen, _ = look("page.html", "seen.rows = rows().length; $('#results .row').click(); seen.again = $('.replay code').textContent;")
+    assert seen["rows"] == len(said["results"]) > 0
+    done = subprocess.run(["sh", "-c", seen["again"] + " >/dev/null"], cwd=nbdspec.cwd, check=False, timeout=PATIENCE,
+                          env={**nbdspec.env, "PATH": f"{os.path.dirname(NBDSPEC)}:{os.environ['PATH']}"})
+    assert done.returncode == 0
+
+
+def test_command_of_a_uri(nbdspec, fake):
+    """What is allowed, and how, is said again; where the reports go is not."""
+    uri = fake("--unix", nbdspec.cwd / "s", "--export", "size=1M")
+    nbdspec("server", "-q", "--destructive", "--time-factor", "2", "--crowd", "7", "-c", "greeting/*", "--target", "it", "--json", "page.json", uri)
+    assert json.loads((nbdspec.cwd / "page.json").read_text())["again"] == f"--destructive --time-factor 2 --crowd 7 '{uri}'"
+
+
+def test_no_half_page(nbdspec, matrix):
+    matrix(report([result()]))
+    for where in ("/dev/full", "/no/where"):
+        assert where in nbdspec.broken("matrix", "-o", where, "r0.json")
+        done = nbdspec("server", "-q", "--html", where, "-c", "greeting/*", "--", NBDSPEC, "serve", "--unix", "{socket}", status=3)
+        assert where in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_to_standard_output(nbdspec, matrix):
+    matrix(report([result()]))
+    assert nbdspec("matrix", "r0.json", status=0).stdout == (nbdspec.cwd / "matrix.html").read_text()
+
+
+@pytest.mark.parametrize("text, word", [("{", "line 1"), ("[]", "is no report"), ("{}", "is no report"), (json.dumps({"format": 2, "results": []}), "is no report"),
+                                        (json.dumps({"format": 1, "results": []}), "older nbdspec"), (report([result()], suite=None), "damaged"),
+                                        (report([result(verdict="odd")]), "damaged"), (report([result(message=7)]), "damaged"),
+                                        (report([result()], catalogue={}), "damaged"), (report([result(also=[1])]), "damaged")])
+def test_what_is_no_report(nbdspec, matrix, text, word):
+    done = matrix(report([result()]), text, status=3)
+    assert "r1.json" in done.stderr and word in done.stderr and done.stderr.count("\n") == 1 and not (nbdspec.cwd / "matrix.html").exists()
+
+
+def test_matrix_usage(nbdspec):
+    assert "want the reports" in nbdspec.usage("matrix")
+    assert "no.json" in nbdspec.broken("matrix", "no.json")
+
+
+# ---- many runs in a browser ----
+
+def several():
+    broken = {"requirement": "abort_ignores_data", "level": "SHOULD"}
+    return [report([result(), result("option/go")], "alpha, 1.0"), report([result(verdict="warn", expectation="known", reason="it is known", **broken)], "beta, 2.0"),
+            report([result(verdict="warn", red=True, expected="this", got="that", transcript="  0.1 ms  1 C: option\n", **broken)], "beta, 2.1"),
+            report([result("plain/all", "skip", message="not offered")], "gamma", suite="client")]
+
+
+def test_matrix_of_runs(matrix, look):
+    matrix(*several())
+    seen, _ = look("matrix.html", """
+        seen.rows = $$("#matrix tbody tr").map(tr => tr.cells[0].firstChild.textContent); seen.cells = $$("#matrix td").map(td => td.className + td.textContent);
+        seen.heads = $$("#matrix thead th").map(th => th.textContent); seen.verdict = $("#verdict").textContent;
+        $("[data-suite=client]").click(); seen.client = $$("#matrix tbody tr").length; $("[data-suite=client]").click();
+        await type("#all-search", "beta 2.1"); seen.found = $$("#matrix td").length;""")
+    assert seen["rows"] == ["server", "alpha, 1.0", "beta, 2.0", "beta, 2.1", "client", "gamma"] and len(seen["heads"]) == 3
+    assert seen["cells"] == ["c-none", "c-held✓", "c-none", "c-warn1", "c-none", "c-red1", "c-skip·", "c-none"] and seen["verdict"] == "1 run of 4 not as expected"
+    assert seen["client"] == 2 and seen["found"] == 1
+
+
+def test_a_cell_opens_its_cases(matrix, look):
+    matrix(*several())
+    seen, _ = look("matrix.html", """
+        $$("#matrix td")[5].click(); await wait(); seen.title = document.title; seen.rows = rows(); seen.back = $("#back").hidden;
+        $("#results .row").click(); seen.expected = $(".panel .expected").textContent; seen.pre = $(".panel pre").textContent;
+        location.hash = ""; await wait(); seen.all = $("#all").hidden; seen.one = $("#one").hidden;
+        $$("#matrix thead th")[2].click(); await wait(); seen.split = $$("#matrix thead th").map(th => th.textContent); seen.chapter = document.title;
+        $$("#matrix td")[1].click(); await wait(); seen.other = document.title; seen.shown = $("#shown").textContent;
+        $("#back a").click(); await wait(); seen.home = document.title;""")
+    assert (seen["title"], seen["rows"], seen["back"]) == ("beta, 2.1", ["warn option/abort"], False)
+    assert (seen["expected"], seen["pre"]) == ("this", "  0.1 ms  1 C: option\n") and not seen["all"] and seen["one"]
+    assert seen["split"] == ["4 runs", "abort_ignores_data"] and seen["other"] == "beta, 2.0" and "abort_ignores_data" in seen["shown"]
+    assert seen["home"] == "NBD conformance"
+
+
+def test_matrix_by_keyboard(matrix, look):
+    matrix(*several())
+    seen, _ = look("matrix.html", """
+        seen.stops = $$("#matrix [tabindex='0']").length;
+        const at = () => [document.activeElement.parentNode.rowIndex, document.activeElement.cellIndex], press = k => { key(document.activeElement, k); return at(); };
+        key(document.body, "/"); seen.search = document.activeElement.id;
+        $("#matrix [tabindex='0']").focus(); seen.at = [at()].concat(["ArrowRight", "ArrowDown", "ArrowRight", "Home", "End", "ArrowUp", "ArrowUp"].map(press));
+        key(document.activeElement, "ArrowDown"); key(document.activeElement, "Enter"); await wait(); seen.title = document.title; seen.shown = $("#shown").textContent;""")
+    assert seen["stops"] == 1 and seen["search"] == "all-search"
+    assert seen["at"] == [[2, 0], [2, 1], [3, 1], [3, 2], [3, 0], [3, 2], [2, 2], [0, 2]] and seen["title"] == "alpha, 1.0"
+
+
+def test_hostile_reports(matrix, look):
+    """A report that somebody has made by hand is text, too."""
+    results = [result(f"option/{text}", "fail", point=text, message=text, expected=text, got=text, transcript=text, again=text, server=text, reason=text,
+                      requirement=text, also=[text], feature=text, expectation="known") for text in HOSTILE if "\0" not in text]
+    matrix(report(results, HOSTILE[0], again=HOSTILE[1], command=HOSTILE[0]), report([result()]))
+    seen, dom = look("matrix.html", """
+        seen.rows = $$("#matrix tbody tr").length; location.hash = "#run=0"; await wait();
+        $$("#results .row").forEach(b => b.click()); seen.open = $$(".panel").length; seen.title = document.title; seen.text = $("#results").textContent;
+        location.hash = "#run=99&chapter=zz&requirement=" + encodeURIComponent("<b>"); await wait(); seen.home = $("#all").hidden;""")
+    assert seen["open"] == len(results) and seen["title"] == HOSTILE[0] and not seen["home"] and HOSTILE[4] in seen["text"]
+    assert "img" not in Tags(dom).tags and Tags(dom).tags.count("script") == 3 and "\x1b" not in seen["text"] and "\u202e" not in seen["text"]
