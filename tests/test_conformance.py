@@ -36,6 +36,15 @@ def conformance(nbdspec):
     return run
 
 
+def test_matrix_of_all(conformance, nbdspec):
+    """Also where one was skipped; of what ran now alone."""
+    (nbdspec.cwd / "tree/ci/targets/two").write_text(TARGET.replace(f"needs={NBDSPEC}", "needs=no-such-program"))
+    done, _ = conformance()
+    page = nbdspec.cwd / "tree/build/reports/matrix.html"
+    assert done.returncode == 0 and f"all of it as a page: {page}" in done.stdout
+    assert page.read_text().count('"target":"one, ') == 1
+
+
 def sequences(message):
     return int(message.split()[0])
 

@@ -333,6 +333,20 @@ def test_a_cell_opens_its_cases(matrix, look):
     assert seen["home"] == "NBD conformance"
 
 
+def test_matrix_by_case(matrix, look):
+    """A chapter's cases in place of its requirements; each cell has the points of one."""
+    reports = several()
+    reports[0]["results"] += [result(verdict="fail", point=str(i), expectation="known") for i in range(3)]
+    matrix(*reports)
+    seen, _ = look("matrix.html", """
+        seen.hidden = $("#by-case").hidden; $$("#matrix thead th")[2].click(); await wait(); $("#by-case").click(); await wait();
+        seen.heads = $$("#matrix thead th").map(th => th.textContent); seen.cells = $$("#matrix td").map(td => td.className + td.textContent); seen.pressed = $("#by-case").getAttribute("aria-pressed");
+        $$("#matrix td")[0].click(); await wait(); seen.rows = rows(); seen.shown = $("#shown").textContent;""")
+    assert seen["hidden"] and seen["heads"] == ["4 runs", "option/abort", "option/go"] and seen["pressed"] == "true"
+    assert seen["cells"] == ["c-fail3", "c-held✓", "c-warn1", "c-none", "c-red1", "c-none", "c-none", "c-none"]
+    assert seen["rows"] == ["fail option/abort[0]", "fail option/abort[1]", "fail option/abort[2]", "pass option/abort"] and "4 of 5 results of option/abort." == seen["shown"].split("  ")[0].strip()
+
+
 def test_matrix_by_keyboard(matrix, look):
     matrix(*several())
     seen, _ = look("matrix.html", """
