@@ -46,7 +46,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 # What is put into it as it is.
 $(BUILD)/obj/reports/crash_page.o: reports/crash.html
 $(BUILD)/obj/reports/html.o: reports/runs.html
-$(BUILD)/obj/reports/page.o: reports/page.css reports/page.js
+$(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js
 
 $(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
 	@mkdir -p $(@D)

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <sys/types.h>
 
-/* What all pages share: the places @STYLE@ and @SCRIPT@. */
+/* What all pages share. */
+PAGE_TEMPLATE(page_head, "reports/page.html");
 PAGE_TEMPLATE(page_style, "reports/page.css");
 PAGE_TEMPLATE(page_script, "reports/page.js");
 
@@ -36,17 +37,28 @@ place_end(const char *place)
 	return strchr(place + 1, '@') + 1;
 }
 
+/* What stands in the place in every page; NULL: that is for the page to say. */
+static const char *
+shared_text(const char *place)
+{
+	return place_is(place, "HEAD")     ? page_head
+	       : place_is(place, "STYLE")  ? page_style
+	       : place_is(place, "SCRIPT") ? page_script
+	                                   : NULL;
+}
+
 const char *
 page_write(FILE *f, const char *at)
 {
-	const char *place = strchr(at, '@');
+	const char *place = strchr(at, '@'), *shared;
 
 	while (place != NULL && !is_place(place))
 		place = strchr(place + 1, '@');
 	fwrite(at, 1, place != NULL ? (size_t)(place - at) : strlen(at), f);
-	if (place == NULL || !(place_is(place, "STYLE") || place_is(place, "SCRIPT")))
+	shared = place != NULL ? shared_text(place) : NULL;
+	if (shared == NULL)
 		return place;
-	fputs(place_is(place, "STYLE") ? page_style : page_script, f);
+	fputs(shared, f);
 	return page_write(f, place_end(place));
 }
 

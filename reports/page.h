@@ -16,7 +16,7 @@
 
 /*
  * Writes the template from `at` up to its next place, and returns that; NULL when it is written to its end. What all
- * pages share, page.css and page.js, is put into @STYLE@ and @SCRIPT@ meanwhile.
+ * pages share, page.html, page.css and page.js, is put into @HEAD@, @STYLE@ and @SCRIPT@ meanwhile.
  */
 const char *page_write(FILE *f, const char *at);
 bool place_is(const char *place, const char *name);

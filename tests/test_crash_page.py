@@ -215,21 +215,28 @@ def test_copied_command(nbdspec, drawn, log_checker):  # noqa: F811
         assert done.returncode == 1 and "is damaged" in done.stdout
 
 
-def test_page_fits(nbdspec, page, drawn, log_checker):  # noqa: F811
-    """On a phone nothing is wider than the screen."""
-    page(log(flush_records=False), log_checker, "--budget", "40")
-    inside = (nbdspec.cwd / "page.html").read_text()
-    (nbdspec.cwd / "frames.html").write_text("<body></body>")
+def fits(directory, drawn, text, steps=""):
+    """Nothing of the page is wider than a screen of 1280, 400 and 320 pixels, once the steps in `page`, its document, are done."""
+    (directory / "frames.html").write_text("<body></body>")
     script = """const widths = [];
         for (const w of [1280, 400, 320]) {
             const frame = document.createElement("iframe");
             frame.style.width = w + "px";
             frame.srcdoc = %s;
-            frame.onload = () => { widths.push(frame.contentDocument.documentElement.scrollWidth <= w);
-                document.body.setAttribute("data-fits", widths.join()); };
+            frame.onload = () => {
+                const page = frame.contentDocument;
+                %s
+                setTimeout(() => { widths.push(page.documentElement.scrollWidth <= w); document.body.setAttribute("data-fits", widths.join()); }, 300);
+            };
             document.body.append(frame);
-        }""" % json.dumps(inside).replace("</", "<\\/")
-    assert 'data-fits="true,true,true"' in drawn("frames.html", script)
+        }""" % (json.dumps(text).replace("</", "<\\/"), steps)
+    return 'data-fits="true,true,true"' in drawn("frames.html", script)
+
+
+def test_page_fits(nbdspec, page, drawn, log_checker):  # noqa: F811
+    """On a phone nothing is wider than the screen."""
+    page(log(flush_records=False), log_checker, "--budget", "40")
+    assert fits(nbdspec.cwd, drawn, (nbdspec.cwd / "page.html").read_text())
 
 
 def test_no_half_page(nbdspec):
