@@ -198,6 +198,8 @@ run_matrix(struct cli *cli)
 
 	if (cli->n_args == 0)
 		status = cli_usage_error(cli, "want the reports of one run or more, which --json has written");
+	else if (path[0] == '\0')
+		status = cli_usage_error(cli, "--output '': want FILE, not an empty text");
 	for (size_t i = 0; i < cli->n_args && status == STATUS_OK; i++)
 		json_array_append_new(runs, read_run(cli, cli->args[i], &status));
 	if (status == STATUS_OK && strcmp(path, "-") == 0)

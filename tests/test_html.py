@@ -4,11 +4,12 @@ import html
 import json
 import os
 import re
+import signal
 import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT
+from conftest import NBDSPEC, PATIENCE, ROOT, read_until
 from test_crash_page import Tags, drawn, fits  # noqa: F401 (a fixture)
 
 UNIT = os.path.join(os.path.dirname(NBDSPEC), "tests/unit_reports")
@@ -201,6 +202,14 @@ def test_run_by_keyboard(page, look):
     assert seen["search"] == "search" and seen["at"] == [0, 1, 2, 1, 0, 0] and seen["buttons"] and seen["outline"] == "solid"
 
 
+def test_on_paper(page, look):
+    """What deviates is open."""
+    _, said = page()
+    seen, _ = look("all.html", """window.dispatchEvent(new Event("beforeprint"));
+        seen.open = $$("#results > li").filter(li => li.querySelector(".panel")).map(li => li.querySelector(".case").textContent.split("[")[0]);""")
+    assert sorted(seen["open"]) == sorted(r["case"] for r in said["results"] if r["red"] or r["verdict"] in ("fail", "warn"))
+
+
 def test_coverage(page, look):
     """Broken beats held; held is what a passed case asks; what nobody asks is said to be so."""
     page()
@@ -282,7 +291,18 @@ def test_what_is_no_report(nbdspec, matrix, text, word):
 
 def test_matrix_usage(nbdspec):
     assert "want the reports" in nbdspec.usage("matrix")
-    assert "no.json" in nbdspec.broken("matrix", "no.json")
+    assert "not an empty text" in nbdspec.usage("matrix", "-o", "", "no.json")
+    assert "no.json: No such file" in nbdspec.broken("matrix", "no.json")
+
+
+def test_interrupted_run(nbdspec, look):
+    """What is known by then is a whole page, and says so."""
+    with nbdspec.start("server", "--html", "page.html", "--tap", "-", "--", NBDSPEC, "serve", "--unix", "{socket}") as p:
+        read_until(p.stdout, "ok 5")
+        p.send_signal(signal.SIGINT)
+        p.communicate(timeout=PATIENCE)
+    seen, _ = look("page.html", "seen.verdict = $('#verdict').textContent; seen.rows = rows().length;")
+    assert p.returncode == 130 and seen["verdict"] == "Ended early" and seen["rows"] >= 5
 
 
 # ---- many runs in a browser ----
