@@ -202,6 +202,15 @@ def test_run_by_keyboard(page, look):
     assert seen["search"] == "search" and seen["at"] == [0, 1, 2, 1, 0, 0] and seen["buttons"] and seen["outline"] == "solid"
 
 
+def test_finding_of_an_exploration(matrix, look):
+    """It has a command of its own, and a case to be pasted."""
+    matrix(report([result("explore/haggling", "fail", again="nbdspec server --explore-sequence 'GO' -- sh -c 'a\nb'\n\nstatic int x;\n\nCASE(explored, sequence)\n"),
+                   result("explore/haggling")]))
+    seen, _ = look("matrix.html", """$$("#results .row").forEach(b => b.click());
+        seen.command = $$(".replay code").map(c => c.textContent); seen.pre = $$(".panel pre").map(p => p.textContent);""")
+    assert seen["command"] == ["nbdspec server --explore-sequence 'GO' -- sh -c 'a\nb'"] and seen["pre"] == ["static int x;\n\nCASE(explored, sequence)\n"]
+
+
 def test_on_paper(page, look):
     """What deviates is open."""
     _, said = page()
