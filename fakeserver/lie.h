@@ -130,8 +130,7 @@ struct outgoing {
 struct disk_op {
 	const struct request *request;
 	uint16_t type, flags;
-	uint64_t offset;
-	uint32_t length;		/* effect length, bytes */
+	uint64_t offset, length;	/* effect length, bytes */
 	const uint8_t *data;		/* of a WRITE, so many bytes as the request's length says; NULL if it was too long to keep */
 	bool skip;			/* not carried out, success all the same (a READ then gives zeroes) */
 	bool twice;

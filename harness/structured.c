@@ -142,7 +142,7 @@ finish_chunk(struct test *t, enum requirement_id closed, enum requirement_id sil
 		closed = silent = R(structured_chunk_length);
 	if (c.length > MOST_CHUNK) {
 		trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
-		broken(t, R(structured_chunk_length), "the chunk claims %" PRIu32 " bytes of payload", c.length);
+		broken(t, R(structured_chunk_length), "the chunk claims %" PRIu64 " bytes of payload", c.length);
 	}
 	recv_or_broken_by(t, c.length, closed, silent, "the payload that the chunk's length announces");
 	trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
@@ -236,7 +236,7 @@ cover(struct judge *j, struct piece p, enum covered kind, enum requirement_id bo
 	bool covers_none;
 
 	EXPECT(j->t, apart && q->length > 0 ? R(read_chunks_in_bounds) : bounds, within,
-	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu32 " at %" PRIu64, p.length,
+	       "the chunk describes %" PRIu64 " bytes at %" PRIu64 "; asked for were %" PRIu64 " at %" PRIu64, p.length,
 	       p.offset, q->length, q->offset);
 	at = j->r->covered + (p.offset - q->offset);
 	covers_none = are_covered_not(at, p.length);
@@ -266,7 +266,7 @@ take_data(struct judge *j, const struct chunk *c)
 	j->r->n_data++;
 	expect_read_chunk(j);
 	EXPECT(j->t, R(data_chunk_length), wire_get_chunk_offset_data(wire_over(c->data), &d) == WIRE_EXACT,
-	       "NBD_REPLY_TYPE_OFFSET_DATA has length %" PRIu32 "; it must be at least 9", c->length);
+	       "NBD_REPLY_TYPE_OFFSET_DATA has length %" PRIu64 "; it must be at least 9", c->length);
 	/* What a READ of length 0 gets is left open (proto.md:1954). */
 	EXPECT(j->t, R(read_chunk_not_empty), d.data.len > 0 || j->q->length == 0,
 	       "NBD_REPLY_TYPE_OFFSET_DATA has length 8, and no data");
@@ -285,7 +285,7 @@ take_hole(struct judge *j, const struct chunk *c)
 	j->r->n_hole++;
 	expect_read_chunk(j);
 	EXPECT(j->t, R(hole_chunk_length), wire_get_chunk_offset_hole(wire_over(c->data), &h) == WIRE_EXACT,
-	       "NBD_REPLY_TYPE_OFFSET_HOLE has length %" PRIu32 "; it must be 12", c->length);
+	       "NBD_REPLY_TYPE_OFFSET_HOLE has length %" PRIu64 "; it must be 12", c->length);
 	EXPECT(j->t, R(hole_chunk_nonzero), h.size > 0, "the hole has size 0");
 	cover(j, (struct piece){ h.offset, h.size }, COVERED_BY_HOLE, R(hole_chunk_in_bounds),
 	      R(hole_chunk_no_overlap));
@@ -299,7 +299,7 @@ take_status(struct judge *j, const struct chunk *c)
 
 	EXPECT(j->t, R(extent_at_least_one), c->length != 4, "NBD_REPLY_TYPE_BLOCK_STATUS has no extent");
 	EXPECT(j->t, R(status_chunk_length), wire_get_chunk_block_status(wire_over(c->data), &s) == WIRE_EXACT,
-	       "NBD_REPLY_TYPE_BLOCK_STATUS has length %" PRIu32 "; it must be 4 and a positive multiple of 8",
+	       "NBD_REPLY_TYPE_BLOCK_STATUS has length %" PRIu64 "; it must be 4 and a positive multiple of 8",
 	       c->length);
 	EXPECT(j->t, R(status_chunk_per_context_id), j->r->n_status < 16, "more than 16 status chunks");
 	EXPECT(j->t, R(status_chunk_only_for_block_status), j->q->type == NBD_CMD_BLOCK_STATUS,
@@ -353,11 +353,11 @@ take_error(struct judge *j, const struct chunk *c)
 
 	j->r->n_error++;
 	EXPECT(j->t, R(error_chunk_length), c->length >= 6,
-	       "NBD_REPLY_TYPE_ERROR has length %" PRIu32 "; it must be at least 6", c->length);
+	       "NBD_REPLY_TYPE_ERROR has length %" PRIu64 "; it must be at least 6", c->length);
 	EXPECT(j->t, R(error_chunk_message_fits), wire_get_chunk_error(wire_over(c->data), &e) != WIRE_SHORT,
-	       "message length %u does not fit into a chunk of %" PRIu32, e.message_length, c->length);
+	       "message length %u does not fit into a chunk of %" PRIu64, e.message_length, c->length);
 	EXPECT(j->t, R(error_chunk_layout), c->length == 6u + e.message_length,
-	       "the chunk has length %" PRIu32 " for a message of %u", c->length, e.message_length);
+	       "the chunk has length %" PRIu64 " for a message of %u", c->length, e.message_length);
 	check_error(j, e.error, e.message, R(error_chunk_nonzero));
 }
 
@@ -392,13 +392,13 @@ take_error_offset(struct judge *j, const struct chunk *c)
 	struct chunk_error_offset e;
 
 	EXPECT(j->t, R(error_offset_length), c->length >= 14,
-	       "NBD_REPLY_TYPE_ERROR_OFFSET has length %" PRIu32 "; it must be at least 14", c->length);
+	       "NBD_REPLY_TYPE_ERROR_OFFSET has length %" PRIu64 "; it must be at least 14", c->length);
 	EXPECT(j->t, R(error_chunk_message_fits), wire_get_chunk_error_offset(wire_over(c->data), &e) != WIRE_SHORT,
-	       "message length %u does not fit into a chunk of %" PRIu32, e.message_length, c->length);
+	       "message length %u does not fit into a chunk of %" PRIu64, e.message_length, c->length);
 	EXPECT(j->t, R(error_offset_commands), may_have_error_offset(j->q->type),
 	       "NBD_REPLY_TYPE_ERROR_OFFSET answers a command that has no range");
 	EXPECT(j->t, R(error_offset_in_bounds), e.offset >= j->q->offset && e.offset - j->q->offset < j->q->length,
-	       "error offset %" PRIu64 " lies outside the %" PRIu32 " bytes at %" PRIu64, e.offset, j->q->length,
+	       "error offset %" PRIu64 " lies outside the %" PRIu64 " bytes at %" PRIu64, e.offset, j->q->length,
 	       j->q->offset);
 	if (j->r->n_error_offset++ == 0)
 		j->r->error_offset = e.offset;

@@ -324,8 +324,7 @@ struct contexts enter_with_contexts(struct test *t, const char *const *queries, 
 /* A request as it is on the way, for the judgement of its reply. */
 struct sent {
 	uint16_t type, flags;
-	uint64_t cookie, offset;
-	uint32_t length;
+	uint64_t cookie, offset, length;
 };
 struct sent send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length,
 			 const void *data);
