@@ -482,12 +482,18 @@ wire_put_request(struct buf *b, const struct request *m)
 	put_bytes(b, m->data);
 }
 
+bool
+request_has_payload(const struct request *m)
+{
+	return m->type == NBD_CMD_WRITE || (m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0;
+}
+
 enum wire_end
 wire_get_extended_request(struct wire w, struct request *m)
 {
 	get_request_fields(&w, m);
 	m->length = wire_be64(&w);
-	m->data = wire_take(&w, (m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0 ? m->length : 0);
+	m->data = wire_take(&w, request_has_payload(m) ? m->length : 0);
 	return wire_end(&w);
 }
 

@@ -178,7 +178,8 @@ struct rep_meta_context {
 
 /*
  * Client: proto.md:351, and ext:388 for the extended form, which alone has more than 32 bits of length. The payload is
- * in .data (.length is what the header says): a compact WRITE has one, and an extended request with NBD_CMD_FLAG_PAYLOAD_LEN.
+ * in .data (.length is what the header says): a WRITE has one, and an extended request with NBD_CMD_FLAG_PAYLOAD_LEN. An
+ * extended WRITE has it also where it lacks the flag, which it must not (ext:402): qemu's client sends them so.
  */
 struct request {
 	uint32_t magic;
@@ -186,6 +187,8 @@ struct request {
 	uint64_t cookie, offset, length;
 	struct bytes data;
 };
+
+bool request_has_payload(const struct request *m);		/* of an extended one */
 
 /* Server: proto.md:368. The decoder takes all that follows the header as the payload of a READ. */
 struct simple_reply {

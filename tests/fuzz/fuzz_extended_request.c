@@ -6,5 +6,5 @@
 FUZZ_MESSAGE_AS(extended_request, request)
 {
 	require_within(in, m->data);
-	REQUIRE(end == WIRE_SHORT || m->data.len == ((m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0 ? m->length : 0));
+	REQUIRE(end == WIRE_SHORT || m->data.len == (request_has_payload(m) ? m->length : 0));
 }
