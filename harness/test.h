@@ -395,6 +395,7 @@ void expect_disconnect(struct test *t, enum requirement_id r);
 bool peer_goes_on(struct test *t, enum requirement_id owed);
 /* So many of the next bytes as are there, left where they are. */
 size_t peek_bytes(struct test *t, void *data, size_t len);
+uint32_t peek_magic(struct test *t);		/* its first 32 bits; 0 where there are none */
 /*
  * Opens a connection beside the others. False where it is not served: closed at once, or left without a byte for two
  * seconds, as servers for one client at a time do. No text forbids that; of a target it is found out once.
