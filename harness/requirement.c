@@ -24,6 +24,12 @@ requirement_named(const char *id)
 	return REQUIREMENT_NONE;
 }
 
+bool
+requirement_experimental(enum requirement_id id)
+{
+	return strncmp(requirement(id)->where, "ext:", 4) == 0;
+}
+
 const char *
 level_name(enum level level)
 {
