@@ -100,9 +100,25 @@ print_one(const struct query *q, enum requirement_id id, enum standing standing,
 }
 
 static void
+print_count(const struct query *q, const unsigned count[4], const char *what)
+{
+	unsigned testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
+	unsigned good = count[STANDING_PROVEN] + (q->prove ? 0 : count[STANDING_CITED]);
+
+	printf("%u %s%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE], what,
+	       q->binds == BINDS_SERVER   ? " that bind servers"
+	       : q->binds == BINDS_CLIENT ? " that bind clients"
+	                                  : "",
+	       q->tls ? "" : ", TLS aside", testable, good, q->prove ? "proven" : "cited by a case");
+	if (testable > 0)
+		printf(" (%.1f %%)", 100.0 * good / testable);
+	putchar('\n');
+}
+
+static void
 print_all(const struct query *q)
 {
-	unsigned count[4] = { 0 }, testable;
+	unsigned count[2][4] = { 0 };
 	char *by;
 
 	for (int id = 1; id < N_REQUIREMENTS; id++) {
@@ -111,24 +127,16 @@ print_all(const struct query *q)
 		if (!wanted(q, (enum requirement_id)id))
 			continue;
 		standing = standing_of(q, (enum requirement_id)id, &by);
-		count[standing]++;
+		count[requirement_experimental((enum requirement_id)id)][standing]++;
 		if (!q->open || standing == STANDING_OPEN || (q->prove && standing == STANDING_CITED))
 			print_one(q, (enum requirement_id)id, standing, by);
 		free(by);
 	}
-	testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
-	printf("\n%u requirements%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE],
-	       q->binds == BINDS_SERVER   ? " that bind servers"
-	       : q->binds == BINDS_CLIENT ? " that bind clients"
-	                                  : "",
-	       q->tls ? "" : ", TLS aside", testable,
-	       q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED],
-	       q->prove ? "proven" : "cited by a case");
-	if (testable > 0)
-		printf(" (%.1f %%)",
-		       100.0 * (q->prove ? count[STANDING_PROVEN] : count[STANDING_PROVEN] + count[STANDING_CITED]) /
-		               testable);
 	putchar('\n');
+	print_count(q, count[0], "requirements");
+	if (count[1][STANDING_UNTESTABLE] + count[1][STANDING_OPEN] + count[1][STANDING_CITED] +
+	    count[1][STANDING_PROVEN])
+		print_count(q, count[1], "of extended headers (experimental)");
 }
 
 static int

@@ -70,7 +70,7 @@ struct conn_private {
 	uint64_t discard;		/* bytes to drop before anything else is looked at */
 	bool has_pending;		/* .pending is acted on once .discard bytes are dropped */
 	struct incoming pending;
-	uint8_t pending_header[REQUEST_SIZE];
+	uint8_t pending_header[EXTENDED_REQUEST_SIZE];
 	bool input_ended;
 	/* TLS. */
 	struct tls *tls;		/* from the end of clear text on */
@@ -167,6 +167,19 @@ knob(const struct conn *c, enum knob k)
 	return server_knob(c->server, k);
 }
 
+/* Replies come in chunks, structured or extended. */
+static inline bool
+in_chunks(const struct conn *c)
+{
+	return c->structured || c->extended;
+}
+
+static inline uint32_t
+request_magic(const struct conn *c)
+{
+	return c->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
+}
+
 static inline bool
 lies(const struct conn *c, enum lie_place place)
 {
@@ -205,6 +218,7 @@ uint32_t max_payload(const struct fake_export *e);	/* the longest READ or WRITE 
 /* ---- option.c ---- */
 void handle_option(struct conn *c, const struct option *o);
 struct outgoing option_reply_start(const struct conn *c, uint32_t type, enum outgoing_payload payload);
+bool offers_extended(const struct conn *c);		/* NBD_OPT_EXTENDED_HEADERS */
 void option_error(struct conn *c, uint32_t type, const char *why);
 void option_ack(struct conn *c);
 void option_refuse_invalid(struct conn *c, const char *why);	/* the option breaks a MUST */
@@ -219,18 +233,20 @@ bool conn_advance_tls(struct conn *c);
 
 /* ---- meta.c ---- */
 void handle_meta_context(struct conn *c, const struct option *o);	/* LIST or SET */
+/* The contexts that the payload of a BLOCK_STATUS names are selected ones, none of them twice (ext:2503). */
+bool knows_contexts(const struct conn *c, const struct block_status_payload *p);
 void answer_block_status(struct conn *c, const struct disk_op *op);
 
 /* ---- transmission.c and reply.c ---- */
 void handle_request(struct conn *c, const struct request *r);
-struct outgoing chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payload, bool final);
+struct outgoing chunk_start(const struct conn *c, const struct request *r, uint16_t type, enum outgoing_payload payload, bool final);
 void send_simple(struct conn *c, const struct request *r, uint32_t error, struct bytes data);
 void send_none(struct conn *c, const struct request *r);
 void send_status(struct conn *c, const struct request *r, uint32_t error);
 void answer_read(struct conn *c, const struct disk_op *op);
 void answer_partial_read(struct conn *c, const struct disk_op *op);	/* of which only the first bytes exist */
 
-uint32_t request_error(const struct conn *c, const struct request *r);	/* what is wrong with it */
+uint32_t request_error(const struct conn *c, const struct request *r);	/* what is wrong with it; .length: of its effect */
 
 /* ---- straggler.c ---- */
 void stragglers_left(struct conn *c);			/* the WRITEs in its input will be carried out some time … */

@@ -20,13 +20,19 @@ put_text(json_t *o, const char *key, struct bytes s)
 }
 
 /* Sizes and offsets of a protocol of 64 bits: what JSON's signed numbers cannot hold is text. */
-static void
-put_number(json_t *o, const char *key, uint64_t n)
+static json_t *
+number(uint64_t n)
 {
 	char text[32];
 
 	snprintf(text, sizeof(text), "0x%" PRIx64, n);
-	json_object_set_new(o, key, n <= INT64_MAX ? json_integer((json_int_t)n) : json_string(text));
+	return n <= INT64_MAX ? json_integer((json_int_t)n) : json_string(text);
+}
+
+static void
+put_number(json_t *o, const char *key, uint64_t n)
+{
+	json_object_set_new(o, key, number(n));
 }
 
 static void
@@ -175,11 +181,14 @@ put_greeting(json_t *o, enum message_kind kind, struct wire w)
 /* ---- transmission ---- */
 
 static void
-put_request(json_t *o, struct wire w)
+put_request(json_t *o, struct wire w, bool extended)
 {
 	struct request m;
 
-	wire_get_request(w, &m);
+	if (extended)
+		wire_get_extended_request(w, &m);
+	else
+		wire_get_request(w, &m);
 	put_name(o, "command", NAME_COMMAND, m.type);
 	put_flags(o, "flags", NAME_COMMAND_FLAG, m.flags);
 	put_number(o, "offset", m.offset);
@@ -187,18 +196,29 @@ put_request(json_t *o, struct wire w)
 }
 
 static void
-put_extents(json_t *o, struct wire w)
+put_extent(json_t *extents, struct extent e)
+{
+	json_array_append_new(extents, json_pack("[o,o]", number(e.length), number(e.flags)));
+}
+
+static void
+put_extents(json_t *o, struct wire w, bool wide)
 {
 	json_t *extents = json_array();
-	struct chunk_block_status m;
+	struct chunk_block_status_ext ext = { .count = 0 };
+	struct chunk_block_status m = { .context_id = 0 };
 
-	wire_get_chunk_block_status(w, &m);
-	put_number(o, "context", m.context_id);
-	for (size_t i = 0; i < m.extents.len / EXTENT_SIZE; i++) {
-		struct extent e = chunk_extent(&m, i);
-
-		json_array_append_new(extents, json_pack("[I,I]", (json_int_t)e.length, (json_int_t)e.flags));
-	}
+	if (wide)
+		wire_get_chunk_block_status_ext(w, &ext);
+	else
+		wire_get_chunk_block_status(w, &m);
+	put_number(o, "context", wide ? ext.context_id : m.context_id);
+	if (wide)
+		put_number(o, "count", ext.count);
+	for (size_t i = 0; i < ext.extents.len / EXTENT_EXT_SIZE; i++)
+		put_extent(extents, chunk_extent_ext(&ext, i));
+	for (size_t i = 0; i < m.extents.len / EXTENT_SIZE; i++)
+		put_extent(extents, chunk_extent(&m, i));
 	json_object_set_new(o, "extents", extents);
 }
 
@@ -218,20 +238,25 @@ put_error(json_t *o, const struct chunk *c)
 }
 
 static void
-put_chunk(json_t *o, struct wire w)
+put_chunk(json_t *o, struct wire w, bool extended)
 {
 	struct chunk_offset_hole hole;
 	struct chunk m;
 
-	wire_get_chunk(w, &m);
+	if (extended)
+		wire_get_extended_chunk(w, &m);
+	else
+		wire_get_chunk(w, &m);
 	put_name(o, "type", NAME_CHUNK, m.type);
 	put_flags(o, "flags", NAME_CHUNK_FLAG, m.flags);
 	put_number(o, "length", m.length);
+	if (extended)
+		put_number(o, "request_offset", m.offset);
 	w = wire_over(m.data);
 	if ((m.type & 0x8000) != 0) {
 		put_error(o, &m);
-	} else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS) {
-		put_extents(o, w);
+	} else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS || m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT) {
+		put_extents(o, w, m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
 	} else if (m.type == NBD_REPLY_TYPE_OFFSET_DATA) {
 		put_number(o, "offset", wire_be64(&w));
 	} else if (m.type == NBD_REPLY_TYPE_OFFSET_HOLE && wire_get_chunk_offset_hole(w, &hole) == WIRE_EXACT) {
@@ -244,8 +269,18 @@ static void
 put_message(json_t *o, const struct trace_record *r)
 {
 	static const char *const kinds[MSG_KINDS] = {
-		"raw",          "oldstyle-greeting", "greeting", "client-flags", "option",
-		"option-reply", "export-name-reply", "request",  "simple-reply", "chunk",
+		"raw",
+		"oldstyle-greeting",
+		"greeting",
+		"client-flags",
+		"option",
+		"option-reply",
+		"export-name-reply",
+		"request",
+		"simple-reply",
+		"chunk",
+		"extended-request",
+		"extended-chunk",
 	};
 	struct wire w = wire_over(r->data);
 	struct simple_reply simple;
@@ -258,10 +293,10 @@ put_message(json_t *o, const struct trace_record *r)
 		put_option(o, w);
 	else if (r->message == MSG_OPTION_REPLY)
 		put_option_reply(o, w);
-	else if (r->message == MSG_REQUEST)
-		put_request(o, w);
-	else if (r->message == MSG_CHUNK)
-		put_chunk(o, w);
+	else if (r->message == MSG_REQUEST || r->message == MSG_EXTENDED_REQUEST)
+		put_request(o, w, r->message == MSG_EXTENDED_REQUEST);
+	else if (r->message == MSG_CHUNK || r->message == MSG_EXTENDED_CHUNK)
+		put_chunk(o, w, r->message == MSG_EXTENDED_CHUNK);
 	else if (r->message == MSG_SIMPLE_REPLY) {
 		wire_get_simple_reply(w, &simple);
 		put_name(o, "error", NAME_ERROR, simple.error);

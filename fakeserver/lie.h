@@ -47,7 +47,7 @@ struct state_change {
 	uint32_t option;		/* in option haggling */
 	const struct request *request;	/* in transmission */
 	bool sets_structured;		/* at STATE_STARTTLS: it is agreed from now on, and what came behind is dropped */
-	bool keep_structured, keep_contexts;	/* at STATE_STARTTLS: it is not forgotten */
+	bool keep_structured, keep_extended, keep_contexts;	/* at STATE_STARTTLS: it is not forgotten */
 	bool keep_input;		/* at STATE_STARTTLS: what came behind the option is acted on once TLS is up */
 	const char *priority;		/* at STATE_STARTTLS: as fake_tls.priority */
 	bool careless;			/* at STATE_STARTTLS: as tls_setup.careless */
@@ -69,6 +69,7 @@ enum outgoing_payload {
 	PAYLOAD_OFFSET_DATA,
 	PAYLOAD_OFFSET_HOLE,
 	PAYLOAD_BLOCK_STATUS,
+	PAYLOAD_BLOCK_STATUS_EXT,	/* .block_status, with its extents in 64 bits */
 	PAYLOAD_ERROR,
 	PAYLOAD_ERROR_OFFSET,
 };
@@ -101,6 +102,7 @@ struct outgoing {
 	struct extent *extents;
 	size_t n_extents;
 	struct info_block_size block_size;
+	bool extended;			/* of MSG_CHUNK: its header is the extended one */
 
 	uint32_t option;		/* the option that is answered, or 0 */
 	const struct request *request;	/* the request that is answered, or NULL */
@@ -108,7 +110,7 @@ struct outgoing {
 
 	/* Lengths go right by themselves; these are added to what is right, or to the bytes behind the message. */
 	int64_t length_off;		/* added to the length field of the reply's or chunk's header */
-	int64_t inner_length_off;	/* added to name_length or message_length */
+	int64_t inner_length_off;	/* added to name_length, message_length or the count of extents */
 	size_t padding;			/* zeroes behind an EXPORT_NAME reply; set by the honest server to 0 or 124 */
 	struct bytes extra;		/* bytes behind the message, for lies */
 	bool swap;			/* every field that is a number is byte-swapped */
@@ -130,11 +132,12 @@ struct outgoing {
 struct disk_op {
 	const struct request *request;
 	uint16_t type, flags;
-	uint64_t offset;
-	uint32_t length;		/* effect length, bytes */
+	uint64_t offset, length;	/* effect length, bytes */
 	const uint8_t *data;		/* of a WRITE, so many bytes as the request's length says; NULL if it was too long to keep */
 	bool skip;			/* not carried out, success all the same (a READ then gives zeroes) */
 	bool twice;
+	struct bytes ids;		/* of a BLOCK_STATUS with a payload: the contexts that it names, as they came */
+	bool by_payload;		/* it has one */
 	bool volatile_only;		/* no FLUSH and no FUA will make it durable */
 	uint32_t error;			/* NBD_E…: reported; with skip false the command is carried out nevertheless */
 };

@@ -16,6 +16,7 @@ static const char *const names[N_META_CONTEXTS] = {
 	[META_ALLOCATION] = "base:allocation",
 	[META_DIRTY] = "x-nbdspec:dirty",   /* 1: touched by a WRITE, WRITE_ZEROES or TRIM since the server started */
 	[META_BLOCKS] = "x-nbdspec:blocks", /* the number of the 64 KiB block, its low 32 bits */
+	[META_WIDE] = "x-nbdspec:wide",     /* likewise, in the high ones, for who has extended headers */
 };
 
 enum {
@@ -86,6 +87,17 @@ is_meaningless(const struct conn *c, struct bytes query)
 	return !bytes_equal(query, BYTES_OF("x-nbdspec:*"));
 }
 
+/* What needs extended headers may be listed, but not selected, without them (ext:1517-1527, 1614-1619). */
+static bool
+may_have_wide(const struct conn *c)
+{
+	bool offers = knob(c, KNOB_wide_contexts) || knob(c, KNOB_wide_contexts_refused);
+
+	if (!offers || c->extended)
+		return offers;
+	return c->option == NBD_OPT_LIST_META_CONTEXT && knob(c, KNOB_wide_contexts);
+}
+
 struct found {
 	enum meta_context at[N_META_CONTEXTS];
 	unsigned n, set;
@@ -97,7 +109,8 @@ find_matches(const struct conn *c, struct bytes query, struct found *f)
 	for (int i = 0; i < N_META_CONTEXTS; i++) {
 		unsigned bit = 1u << i;
 
-		if ((c->named->contexts & bit & ~f->set) == 0 || !query_matches(c, query, (enum meta_context)i))
+		if ((c->named->contexts & bit & ~f->set) == 0 || !query_matches(c, query, (enum meta_context)i) ||
+		    (i == META_WIDE && !may_have_wide(c)))
 			continue;
 		f->set |= bit;
 		f->at[f->n++] = (enum meta_context)i;
@@ -160,7 +173,10 @@ list(struct conn *c, const struct found *f, bool all)
 			send_context(c, 0, "x-nbdspec:");
 		told |= context != META_ALLOCATION;
 	}
-	option_ack(c);
+	if ((f->set & 1u << META_WIDE) != 0 && !c->extended)
+		option_error(c, NBD_REP_ERR_EXT_HEADER_REQD, "x-nbdspec:wide is for who has extended headers");
+	else
+		option_ack(c);
 }
 
 /* IDs are not used again in a session, so that a client which keeps an old one is found out (proto.md:1511). */
@@ -189,7 +205,7 @@ parse(struct conn *c, const struct option *o, struct opt_meta_context *data)
 		option_error(c, NBD_REP_ERR_UNSUP, "this server has no metadata contexts");
 		return false;
 	}
-	if (!c->structured && (is_set || knob(c, KNOB_list_meta_wants_structured))) {
+	if (!in_chunks(c) && (is_set || knob(c, KNOB_list_meta_wants_structured))) {
 		option_error(c, NBD_REP_ERR_INVALID, "structured replies were not agreed");
 		return false;
 	}
@@ -205,6 +221,17 @@ parse(struct conn *c, const struct option *o, struct opt_meta_context *data)
 	if (wrong != NULL)
 		option_refuse_invalid(c, wrong);
 	return wrong == NULL;
+}
+
+static bool
+asks_for_wide(const struct opt_meta_context *o)
+{
+	struct wire w = wire_over(o->queries);
+	bool asks = false;
+
+	for (uint32_t i = 0; i < o->n_queries; i++)
+		asks |= bytes_equal(opt_meta_context_query(&w), bytes_of(names[META_WIDE]));
+	return asks;
 }
 
 void
@@ -231,7 +258,9 @@ handle_meta_context(struct conn *c, const struct option *o)
 		return;
 	}
 	f = find_all(c, &data);
-	if (is_set)
+	if (is_set && !c->extended && knob(c, KNOB_wide_contexts_refused) && asks_for_wide(&data))
+		option_error(c, NBD_REP_ERR_EXT_HEADER_REQD, "x-nbdspec:wide is for who has extended headers");
+	else if (is_set)
 		set(c, &f);
 	else
 		list(c, &f, data.n_queries == 0);
@@ -259,17 +288,17 @@ allocation_of(const struct conn *c, enum disk_state state)
 }
 
 /* The status at an offset, and for how many bytes at least. */
-static uint32_t
+static uint64_t
 status_at(const struct conn *c, enum meta_context context, uint64_t offset, uint64_t *run)
 {
 	uint64_t block = UINT64_C(1) << BLOCKS_BITS, left = c->export->size - offset;
 	enum disk_state state;
 
-	if (context == META_BLOCKS) {
+	if (context == META_BLOCKS || context == META_WIDE) {
 		*run = block - (offset & (block - 1));
 		if (*run > left)
 			*run = left;
-		return (uint32_t)(offset >> BLOCKS_BITS);
+		return context == META_WIDE ? ((offset >> BLOCKS_BITS) + 1) << 32 : (uint32_t)(offset >> BLOCKS_BITS);
 	}
 	state = disk_state(c->export->disk, offset, run);
 	return context == META_DIRTY ? state != DISK_UNTOUCHED : allocation_of(c, state);
@@ -287,11 +316,11 @@ extent_room(struct fake_server *s, size_t n)
 	return s->extents;
 }
 
-/* The last extent reaches `end`, or lies behind it. No more of a status than fits into 32 bits is told. */
+/* The last extent reaches `end`, or lies behind it. */
 static size_t
 find_extents(struct conn *c, enum meta_context context, uint64_t offset, uint64_t end, size_t most)
 {
-	uint64_t longest = UINT32_MAX, beyond = end, run;
+	uint64_t longest = c->extended ? UINT64_MAX : UINT32_MAX, beyond = end, run;
 	struct extent *e = NULL;
 	size_t n = 0;
 
@@ -300,7 +329,7 @@ find_extents(struct conn *c, enum meta_context context, uint64_t offset, uint64_
 		beyond = c->export->size - end < RUN_PAST ? c->export->size : end + RUN_PAST;
 	}
 	while (offset < beyond) {
-		uint32_t flags = status_at(c, context, offset, &run);
+		uint64_t flags = status_at(c, context, offset, &run);
 
 		if (e == NULL || e->flags != flags) {
 			if (n == most || offset >= end)
@@ -313,7 +342,7 @@ find_extents(struct conn *c, enum meta_context context, uint64_t offset, uint64_
 			run = longest - e->length;
 		if (run == 0)
 			break;
-		e->length += (uint32_t)run;
+		e->length += run;
 		offset += run;
 	}
 	return n;
@@ -327,7 +356,7 @@ clamp_extents(struct extent *e, size_t n, uint64_t length)
 	for (size_t i = 0; i < n; i++)
 		sum += e[i].length;
 	if (sum > length)
-		e[n - 1].length -= (uint32_t)(sum - length);
+		e[n - 1].length -= sum - length;
 }
 
 static size_t
@@ -342,11 +371,11 @@ extents_of(struct conn *c, enum meta_context context, const struct disk_op *op)
 		length = UINT64_C(1) << BLOCKS_BITS;
 	end = op->offset + length;
 	if (knob(c, KNOB_status_errors_hidden) && op->offset < HIDDEN_END && end > HIDDEN_START) {
-		extent_room(c->server, 1)[0] = (struct extent){ (uint32_t)length, 0 };
+		extent_room(c->server, 1)[0] = (struct extent){ length, 0 };
 		return 1;
 	}
 	if (op->skip || op->offset >= size || end < op->offset) {
-		extent_room(c->server, 1)[0] = (struct extent){ (uint32_t)length, 0 };
+		extent_room(c->server, 1)[0] = (struct extent){ length, 0 };
 		return 1;
 	}
 	if (end > size)
@@ -359,24 +388,74 @@ extents_of(struct conn *c, enum meta_context context, const struct disk_op *op)
 	return n;
 }
 
+static const struct selected_context *
+selected(const struct conn *c, uint32_t id)
+{
+	for (unsigned i = 0; i < c->n_contexts; i++)
+		if (c->contexts[i].id == id)
+			return &c->contexts[i];
+	return NULL;
+}
+
+bool
+knows_contexts(const struct conn *c, const struct block_status_payload *p)
+{
+	size_t n = p->ids.len / sizeof(uint32_t);
+
+	for (size_t i = 0; i < n; i++) {
+		uint32_t id = block_status_payload_id(p, i);
+
+		/* More than there are cannot be all different. */
+		if (selected(c, id) == NULL || n > c->n_contexts)
+			return false;
+		for (size_t k = 0; k < i; k++)
+			if (block_status_payload_id(p, k) == id)
+				return false;
+	}
+	return true;
+}
+
+static bool
+is_asked_for(const struct disk_op *op, uint32_t id)
+{
+	struct block_status_payload p = { .ids = op->ids };
+	bool asked = !op->by_payload;
+
+	for (size_t i = 0; i < p.ids.len / sizeof(uint32_t); i++)
+		asked |= block_status_payload_id(&p, i) == id;
+	return asked;
+}
+
+static void
+send_extents(struct conn *c, const struct disk_op *op, const struct selected_context *s, bool final)
+{
+	struct outgoing m = chunk_start(c, op->request, NBD_REPLY_TYPE_BLOCK_STATUS, PAYLOAD_BLOCK_STATUS, final);
+
+	if (c->extended) {
+		m.chunk.type = NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
+		m.payload = PAYLOAD_BLOCK_STATUS_EXT;
+	}
+	m.block_status.context_id = s->id;
+	m.n_extents = extents_of(c, s->context, op);
+	m.extents = extent_room(c->server, m.n_extents);
+	outgoing_send(c, &m);
+}
+
 void
 answer_block_status(struct conn *c, const struct disk_op *op)
 {
 	bool ends_with_none = knob(c, KNOB_status_ends_with_none);
+	const struct selected_context *asked[META_SELECTED_MAX];
+	unsigned n = 0;
 
-	for (unsigned i = 0; i < c->n_contexts; i++) {
-		bool last = i + 1 == c->n_contexts;
-		unsigned at = knob(c, KNOB_status_chunks_reversed) ? c->n_contexts - 1 - i : i;
-		struct outgoing m = chunk_start(op->request, NBD_REPLY_TYPE_BLOCK_STATUS, PAYLOAD_BLOCK_STATUS,
-		                                last && !ends_with_none);
-
-		m.block_status.context_id = c->contexts[at].id;
-		m.n_extents = extents_of(c, c->contexts[at].context, op);
-		m.extents = extent_room(c->server, m.n_extents);
-		outgoing_send(c, &m);
-	}
-	/* A lie may have let a request through that found no context. */
-	if (c->n_contexts == 0)
+	for (unsigned i = 0; i < c->n_contexts; i++)
+		if (is_asked_for(op, c->contexts[i].id))
+			asked[n++] = &c->contexts[i];
+	for (unsigned i = 0; i < n; i++)
+		send_extents(c, op, asked[knob(c, KNOB_status_chunks_reversed) ? n - 1 - i : i],
+		             i + 1 == n && !ends_with_none);
+	/* Its payload names none, or a lie has let a request through that found none. */
+	if (n == 0)
 		send_status(c, op->request, NBD_SUCCESS);
 	else if (ends_with_none)
 		send_none(c, op->request);

@@ -78,7 +78,9 @@ handle_export_name(struct conn *c, const struct option *o)
 	struct fake_export *e = o->length <= NBD_MAX_STRING ? export_named(c, o->data) : NULL;
 
 	c->named = e;
-	if (e == NULL || tls_is_required(c, e) || (is_constrained(e) && !knob(c, KNOB_block_sizes_optional))) {
+	/* Who has extended headers must not ask in this way (ext:1295). */
+	if (e == NULL || c->extended || tls_is_required(c, e) ||
+	    (is_constrained(e) && !knob(c, KNOB_block_sizes_optional))) {
 		conn_end(c);
 		return;
 	}
@@ -122,10 +124,37 @@ handle_structured_reply(struct conn *c, const struct option *o)
 		option_refuse_invalid(c, "NBD_OPT_STRUCTURED_REPLY takes no data");
 	else if (knob(c, KNOB_no_structured_replies))
 		option_error(c, NBD_REP_ERR_UNSUP, "this server has simple replies only");
+	else if (c->extended && !knob(c, KNOB_extended_keeps_structured))
+		option_error(c, NBD_REP_ERR_EXT_HEADER_REQD, "extended headers were agreed before");
 	else if (c->structured && knob(c, KNOB_second_structured_invalid))
 		option_error(c, NBD_REP_ERR_INVALID, "structured replies were agreed before");
 	else {
 		c->structured = true;
+		option_ack(c);
+	}
+}
+
+bool
+offers_extended(const struct conn *c)
+{
+	return knob(c, KNOB_extended_headers) || knob(c, KNOB_extended_without_payload) ||
+	       knob(c, KNOB_extended_wants_block_size) || knob(c, KNOB_extended_keeps_structured) ||
+	       knob(c, KNOB_extended_twice_invalid) || knob(c, KNOB_bare_writes_refused) ||
+	       knob(c, KNOB_wide_contexts) || knob(c, KNOB_wide_contexts_refused);
+}
+
+/* ext:1656-1696. */
+static void
+handle_extended_headers(struct conn *c, const struct option *o)
+{
+	if (!offers_extended(c))
+		option_error(c, NBD_REP_ERR_UNSUP, "this server has compact headers only");
+	else if (o->length > 0)
+		option_refuse_invalid(c, "NBD_OPT_EXTENDED_HEADERS takes no data");
+	else if (c->extended && knob(c, KNOB_extended_twice_invalid))
+		option_error(c, NBD_REP_ERR_INVALID, "extended headers were agreed before");
+	else {
+		c->extended = true;
 		option_ack(c);
 	}
 }
@@ -203,8 +232,11 @@ is_string(struct bytes s)
 static bool
 answer_go(struct conn *c, struct fake_export *e, struct bytes name, unsigned asked)
 {
+	bool wanted = (is_constrained(e) && !knob(c, KNOB_block_sizes_optional)) ||
+	              (c->extended && knob(c, KNOB_extended_wants_block_size));
+
 	/* The error without the sizes would cost the client a round trip (proto.md:1318). */
-	if (is_constrained(e) && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0 && !knob(c, KNOB_block_sizes_optional)) {
+	if (wanted && (asked & 1u << NBD_INFO_BLOCK_SIZE) == 0) {
 		send_info(c, e, name, NBD_INFO_BLOCK_SIZE);
 		option_error(c, NBD_REP_ERR_BLOCK_SIZE_REQD, "ask for NBD_INFO_BLOCK_SIZE and obey it");
 		return false;
@@ -292,6 +324,9 @@ handle_fixed(struct conn *c, const struct option *o)
 		break;
 	case NBD_OPT_STRUCTURED_REPLY:
 		handle_structured_reply(c, o);
+		break;
+	case NBD_OPT_EXTENDED_HEADERS:
+		handle_extended_headers(c, o);
 		break;
 	case NBD_OPT_STARTTLS:
 		handle_starttls(c, o);

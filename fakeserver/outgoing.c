@@ -109,6 +109,12 @@ put_payload(struct buf *b, const struct outgoing *m, struct bytes raw)
 		for (size_t i = 0; i < m->n_extents; i++)
 			wire_put_extent(b, m->extents[i]);
 		break;
+	case PAYLOAD_BLOCK_STATUS_EXT:
+		put_be32(b, m->block_status.context_id);
+		put_be32(b, (uint32_t)((int64_t)m->n_extents + m->inner_length_off));
+		for (size_t i = 0; i < m->n_extents; i++)
+			wire_put_extent_ext(b, m->extents[i]);
+		break;
 	case PAYLOAD_ERROR:
 	case PAYLOAD_ERROR_OFFSET:
 		put_error(b, m);
@@ -116,26 +122,33 @@ put_payload(struct buf *b, const struct outgoing *m, struct bytes raw)
 	}
 }
 
-/* The header's length, which stands at the same place in an option reply and in a chunk, is known last. */
+/* The header's length, which is its last field, is known last. */
 static void
 put_with_length(struct buf *b, const struct outgoing *m)
 {
-	size_t start = b->len, end, header;
+	size_t end, header;
 	struct option_reply reply = m->reply;
 	struct chunk chunk = m->chunk;
-	bool is_reply = m->kind == MSG_OPTION_REPLY;
+	bool is_reply = m->kind == MSG_OPTION_REPLY, wide = !is_reply && m->extended;
+	uint64_t length;
 
 	reply.data.len = 0;
 	chunk.data.len = 0;
 	if (is_reply)
 		wire_put_option_reply(b, &reply);
+	else if (wide)
+		wire_put_extended_chunk(b, &chunk);
 	else
 		wire_put_chunk(b, &chunk);
 	header = b->len;
 	put_payload(b, m, is_reply ? m->reply.data : m->chunk.data);
 	end = b->len;
-	b->len = start + 16;
-	put_be32(b, (uint32_t)((int64_t)(end - header) + m->length_off));
+	length = (uint64_t)((int64_t)(end - header) + m->length_off);
+	b->len = header - (wide ? sizeof(uint64_t) : sizeof(uint32_t));
+	if (wide)
+		put_be64(b, length);
+	else
+		put_be32(b, (uint32_t)length);
 	b->len = end;
 }
 
@@ -180,6 +193,8 @@ field_widths(const struct outgoing *m)
 		[MSG_EXPORT_NAME_REPLY] = "82",   [MSG_SIMPLE_REPLY] = "448", [MSG_CHUNK] = "42284",
 	};
 
+	if (m->kind == MSG_CHUNK && m->extended)
+		return "422888";
 	return headers[m->kind] != NULL ? headers[m->kind] : "";
 }
 
@@ -197,6 +212,7 @@ payload_widths(const struct outgoing *m)
 		[PAYLOAD_OFFSET_DATA] = "8",
 		[PAYLOAD_OFFSET_HOLE] = "84",
 		[PAYLOAD_BLOCK_STATUS] = "4",
+		[PAYLOAD_BLOCK_STATUS_EXT] = "44",
 		[PAYLOAD_ERROR] = "42",
 		[PAYLOAD_ERROR_OFFSET] = "42",
 	};
@@ -234,11 +250,12 @@ static void
 mark_message(struct conn *c, struct marks *marks, const struct outgoing *m, size_t start, size_t end)
 {
 	if (c->server->traced && end > start)
-		marks_add(marks, (struct mark){ .at = end,
-		                                .kind = MARK_MESSAGE,
-		                                .message = m->kind,
-		                                .start = start,
-		                                .cookie = cookie_of(m) });
+		marks_add(marks,
+		          (struct mark){ .at = end,
+		                         .kind = MARK_MESSAGE,
+		                         .message = m->kind == MSG_CHUNK && m->extended ? MSG_EXTENDED_CHUNK : m->kind,
+		                         .start = start,
+		                         .cookie = cookie_of(m) });
 }
 
 static void

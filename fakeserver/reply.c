@@ -19,14 +19,16 @@ send_simple(struct conn *c, const struct request *r, uint32_t error, struct byte
 }
 
 struct outgoing
-chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payload, bool final)
+chunk_start(const struct conn *c, const struct request *r, uint16_t type, enum outgoing_payload payload, bool final)
 {
 	struct outgoing m = OUTGOING(MSG_CHUNK);
 
-	m.chunk = (struct chunk){ .magic = NBD_STRUCTURED_REPLY_MAGIC,
+	m.chunk = (struct chunk){ .magic = c->extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC,
 		                  .flags = final ? NBD_REPLY_FLAG_DONE : 0,
 		                  .type = type,
-		                  .cookie = r->cookie };
+		                  .cookie = r->cookie,
+		                  .offset = r->offset };
+	m.extended = c->extended;
 	m.payload = payload;
 	m.request = r;
 	m.final = final;
@@ -36,7 +38,7 @@ chunk_start(const struct request *r, uint16_t type, enum outgoing_payload payloa
 void
 send_none(struct conn *c, const struct request *r)
 {
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_NONE, PAYLOAD_RAW, true);
+	struct outgoing m = chunk_start(c, r, NBD_REPLY_TYPE_NONE, PAYLOAD_RAW, true);
 
 	outgoing_send(c, &m);
 }
@@ -68,13 +70,16 @@ error_offset_of(const struct conn *c, const struct request *r, uint64_t *offset)
 	bool is_past_end = r->offset < size && r->length > size - r->offset;
 
 	*offset = is_past_end ? size : r->offset;
+	/* The length is no range where it is that of a payload. */
+	if ((r->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0 && r->type != NBD_CMD_WRITE)
+		return false;
 	return r->type <= NBD_CMD_BLOCK_STATUS && r->type != NBD_CMD_FLUSH && r->type != NBD_CMD_DISC && r->length > 0;
 }
 
 static void
 send_error_chunk(struct conn *c, const struct request *r, uint32_t error)
 {
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_ERROR, PAYLOAD_ERROR, true);
+	struct outgoing m = chunk_start(c, r, NBD_REPLY_TYPE_ERROR, PAYLOAD_ERROR, true);
 	struct bytes text = knob(c, KNOB_error_messages) ? bytes_of(error_text(error)) : (struct bytes){ NULL, 0 };
 	uint64_t offset;
 
@@ -88,13 +93,13 @@ send_error_chunk(struct conn *c, const struct request *r, uint32_t error)
 	outgoing_send(c, &m);
 }
 
-/* Errors are better told in a chunk (proto.md:398), which a READ demands anyway (proto.md:395). */
+/* Errors are better told in a chunk (proto.md:398), which a READ demands anyway (proto.md:395), and so do extended headers. */
 void
 send_status(struct conn *c, const struct request *r, uint32_t error)
 {
-	bool may_be_simple = !c->structured || r->type != NBD_CMD_READ;
+	bool may_be_simple = !c->extended && (!c->structured || r->type != NBD_CMD_READ);
 
-	if (!c->structured || (may_be_simple && error == NBD_SUCCESS && !knob(c, KNOB_structured_successes)) ||
+	if (!in_chunks(c) || (may_be_simple && error == NBD_SUCCESS && !knob(c, KNOB_structured_successes)) ||
 	    (may_be_simple && error != NBD_SUCCESS && knob(c, KNOB_simple_errors)))
 		send_simple(c, r, error, (struct bytes){ NULL, 0 });
 	else if (error != NBD_SUCCESS)
@@ -195,7 +200,7 @@ static void
 cut_into_pieces(struct conn *c, const struct disk_op *op, struct pieces *l)
 {
 	uint64_t offset = op->offset, size = c->export->size;
-	uint32_t left = op->length;
+	uint32_t left = (uint32_t)op->length; /* more than is in no reply is refused */
 
 	/* Only a lie leads past the end. */
 	if ((op->flags & NBD_CMD_FLAG_DF) != 0 || op->skip || offset > size || left > size - offset) {
@@ -207,7 +212,7 @@ cut_into_pieces(struct conn *c, const struct disk_op *op, struct pieces *l)
 		uint32_t n = knob(c, KNOB_read_holes) ? until_change(c, offset, left, &hole) : left;
 
 		if (!hole)
-			n = piece_length(c, offset, n, op->length);
+			n = piece_length(c, offset, n, (uint32_t)op->length);
 		add_piece(l, (struct piece){ offset, n, hole });
 		offset += n;
 		left -= n;
@@ -234,14 +239,15 @@ send_piece(struct conn *c, const struct disk_op *op, struct piece p, bool final)
 {
 	const struct request *r = op->request;
 	uint64_t told = p.offset - op->offset + r->offset;
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_OFFSET_DATA, PAYLOAD_OFFSET_DATA, final);
+	struct outgoing m = chunk_start(c, r, NBD_REPLY_TYPE_OFFSET_DATA, PAYLOAD_OFFSET_DATA, final);
 
 	if (p.hole) {
 		m.chunk.type = NBD_REPLY_TYPE_OFFSET_HOLE;
 		m.payload = PAYLOAD_OFFSET_HOLE;
 		m.offset_hole = (struct chunk_offset_hole){ told, p.length };
 	} else {
-		uint8_t *data = read_into_output(c, CHUNK_HEADER_SIZE + sizeof(uint64_t), op, p.offset, p.length);
+		size_t header = m.extended ? EXTENDED_CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE;
+		uint8_t *data = read_into_output(c, header + sizeof(uint64_t), op, p.offset, p.length);
 
 		m.offset_data = (struct chunk_offset_data){ told, { data, p.length } };
 	}
@@ -273,8 +279,8 @@ answer_read(struct conn *c, const struct disk_op *op)
 	bool is_df = (op->flags & NBD_CMD_FLAG_DF) != 0;
 	bool ends_with_none = knob(c, KNOB_read_ends_with_none) || (is_df && knob(c, KNOB_df_ends_with_none));
 
-	if (!c->structured) {
-		uint8_t *data = read_into_output(c, SIMPLE_REPLY_SIZE, op, op->offset, op->length);
+	if (!in_chunks(c)) {
+		uint8_t *data = read_into_output(c, SIMPLE_REPLY_SIZE, op, op->offset, (uint32_t)op->length);
 
 		send_simple(c, r, NBD_SUCCESS, (struct bytes){ data, op->length });
 		return;
@@ -287,7 +293,7 @@ answer_read(struct conn *c, const struct disk_op *op)
 	if (in_pieces(c, op))
 		send_pieces(c, op, !ends_with_none);
 	else
-		send_piece(c, op, (struct piece){ op->offset, op->length, false }, !ends_with_none);
+		send_piece(c, op, (struct piece){ op->offset, (uint32_t)op->length, false }, !ends_with_none);
 	if (ends_with_none)
 		send_none(c, r);
 }
@@ -297,7 +303,7 @@ answer_read(struct conn *c, const struct disk_op *op)
 static void
 send_error_offset(struct conn *c, const struct request *r, uint64_t offset, bool final)
 {
-	struct outgoing m = chunk_start(r, NBD_REPLY_TYPE_ERROR_OFFSET, PAYLOAD_ERROR_OFFSET, final);
+	struct outgoing m = chunk_start(c, r, NBD_REPLY_TYPE_ERROR_OFFSET, PAYLOAD_ERROR_OFFSET, final);
 
 	m.error_offset = (struct chunk_error_offset){ .error = NBD_EINVAL, .offset = offset };
 	if (knob(c, KNOB_error_messages))

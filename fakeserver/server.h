@@ -25,7 +25,7 @@ enum knob {
 };
 
 /* Metadata contexts (meta.c). An export offers a set of them, as bits. */
-enum meta_context { META_ALLOCATION, META_DIRTY, META_BLOCKS, N_META_CONTEXTS };
+enum meta_context { META_ALLOCATION, META_DIRTY, META_BLOCKS, META_WIDE, N_META_CONTEXTS };
 enum { META_ALL = (1 << N_META_CONTEXTS) - 1, META_SELECTED_MAX = 16 };
 struct selected_context {
 	uint32_t id;
@@ -87,6 +87,7 @@ struct conn {
 	bool no_zeroes;			/* both sides agreed */
 	bool over_tls;			/* TLS is up */
 	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
+	bool extended;			/* NBD_OPT_EXTENDED_HEADERS was, which takes precedence */
 	struct fake_export *export;	/* in transmission; NULL before */
 	uint16_t flags;			/* transmission flags that this session was told */
 	struct fake_export *context_export;	/* whose contexts were selected, or NULL */

@@ -23,11 +23,15 @@ handshake_flags(const struct conn *c)
 	       (knob(c, KNOB_no_no_zeroes) ? 0 : NBD_FLAG_NO_ZEROES);
 }
 
-/* NBD_FLAG_SEND_DF must be clear where structured replies were not negotiated (proto.md:1123). */
+/* NBD_FLAG_SEND_DF must be clear where neither structured replies nor extended headers were (proto.md:1123, ext:1216). */
 uint16_t
 session_flags(const struct conn *c, const struct fake_export *e)
 {
-	uint16_t flags = c->structured ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+	uint16_t flags = in_chunks(c) ? e->flags : e->flags & (uint16_t)~NBD_FLAG_SEND_DF;
+
+	/* Of no use to who has no contexts (ext:1252-1256). */
+	if (c->extended && c->n_contexts > 0 && c->context_export == e && !knob(c, KNOB_extended_without_payload))
+		flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
 
 	return c->private->go_differs ? flags & (uint16_t)~NBD_FLAG_SEND_CACHE : flags;
 }
@@ -138,7 +142,7 @@ enqueue(struct conn *c, const struct incoming *m)
 			abort();
 	}
 	p->queue[p->n_queued++] = *m;
-	p->queued_bytes += m->request.length;
+	p->queued_bytes += m->request.length < OUTPUT_BUSY ? m->request.length : OUTPUT_BUSY;
 	if (p->n_queued >= QUEUE_MOST || p->queued_bytes >= OUTPUT_BUSY)
 		run_queue(c);
 }
@@ -147,7 +151,7 @@ static void
 take_request_up(struct conn *c, const struct incoming *m)
 {
 	const struct request *r = &m->request;
-	bool ends = r->magic != NBD_REQUEST_MAGIC || r->type == NBD_CMD_DISC;
+	bool ends = r->magic != request_magic(c) || r->type == NBD_CMD_DISC;
 
 	if (knob(c, KNOB_requests_out_of_order) && !ends) {
 		enqueue(c, m);
@@ -202,12 +206,20 @@ ask_lies(struct conn *c, struct incoming *m)
 		m->consumed = 1;
 }
 
+static size_t
+request_size(const struct conn *c)
+{
+	return c->extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+}
+
 static void
 arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 {
+	bool extended = m->kind == MSG_REQUEST && c->extended;
+
 	if (c->server->traced)
 		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE,
-		                                      .message = m->kind,
+		                                      .message = extended ? MSG_EXTENDED_REQUEST : m->kind,
 		                                      .direction = TO_SERVER,
 		                                      .cookie = m->request.cookie,
 		                                      .data = kept,
@@ -267,12 +279,12 @@ take_discarded(struct conn *c, size_t left)
 		return wait_for(c, 1);
 	if (p->has_pending) {
 		bool is_option = p->pending.kind == MSG_OPTION;
+		size_t header = is_option ? OPTION_HEADER_SIZE : request_size(c);
 
 		m = p->pending;
 		p->has_pending = false;
-		arrived(c, &m, (struct bytes){ p->pending_header, is_option ? OPTION_HEADER_SIZE : REQUEST_SIZE },
-		        is_option ? OPTION_HEADER_SIZE + (uint64_t)m.option.length
-		                  : REQUEST_SIZE + (uint64_t)m.request.length);
+		arrived(c, &m, (struct bytes){ p->pending_header, header },
+		        header + (is_option ? m.option.length : m.request.length));
 	}
 	return true;
 }
@@ -311,12 +323,35 @@ take_option(struct conn *c, struct wire in)
 }
 
 static bool
+take_extended_request(struct conn *c, struct wire in)
+{
+	struct incoming m = { .kind = MSG_REQUEST, .consumed = EXTENDED_REQUEST_SIZE };
+	uint64_t payload;
+
+	if (in.left < EXTENDED_REQUEST_SIZE)
+		return wait_for(c, EXTENDED_REQUEST_SIZE);
+	wire_get_extended_request(in, &m.request);
+	payload = request_has_payload(&m.request) ? m.request.length : 0;
+	/* Else it is consumed, whatever becomes of the request (ext:407-413). */
+	if (payload > max_payload(c->export))
+		m.close = true;
+	else if (m.request.magic == NBD_EXTENDED_REQUEST_MAGIC && in.left - EXTENDED_REQUEST_SIZE < payload)
+		return wait_for(c, EXTENDED_REQUEST_SIZE + payload);
+	else
+		m.consumed += m.request.data.len;
+	arrived(c, &m, (struct bytes){ in.at, m.consumed }, m.consumed);
+	return true;
+}
+
+static bool
 take_request(struct conn *c, struct wire in)
 {
 	struct incoming m = { .kind = MSG_REQUEST, .consumed = REQUEST_SIZE };
 	uint32_t most = max_payload(c->export);
 	uint64_t whole;
 
+	if (c->extended)
+		return take_extended_request(c, in);
 	if (in.left < REQUEST_SIZE)
 		return wait_for(c, REQUEST_SIZE);
 	if (most < NBD_DEFAULT_MAX_PAYLOAD)

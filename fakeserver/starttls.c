@@ -23,6 +23,8 @@ forget_negotiation(struct conn *c)
 		lie_state(c, &change);
 	if (!change.keep_structured)
 		c->structured = false;
+	if (!change.keep_extended)
+		c->extended = false;
 	c->structured |= change.sets_structured;
 	if (!change.keep_contexts) {
 		c->context_export = NULL;

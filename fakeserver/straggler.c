@@ -33,16 +33,23 @@ leave(struct conn *c, const struct request *r)
 	c->server->stragglers = s;
 }
 
+static enum wire_end
+get_request(const struct conn *c, struct wire in, struct request *r)
+{
+	return c->extended ? wire_get_extended_request(in, r) : wire_get_request(in, r);
+}
+
 void
 stragglers_left(struct conn *c)
 {
+	size_t header = c->extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
 	struct wire in = wire(c->input.at + c->private->taken, c->input.len - c->private->taken);
 	struct request r;
 
-	for (unsigned i = 0; i < STRAGGLERS_MOST && wire_get_request(in, &r) != WIRE_SHORT; i++) {
-		in = wire(in.at + REQUEST_SIZE + r.data.len, in.left - REQUEST_SIZE - r.data.len);
+	for (unsigned i = 0; i < STRAGGLERS_MOST && get_request(c, in, &r) != WIRE_SHORT; i++) {
+		in = wire(in.at + header + r.data.len, in.left - header - r.data.len);
 		/* Nobody learns what became of its flags. */
-		r.flags = 0;
+		r.flags &= NBD_CMD_FLAG_PAYLOAD_LEN;
 		if (r.type == NBD_CMD_WRITE && request_error(c, &r) == NBD_SUCCESS)
 			leave(c, &r);
 	}

@@ -45,6 +45,10 @@ flags_allowed(const struct conn *c, const struct command_rule *rule)
 		flags |= NBD_CMD_FLAG_NO_HOLE;
 	if ((c->flags & NBD_FLAG_SEND_FUA) != 0)
 		flags |= NBD_CMD_FLAG_FUA;
+	/* A payload belongs to a WRITE, and to nothing else that has no use for it (ext:1947-1954). */
+	if (c->extended && (rule == &rules[NBD_CMD_WRITE] ||
+	                    (rule == &rules[NBD_CMD_BLOCK_STATUS] && (c->flags & NBD_FLAG_BLOCK_STATUS_PAYLOAD) != 0)))
+		flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
 	return flags;
 }
 
@@ -52,11 +56,11 @@ flags_allowed(const struct conn *c, const struct command_rule *rule)
 static uint32_t
 check_length(const struct conn *c, const struct request *r)
 {
-	bool fragments = c->structured && (c->flags & NBD_FLAG_SEND_DF) != 0;
+	bool fragments = in_chunks(c) && (c->flags & NBD_FLAG_SEND_DF) != 0;
 	uint32_t most = max_payload(c->export);
 
 	/* Split into chunks it is no payload that is too long (proto.md:1994). */
-	if (r->type == NBD_CMD_READ && c->structured && (r->flags & NBD_CMD_FLAG_DF) == 0 &&
+	if (r->type == NBD_CMD_READ && in_chunks(c) && (r->flags & NBD_CMD_FLAG_DF) == 0 &&
 	    knob(c, KNOB_read_exceeds_max) && most < OUTPUT_MAX)
 		most = OUTPUT_MAX;
 	if (r->type == NBD_CMD_WRITE)
@@ -102,7 +106,7 @@ check_range(const struct conn *c, const struct request *r, const struct command_
 static bool
 has_contexts(const struct conn *c)
 {
-	return c->structured && c->n_contexts > 0 && c->context_export == c->export;
+	return in_chunks(c) && c->n_contexts > 0 && c->context_export == c->export;
 }
 
 uint32_t
@@ -112,7 +116,7 @@ request_error(const struct conn *c, const struct request *r)
 
 	if (is_shut_down(c, KNOB_shutdown_serves_requests))
 		return NBD_ESHUTDOWN;
-	if (r->magic != NBD_REQUEST_MAGIC || !rule->known)
+	if (r->magic != request_magic(c) || !rule->known)
 		return NBD_EINVAL;
 	if (rule->writes && (c->flags & NBD_FLAG_READ_ONLY) != 0)
 		return NBD_EPERM;
@@ -121,6 +125,10 @@ request_error(const struct conn *c, const struct request *r)
 	if (rule->exposed_by != 0 && (c->flags & rule->exposed_by) == 0)
 		return NBD_EINVAL;
 	if ((r->flags & ~flags_allowed(c, rule)) != 0)
+		return NBD_EINVAL;
+	/* It must have the flag (ext:402), and clients of qemu have not; nothing says what follows from that. */
+	if (c->extended && r->type == NBD_CMD_WRITE && (r->flags & NBD_CMD_FLAG_PAYLOAD_LEN) == 0 &&
+	    knob(c, KNOB_bare_writes_refused))
 		return NBD_EINVAL;
 	if ((r->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && knob(c, KNOB_fast_zero_never))
 		return NBD_ENOTSUP;
@@ -238,8 +246,8 @@ is_partial_read(const struct conn *c, const struct disk_op *op)
 	const struct request *r = op->request;
 	uint64_t size = c->export->size;
 
-	return op->type == NBD_CMD_READ && op->error == NBD_EINVAL && op->skip && c->structured &&
-	       r->magic == NBD_REQUEST_MAGIC && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 &&
+	return op->type == NBD_CMD_READ && op->error == NBD_EINVAL && op->skip && in_chunks(c) &&
+	       r->magic == request_magic(c) && (r->flags & ~flags_allowed(c, rule_of(r->type))) == 0 &&
 	       r->offset < size && r->length > size - r->offset && r->length <= max_payload(c->export);
 }
 
@@ -334,8 +342,27 @@ answer(struct conn *c, struct disk_op *op)
 	else
 		send_status(c, r, op->error);
 	/* A freedom of simple replies only (proto.md:1966-1968). */
-	if (op->type == NBD_CMD_READ && op->error != NBD_SUCCESS && !c->structured && knob(c, KNOB_error_closes_read))
+	if (op->type == NBD_CMD_READ && op->error != NBD_SUCCESS && !in_chunks(c) && knob(c, KNOB_error_closes_read))
 		conn_end(c);
+}
+
+/* The payload of a BLOCK_STATUS says how long the range is (ext:2496-2511). What is wrong with the request. */
+static uint32_t
+take_payload(const struct conn *c, struct disk_op *op)
+{
+	struct request effective = *op->request;
+	struct block_status_payload p;
+	uint32_t error;
+
+	if (!c->extended || op->type != NBD_CMD_BLOCK_STATUS || (op->flags & NBD_CMD_FLAG_PAYLOAD_LEN) == 0)
+		return request_error(c, op->request);
+	if (wire_get_block_status_payload(wire_over(effective.data), &p) != WIRE_EXACT)
+		return NBD_EINVAL;
+	effective.length = op->length = p.length;
+	op->ids = p.ids;
+	op->by_payload = true;
+	error = request_error(c, &effective);
+	return error != NBD_SUCCESS || knows_contexts(c, &p) ? error : NBD_EINVAL;
 }
 
 void
@@ -355,12 +382,12 @@ handle_request(struct conn *c, const struct request *r)
 		return;
 	}
 	/* Where the next request begins is anybody's guess now (proto.md:447). */
-	if (r->magic != NBD_REQUEST_MAGIC && !knob(c, KNOB_bad_request_magic_replies)) {
+	if (r->magic != request_magic(c) && !knob(c, KNOB_bad_request_magic_replies)) {
 		conn_end(c);
 		return;
 	}
 	/* All earlier requests are answered: there is nothing to wait for but the output (proto.md:2074). */
-	if (r->type == NBD_CMD_DISC && r->magic == NBD_REQUEST_MAGIC) {
+	if (r->type == NBD_CMD_DISC && r->magic == request_magic(c)) {
 		conn_end(c);
 		return;
 	}
@@ -373,7 +400,7 @@ handle_request(struct conn *c, const struct request *r)
 	}
 	if (c->server->stragglers != NULL)
 		stragglers_turn(c->server);
-	op.error = request_error(c, r);
+	op.error = take_payload(c, &op);
 	op.skip = op.error != NBD_SUCCESS;
 	if (!op.skip && op.type < sizeof(c->server->failing) / sizeof(c->server->failing[0]))
 		fail_as_told(c, &op);

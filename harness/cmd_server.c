@@ -31,6 +31,7 @@ enum option_id {
 	OPT_CASE = 1,
 	OPT_JOBS,
 	OPT_STRICT,
+	OPT_EXPERIMENTAL,
 	OPT_REQUIRE,
 	OPT_DESTRUCTIVE,
 	OPT_EXPORT,
@@ -76,6 +77,8 @@ enum option_id {
 	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false }, \
 	{ "jobs", 'j', "N", "N side by side (default: 1; not for a URI)", OPT_JOBS, false }, \
 	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false }, \
+	{ "experimental", 0, NULL, "what deviates from an experimental extension (extended headers) fails the run too", \
+	  OPT_EXPERIMENTAL, false }, \
 	{ "require", 0, "FEATURE", "a case skipped for want of FEATURE fails; 'any' for all; repeatable", OPT_REQUIRE, \
 	  true },
 
@@ -175,7 +178,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own; of an exploration, its shards */
 	struct exploration explore;
-	bool strict, list, quiet, sized, tls;
+	bool strict, experimental, list, quiet, sized, tls;
 	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -226,6 +229,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		const char **text;
 	} plain[] = {
 		{ OPT_STRICT, &run->strict, NULL },
+		{ OPT_EXPERIMENTAL, &run->experimental, NULL },
 		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
 		{ OPT_FRESH, &run->target.fresh, NULL },
 		{ OPT_TLS, &run->tls, NULL },
@@ -846,6 +850,18 @@ is_of_a_shard(const struct target *t, const struct result *r)
 	return r->verdict == VERDICT_PASS ? r->message[0] == '\0' : r->verdict == VERDICT_SKIP && t->shard > 0;
 }
 
+/*
+ * What a case about an extension finds is of the extension, though the standard may say the same. A server that dies is
+ * wrong by any text.
+ */
+static bool
+is_of_extension(const struct result *r)
+{
+	return (r->verdict == VERDICT_FAIL || r->verdict == VERDICT_WARN) && r->expectation == EXPECT_NONE &&
+	       !r->server_died &&
+	       (requirement_experimental(r->requirement) || strncmp(r->case_id, "extended", strlen("extended")) == 0);
+}
+
 static void
 on_result(void *arg, const struct job *job, const struct result *came)
 {
@@ -857,6 +873,9 @@ on_result(void *arg, const struct job *job, const struct result *came)
 		return;
 	/* What is known of a case is so for every seed. */
 	expect_judge(run->expect, &r, run->strict);
+	r.experimental = is_of_extension(&r);
+	if (r.experimental && !run->experimental)
+		r.red = false;
 	if (run->runs > 1 && !is_exploration(run)) {
 		snprintf(point, sizeof(point), "%.480s%sseed %" PRIu64, r.point != NULL ? r.point : "",
 		         r.point != NULL ? ", " : "", job->target->seed);
@@ -868,6 +887,7 @@ on_result(void *arg, const struct job *job, const struct result *came)
 	run->summary.red += r.red;
 	run->summary.known +=
 		(r.verdict == VERDICT_FAIL || r.verdict == VERDICT_WARN) && !r.red && r.expectation != EXPECT_NONE;
+	run->summary.experimental += r.experimental && !r.red;
 	run->ran += r.verdict != VERDICT_SKIP && r.verdict != VERDICT_ERROR;
 	write_expectation(run, &r);
 	for (unsigned i = 0; i < run->n_outputs; i++) {
@@ -1090,8 +1110,9 @@ close_files(struct server_run *run)
 static char *
 rerun_text(const struct server_run *run)
 {
-	static const enum option_id mine[] = { OPT_STRICT,   OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_FRESH, OPT_WAIVED,
-		                               OPT_PAIRWISE, OPT_CROWD,   OPT_RELOAD,      OPT_SEED,  0 };
+	static const enum option_id mine[] = { OPT_STRICT, OPT_EXPERIMENTAL, OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_FRESH,
+		                               OPT_WAIVED, OPT_PAIRWISE,     OPT_CROWD,   OPT_RELOAD,      OPT_SEED,
+		                               0 };
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);

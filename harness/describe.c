@@ -131,18 +131,36 @@ describe_export_name_reply(FILE *f, struct wire w)
 	fprintf(f, ", %zu bytes of padding", r.padding.len);
 }
 
+/* What stands behind the header of a BLOCK_STATUS. */
 static void
-describe_request(FILE *f, struct wire w)
+describe_status_payload(FILE *f, struct bytes data)
+{
+	struct block_status_payload p;
+
+	if (wire_get_block_status_payload(wire_over(data), &p) != WIRE_EXACT)
+		return;
+	fprintf(f, ", effect length %" PRIu64 ", contexts", p.length);
+	for (size_t i = 0; i < p.ids.len / sizeof(uint32_t) && i < 8; i++)
+		fprintf(f, " %" PRIu32, block_status_payload_id(&p, i));
+}
+
+static void
+describe_request(FILE *f, struct wire w, bool extended)
 {
 	struct request r;
 
-	wire_get_request(w, &r);
-	put_name(f, "request ", NAME_COMMAND, r.type);
-	if (r.magic != NBD_REQUEST_MAGIC)
+	if (extended)
+		wire_get_extended_request(w, &r);
+	else
+		wire_get_request(w, &r);
+	put_name(f, extended ? "extended request " : "request ", NAME_COMMAND, r.type);
+	if (r.magic != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
 		fprintf(f, ", magic 0x%08" PRIx32, r.magic);
 	if (r.flags != 0)
 		put_flags(f, ", flags", NAME_COMMAND_FLAG, r.flags);
-	fprintf(f, ", cookie 0x%" PRIx64 ", offset %" PRIu64 ", length %" PRIu32, r.cookie, r.offset, r.length);
+	fprintf(f, ", cookie 0x%" PRIx64 ", offset %" PRIu64 ", length %" PRIu64, r.cookie, r.offset, r.length);
+	if (extended && r.type == NBD_CMD_BLOCK_STATUS && r.data.len > 0)
+		describe_status_payload(f, r.data);
 }
 
 static void
@@ -160,17 +178,23 @@ describe_simple_reply(FILE *f, struct wire w, uint32_t length)
 }
 
 static void
-describe_chunk(FILE *f, struct wire w)
+describe_chunk(FILE *f, struct wire w, bool extended)
 {
 	struct chunk c;
 	struct chunk_error e;
 
-	wire_get_chunk(w, &c);
-	put_name(f, "chunk ", NAME_CHUNK, c.type);
-	if (c.magic != NBD_STRUCTURED_REPLY_MAGIC)
+	if (extended)
+		wire_get_extended_chunk(w, &c);
+	else
+		wire_get_chunk(w, &c);
+	put_name(f, extended ? "extended chunk " : "chunk ", NAME_CHUNK, c.type);
+	if (c.magic != (extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC))
 		fprintf(f, ", magic 0x%08" PRIx32, c.magic);
 	put_flags(f, ", flags", NAME_CHUNK_FLAG, c.flags);
-	fprintf(f, ", cookie 0x%" PRIx64 ", length %" PRIu32, c.cookie, c.length);
+	fprintf(f, ", cookie 0x%" PRIx64, c.cookie);
+	if (extended)
+		fprintf(f, ", offset %" PRIu64, c.offset);
+	fprintf(f, ", length %" PRIu64, c.length);
 	if ((c.type & 0x8000) != 0) {
 		wire_get_chunk_error(wire_over(c.data), &e);
 		put_name(f, ", error ", NAME_ERROR, e.error);
@@ -206,13 +230,15 @@ describe_message(FILE *f, const struct trace_record *r)
 		describe_export_name_reply(f, w);
 		break;
 	case MSG_REQUEST:
-		describe_request(f, w);
+	case MSG_EXTENDED_REQUEST:
+		describe_request(f, w, r->message == MSG_EXTENDED_REQUEST);
 		break;
 	case MSG_SIMPLE_REPLY:
 		describe_simple_reply(f, w, r->length);
 		break;
 	case MSG_CHUNK:
-		describe_chunk(f, w);
+	case MSG_EXTENDED_CHUNK:
+		describe_chunk(f, w, r->message == MSG_EXTENDED_CHUNK);
 		break;
 	default:
 		fprintf(f, "%" PRIu32 " bytes", r->length);

@@ -1,4 +1,7 @@
-/* The constants of the NBD protocol, by the names that the protocol text gives them (proto.md, "Values"). */
+/*
+ * The constants of the NBD protocol, by the names that the protocol text gives them (proto.md, "Values"; ext is
+ * proto-extension-ext-header.md, the text of the experimental extended headers).
+ */
 #ifndef NBDSPEC_NBD_H
 #define NBDSPEC_NBD_H
 
@@ -11,7 +14,8 @@
 #define NBD_REQUEST_MAGIC		UINT32_C(0x25609513)		/* proto.md:351 */
 #define NBD_SIMPLE_REPLY_MAGIC		UINT32_C(0x67446698)		/* proto.md:368 */
 #define NBD_STRUCTURED_REPLY_MAGIC	UINT32_C(0x668e33ef)		/* proto.md:420 */
-#define NBD_EXTENDED_REPLY_MAGIC	UINT32_C(0x6e8a278c)		/* of an experimental extension: proto.md:480 */
+#define NBD_EXTENDED_REQUEST_MAGIC	UINT32_C(0x21e41c71)		/* of extended headers: ext:388 */
+#define NBD_EXTENDED_REPLY_MAGIC	UINT32_C(0x6e8a278c)		/* of extended headers: ext:525 */
 
 #define NBD_MAX_STRING			4096u		/* bytes; proto.md:38 */
 #define NBD_EXPORT_NAME_PADDING		124u		/* bytes; proto.md:162 */

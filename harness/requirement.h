@@ -27,17 +27,19 @@ struct requirement {
 	const char *id;
 	enum level level;
 	enum binds binds;
-	const char *where;		/* "proto.md:2420-2421" */
+	const char *where;		/* "proto.md:2420-2421", or "ext:1665" of proto-extension-ext-header.md */
 	const char *text;		/* what it asks, one sentence */
 	const char *untestable;		/* why no test can observe it, or NULL */
 };
 
 const struct requirement *requirement(enum requirement_id id);		/* never NULL; id 0 is "none" */
 enum requirement_id requirement_named(const char *id);			/* REQUIREMENT_NONE when unknown */
+bool requirement_experimental(enum requirement_id id);		/* of an experimental extension: ext:NNN */
 
-/* A heading of the protocol text. They stand in cases/chapters.def. */
+
+/* A heading of the protocol text; the last is for what experimental extensions say. They stand in cases/chapters.def. */
 struct chapter {
-	unsigned line, depth;		/* from 1 */
+	unsigned line, depth;		/* from 1; the line of the last is 0 */
 	const char *title;
 };
 

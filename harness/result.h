@@ -52,6 +52,7 @@ struct result {
 	const char *again;		/* how to see it again; many lines; "" */
 	const char *transcript;		/* the last messages, decoded, with hex; many lines; "" when none */
 	const char *server;		/* what happened to the server process, and the end of its stderr; "" */
+	bool experimental;		/* a fail or warn, that no expectation knows, of an experimental extension */
 	bool server_died;		/* by a signal or with a status that is not 0, and .server says how */
 	enum expectation expectation;
 	const char *reason;		/* of the expectation line; "" */
@@ -79,6 +80,7 @@ struct run_info {
 struct run_summary {
 	unsigned count[N_VERDICTS];	/* results by verdict */
 	unsigned known;			/* fails and warns that the expectation file knows */
+	unsigned experimental;		/* fails and warns of an experimental extension that do not make the run fail */
 	unsigned red;			/* results that made the run fail, and stale lines */
 	unsigned stale;
 	bool interrupted;		/* Ctrl-C, or the server could not be started: the rest did not run */

@@ -445,14 +445,30 @@ wire_put_rep_meta_context(struct buf *b, const struct rep_meta_context *m)
 
 /* ---- transmission ---- */
 
+static void
+get_request_fields(struct wire *w, struct request *m)
+{
+	m->magic = wire_be32(w);
+	m->flags = wire_be16(w);
+	m->type = wire_be16(w);
+	m->cookie = wire_be64(w);
+	m->offset = wire_be64(w);
+}
+
+static void
+put_request_fields(struct buf *b, const struct request *m)
+{
+	put_be32(b, m->magic);
+	put_be16(b, m->flags);
+	put_be16(b, m->type);
+	put_be64(b, m->cookie);
+	put_be64(b, m->offset);
+}
+
 enum wire_end
 wire_get_request(struct wire w, struct request *m)
 {
-	m->magic = wire_be32(&w);
-	m->flags = wire_be16(&w);
-	m->type = wire_be16(&w);
-	m->cookie = wire_be64(&w);
-	m->offset = wire_be64(&w);
+	get_request_fields(&w, m);
 	m->length = wire_be32(&w);
 	m->data = wire_take(&w, m->type == NBD_CMD_WRITE ? m->length : 0);
 	return wire_end(&w);
@@ -461,13 +477,70 @@ wire_get_request(struct wire w, struct request *m)
 void
 wire_put_request(struct buf *b, const struct request *m)
 {
-	put_be32(b, m->magic);
-	put_be16(b, m->flags);
-	put_be16(b, m->type);
-	put_be64(b, m->cookie);
-	put_be64(b, m->offset);
-	put_be32(b, m->length);
+	put_request_fields(b, m);
+	put_be32(b, (uint32_t)m->length);
 	put_bytes(b, m->data);
+}
+
+bool
+request_has_payload(const struct request *m)
+{
+	return m->type == NBD_CMD_WRITE || (m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0;
+}
+
+enum wire_end
+wire_get_extended_request(struct wire w, struct request *m)
+{
+	get_request_fields(&w, m);
+	m->length = wire_be64(&w);
+	m->data = wire_take(&w, request_has_payload(m) ? m->length : 0);
+	return wire_end(&w);
+}
+
+void
+wire_put_extended_request(struct buf *b, const struct request *m)
+{
+	put_request_fields(b, m);
+	put_be64(b, m->length);
+	put_bytes(b, m->data);
+}
+
+/* What is left, in whole units of so many bytes; WIRE_EXTRA for a part of one. */
+static struct bytes
+take_whole(struct wire *w, size_t unit)
+{
+	return wire_take(w, w->left / unit * unit);
+}
+
+/* Likewise, and at least one. */
+static struct bytes
+take_some(struct wire *w, size_t unit)
+{
+	return w->left < unit ? wire_take(w, unit) : take_whole(w, unit);
+}
+
+enum wire_end
+wire_get_block_status_payload(struct wire w, struct block_status_payload *m)
+{
+	m->length = wire_be64(&w);
+	m->ids = take_whole(&w, sizeof(uint32_t));
+	return wire_end(&w);
+}
+
+void
+wire_put_block_status_payload(struct buf *b, const struct block_status_payload *m)
+{
+	put_be64(b, m->length);
+	put_bytes(b, m->ids);
+}
+
+uint32_t
+block_status_payload_id(const struct block_status_payload *p, size_t i)
+{
+	struct wire w = wire_over(p->ids);
+
+	wire_take(&w, i * sizeof(uint32_t));
+	return wire_be32(&w);
 }
 
 enum wire_end
@@ -489,13 +562,29 @@ wire_put_simple_reply(struct buf *b, const struct simple_reply *m)
 	put_bytes(b, m->data);
 }
 
+static void
+get_chunk_fields(struct wire *w, struct chunk *m)
+{
+	m->magic = wire_be32(w);
+	m->flags = wire_be16(w);
+	m->type = wire_be16(w);
+	m->cookie = wire_be64(w);
+	m->offset = 0;
+}
+
+static void
+put_chunk_fields(struct buf *b, const struct chunk *m)
+{
+	put_be32(b, m->magic);
+	put_be16(b, m->flags);
+	put_be16(b, m->type);
+	put_be64(b, m->cookie);
+}
+
 enum wire_end
 wire_get_chunk(struct wire w, struct chunk *m)
 {
-	m->magic = wire_be32(&w);
-	m->flags = wire_be16(&w);
-	m->type = wire_be16(&w);
-	m->cookie = wire_be64(&w);
+	get_chunk_fields(&w, m);
 	m->length = wire_be32(&w);
 	m->data = wire_take(&w, m->length);
 	return wire_end(&w);
@@ -504,11 +593,27 @@ wire_get_chunk(struct wire w, struct chunk *m)
 void
 wire_put_chunk(struct buf *b, const struct chunk *m)
 {
-	put_be32(b, m->magic);
-	put_be16(b, m->flags);
-	put_be16(b, m->type);
-	put_be64(b, m->cookie);
-	put_be32(b, m->length);
+	put_chunk_fields(b, m);
+	put_be32(b, (uint32_t)m->length);
+	put_bytes(b, m->data);
+}
+
+enum wire_end
+wire_get_extended_chunk(struct wire w, struct chunk *m)
+{
+	get_chunk_fields(&w, m);
+	m->offset = wire_be64(&w);
+	m->length = wire_be64(&w);
+	m->data = wire_take(&w, m->length);
+	return wire_end(&w);
+}
+
+void
+wire_put_extended_chunk(struct buf *b, const struct chunk *m)
+{
+	put_chunk_fields(b, m);
+	put_be64(b, m->offset);
+	put_be64(b, m->length);
 	put_bytes(b, m->data);
 }
 
@@ -545,11 +650,8 @@ wire_put_chunk_offset_hole(struct buf *b, const struct chunk_offset_hole *m)
 enum wire_end
 wire_get_chunk_block_status(struct wire w, struct chunk_block_status *m)
 {
-	size_t whole;
-
 	m->context_id = wire_be32(&w);
-	whole = w.left / EXTENT_SIZE * EXTENT_SIZE;
-	m->extents = wire_take(&w, whole > 0 ? whole : EXTENT_SIZE);
+	m->extents = take_some(&w, EXTENT_SIZE);
 	return wire_end(&w);
 }
 
@@ -575,8 +677,44 @@ chunk_extent(const struct chunk_block_status *s, size_t i)
 void
 wire_put_extent(struct buf *b, struct extent e)
 {
-	put_be32(b, e.length);
-	put_be32(b, e.flags);
+	put_be32(b, (uint32_t)e.length);
+	put_be32(b, (uint32_t)e.flags);
+}
+
+enum wire_end
+wire_get_chunk_block_status_ext(struct wire w, struct chunk_block_status_ext *m)
+{
+	m->context_id = wire_be32(&w);
+	m->count = wire_be32(&w);
+	m->extents = take_some(&w, EXTENT_EXT_SIZE);
+	return wire_end(&w);
+}
+
+void
+wire_put_chunk_block_status_ext(struct buf *b, const struct chunk_block_status_ext *m)
+{
+	put_be32(b, m->context_id);
+	put_be32(b, m->count);
+	put_bytes(b, m->extents);
+}
+
+struct extent
+chunk_extent_ext(const struct chunk_block_status_ext *s, size_t i)
+{
+	struct wire w = wire_over(s->extents);
+	struct extent e;
+
+	wire_take(&w, i * EXTENT_EXT_SIZE);
+	e.length = wire_be64(&w);
+	e.flags = wire_be64(&w);
+	return e;
+}
+
+void
+wire_put_extent_ext(struct buf *b, struct extent e)
+{
+	put_be64(b, e.length);
+	put_be64(b, e.flags);
 }
 
 enum wire_end

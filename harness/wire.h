@@ -71,6 +71,8 @@ enum message_kind {
 	MSG_REQUEST,			/* header, and the payload of a WRITE */
 	MSG_SIMPLE_REPLY,		/* header, and the payload of a READ */
 	MSG_CHUNK,			/* structured reply chunk, header and payload */
+	MSG_EXTENDED_REQUEST,		/* header, and the payload that NBD_CMD_FLAG_PAYLOAD_LEN announces */
+	MSG_EXTENDED_CHUNK,		/* extended reply chunk, header and payload */
 	MSG_KINDS
 };
 
@@ -86,6 +88,9 @@ enum {
 	SIMPLE_REPLY_SIZE = 16,
 	CHUNK_HEADER_SIZE = 20,
 	EXTENT_SIZE = 8,
+	EXTENDED_REQUEST_SIZE = 32,
+	EXTENDED_CHUNK_HEADER_SIZE = 32,
+	EXTENT_EXT_SIZE = 16,
 };
 
 /* Server: proto.md:97. */
@@ -171,14 +176,19 @@ struct rep_meta_context {
 	struct bytes name;
 };
 
-/* Client: proto.md:351. A WRITE has its payload in .data (.length is what the header says). */
+/*
+ * Client: proto.md:351, and ext:388 for the extended form, which alone has more than 32 bits of length. The payload is
+ * in .data (.length is what the header says): a WRITE has one, and an extended request with NBD_CMD_FLAG_PAYLOAD_LEN. An
+ * extended WRITE has it also where it lacks the flag, which it must not (ext:402): qemu's client sends them so.
+ */
 struct request {
 	uint32_t magic;
 	uint16_t flags, type;
-	uint64_t cookie, offset;
-	uint32_t length;
+	uint64_t cookie, offset, length;
 	struct bytes data;
 };
+
+bool request_has_payload(const struct request *m);		/* of an extended one */
 
 /* Server: proto.md:368. The decoder takes all that follows the header as the payload of a READ. */
 struct simple_reply {
@@ -187,13 +197,13 @@ struct simple_reply {
 	struct bytes data;
 };
 
-/* Server: proto.md:420. */
+/* Server: proto.md:420, and ext:525 for the extended form, which alone has an offset and more than 32 bits of length. */
 struct chunk {
 	uint32_t magic;
 	uint16_t flags, type;
-	uint64_t cookie;
-	uint32_t length;
+	uint64_t cookie, length;
 	struct bytes data;
+	uint64_t offset;		/* of the request; 0 in a structured reply */
 };
 
 /* Payloads of chunks: proto.md:1816, 1832, 1845, 1907, 1929. */
@@ -210,9 +220,14 @@ struct chunk_block_status {
 	struct bytes extents;		/* at least one, each EXTENT_SIZE; WIRE_EXTRA for a part of one left over */
 };
 struct extent {
-	uint32_t length, flags;
+	uint64_t length, flags;		/* 32 bits each in NBD_REPLY_TYPE_BLOCK_STATUS */
 };
 struct extent chunk_extent(const struct chunk_block_status *s, size_t i);
+struct chunk_block_status_ext {		/* ext:2112 */
+	uint32_t context_id, count;	/* .count is what it says of its extents */
+	struct bytes extents;		/* at least one, each EXTENT_EXT_SIZE; WIRE_EXTRA for a part of one left over */
+};
+struct extent chunk_extent_ext(const struct chunk_block_status_ext *s, size_t i);
 struct chunk_error {
 	uint32_t error;
 	uint16_t message_length;
@@ -224,6 +239,13 @@ struct chunk_error_offset {
 	struct bytes message;
 	uint64_t offset;
 };
+
+/* Payload of NBD_CMD_BLOCK_STATUS: ext:2510. */
+struct block_status_payload {
+	uint64_t length;		/* effect length, bytes */
+	struct bytes ids;		/* any number of be32; WIRE_EXTRA for a part of one left over */
+};
+uint32_t block_status_payload_id(const struct block_status_payload *p, size_t i);
 
 /* A decoder per message; whole messages (header and data) or whole payloads, as the struct says. */
 enum wire_end wire_get_oldstyle_greeting(struct wire w, struct oldstyle_greeting *m);
@@ -240,11 +262,15 @@ enum wire_end wire_get_info_export(struct wire w, struct info_export *m);
 enum wire_end wire_get_info_block_size(struct wire w, struct info_block_size *m);
 enum wire_end wire_get_rep_meta_context(struct wire w, struct rep_meta_context *m);
 enum wire_end wire_get_request(struct wire w, struct request *m);
+enum wire_end wire_get_extended_request(struct wire w, struct request *m);
+enum wire_end wire_get_block_status_payload(struct wire w, struct block_status_payload *m);
 enum wire_end wire_get_simple_reply(struct wire w, struct simple_reply *m);
 enum wire_end wire_get_chunk(struct wire w, struct chunk *m);
+enum wire_end wire_get_extended_chunk(struct wire w, struct chunk *m);
 enum wire_end wire_get_chunk_offset_data(struct wire w, struct chunk_offset_data *m);
 enum wire_end wire_get_chunk_offset_hole(struct wire w, struct chunk_offset_hole *m);
 enum wire_end wire_get_chunk_block_status(struct wire w, struct chunk_block_status *m);
+enum wire_end wire_get_chunk_block_status_ext(struct wire w, struct chunk_block_status_ext *m);
 enum wire_end wire_get_chunk_error(struct wire w, struct chunk_error *m);
 enum wire_end wire_get_chunk_error_offset(struct wire w, struct chunk_error_offset *m);
 
@@ -262,12 +288,17 @@ void wire_put_info_export(struct buf *b, const struct info_export *m);
 void wire_put_info_block_size(struct buf *b, const struct info_block_size *m);
 void wire_put_rep_meta_context(struct buf *b, const struct rep_meta_context *m);
 void wire_put_request(struct buf *b, const struct request *m);
+void wire_put_extended_request(struct buf *b, const struct request *m);
+void wire_put_block_status_payload(struct buf *b, const struct block_status_payload *m);
 void wire_put_simple_reply(struct buf *b, const struct simple_reply *m);
 void wire_put_chunk(struct buf *b, const struct chunk *m);
+void wire_put_extended_chunk(struct buf *b, const struct chunk *m);
 void wire_put_chunk_offset_data(struct buf *b, const struct chunk_offset_data *m);
 void wire_put_chunk_offset_hole(struct buf *b, const struct chunk_offset_hole *m);
 void wire_put_chunk_block_status(struct buf *b, const struct chunk_block_status *m);
 void wire_put_extent(struct buf *b, struct extent e);
+void wire_put_chunk_block_status_ext(struct buf *b, const struct chunk_block_status_ext *m);
+void wire_put_extent_ext(struct buf *b, struct extent e);
 void wire_put_chunk_error(struct buf *b, const struct chunk_error *m);
 void wire_put_chunk_error_offset(struct buf *b, const struct chunk_error_offset *m);
 

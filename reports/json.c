@@ -47,12 +47,13 @@ result_object(const struct result *r)
 	const struct requirement *q = requirement(r->requirement);
 	bool none = r->requirement == REQUIREMENT_NONE;
 
-	return json_pack("{so so so ss sb so so so so so so so so so so so so so so so sI}",
+	return json_pack("{so so so ss sb sb so so so so so so so so so so so so so so so sI}",
 			 "case", text(r->case_id),
 			 "point", text(r->point),
 			 "title", text(r->title),
 			 "verdict", verdict_name(r->verdict),
 			 "red", (int)r->red,
+			 "experimental", (int)r->experimental,
 			 "requirement", text(none ? "" : q->id),
 			 "level", text(none ? "" : level_name(q->level)),
 			 "binds", text(none ? "" : binds_name(q->binds)),
@@ -96,6 +97,7 @@ summary_object(const struct run_summary *s)
 	for (int i = 0; i < N_VERDICTS; i++)
 		json_object_set_new(summary, verdict_name((enum verdict)i), json_integer(s->count[i]));
 	json_object_set_new(summary, "known", json_integer(s->known));
+	json_object_set_new(summary, "experimental", json_integer(s->experimental));
 	json_object_set_new(summary, "red", json_integer(s->red));
 	json_object_set_new(summary, "stale", json_integer(s->stale));
 	json_object_set_new(summary, "interrupted", json_boolean(s->interrupted));

@@ -2,7 +2,8 @@
  * JUnit XML in the form that Jenkins, GitLab and their like read: tests/golden/reports/junit.xsd. The counts stand at
  * the head of the document, so the test cases are kept as XML until the end.
  *
- * A known deviation is skipped there: a CI server must stay green for it, and still show it.
+ * A known deviation, or one from an experimental extension, is skipped there: a CI server must stay green for it, and
+ * still show it.
  */
 #include "reports/report.h"
 
@@ -28,7 +29,7 @@ struct junit {
 static enum outcome
 outcome_of(const struct result *r)
 {
-	if (result_is_known(r) && r->verdict >= VERDICT_FAIL)
+	if ((result_is_known(r) || result_is_apart(r)) && r->verdict >= VERDICT_FAIL)
 		return SKIPPED;
 	if (r->verdict == VERDICT_ERROR)
 		return BROKEN;
@@ -123,12 +124,15 @@ static void
 put_skipped(xmlTextWriterPtr w, const struct result *r)
 {
 	autofree char *feature = printable_string(r->feature), *message = printable_string(r->message);
-	autofree char *reason = printable_string(r->reason), *words = NULL;
-	bool skip = r->verdict == VERDICT_SKIP;
-	int n = skip ? asprintf(&words, "%s%s%s", feature, feature[0] && message[0] ? ": " : "", message)
-	             : asprintf(&words, "%s %s: %s", expectation_name(r->expectation), verdict_name(r->verdict),
-	                        reason);
+	autofree char *reason = printable_string(r->reason), *why = result_why(r), *words = NULL;
+	int n;
 
+	if (r->verdict == VERDICT_SKIP)
+		n = asprintf(&words, "%s%s%s", feature, feature[0] && message[0] ? ": " : "", message);
+	else if (result_is_apart(r))
+		n = asprintf(&words, "experimental %s: %s", verdict_name(r->verdict), why);
+	else
+		n = asprintf(&words, "%s %s: %s", expectation_name(r->expectation), verdict_name(r->verdict), reason);
 	if (n < 0)
 		err(3, "a line of a report");
 	start(w, 3, "skipped");

@@ -89,6 +89,12 @@ result_is_known(const struct result *r)
 }
 
 bool
+result_is_apart(const struct result *r)
+{
+	return r->experimental && !r->red;
+}
+
+bool
 result_tells(const struct result *r)
 {
 	return r->verdict == VERDICT_PASS && r->message != NULL && r->message[0] != '\0';

@@ -11,6 +11,9 @@ const char *expectation_name(enum expectation e); /* "known"; NULL for none */
 /* A deviation that the expectation file speaks of, and that therefore does not count. */
 bool result_is_known(const struct result *r);
 
+/* A deviation from an experimental extension, which does not count without --experimental. */
+bool result_is_apart(const struct result *r);
+
 /* A pass that has something to tell. */
 bool result_tells(const struct result *r);
 

@@ -108,6 +108,8 @@ put_directive(FILE *f, const struct result *r)
 		fprintf(f, " # SKIP %s%s%s", feature, feature[0] && message[0] ? ": " : "", message);
 	else if (r->verdict >= VERDICT_FAIL && result_is_known(r))
 		fprintf(f, " # TODO %s%s", r->expectation == EXPECT_FLAKY ? "flaky: " : "", reason);
+	else if (r->verdict >= VERDICT_FAIL && result_is_apart(r))
+		fputs(" # TODO an experimental extension", f);
 }
 
 static void

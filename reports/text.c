@@ -41,7 +41,7 @@ struct text {
 	bool live, colour; /* a line of progress; colours */
 	unsigned width;    /* columns to fold lines at; 0: never */
 	bool progress;     /* the line of progress is on the terminal */
-	unsigned count[N_VERDICTS], known[N_VERDICTS];
+	unsigned count[N_VERDICTS], known[N_VERDICTS], apart[N_VERDICTS];
 	struct skips *skips;
 	FILE *infos, *knowns, *reds; /* sections of the end, written as results come */
 	char *infos_text, *knowns_text, *reds_text;
@@ -199,6 +199,8 @@ put_block(struct text *t, const struct result *r)
 	put_field(t, "case", PLAIN, r->title, 0);
 	if (r->expectation == EXPECT_UNEXPECTED_PASS)
 		put_field(t, "but", PLAIN, "the expectation file calls this a deviation; remove its line", 0);
+	else if (result_is_apart(r))
+		put_field(t, "but", PLAIN, "the extension is experimental; --experimental makes it fail the run", 0);
 	else if (r->expectation == EXPECT_CHANGED)
 		put_field(t, "but", PLAIN, "the expectation file expects another verdict or requirement", 0);
 	put_field(t, "reason", PLAIN, r->reason, 0);
@@ -324,6 +326,7 @@ text_result(void *state, const struct result *r)
 	if (r->red)
 		keep_red(t, r);
 	t->known[r->verdict] += result_is_known(r);
+	t->apart[r->verdict] += result_is_apart(r);
 	if (result_is_known(r))
 		keep_known(t, r);
 	else if (r->red || r->verdict >= VERDICT_WARN)
@@ -432,6 +435,8 @@ put_summary(const struct text *t, const struct run_summary *s)
 		fprintf(t->f, "%s%u %s", i ? ", " : "", s->count[order[i]], verdict_name(order[i]));
 		if (t->known[order[i]] > 0)
 			fprintf(t->f, " (%u known)", t->known[order[i]]);
+		if (t->apart[order[i]] > 0)
+			fprintf(t->f, " (%u experimental)", t->apart[order[i]]);
 	}
 	if (s->stale > 0)
 		fprintf(t->f, ", %u stale", s->stale);

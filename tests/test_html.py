@@ -114,7 +114,10 @@ def test_catalogue_is_that_of_the_protocol(page):
     assert chapters[q["chapter"]]["line"] <= line and (q["level"], q["binds"]) == ("SHOULD", "server")
     assert "untestable" in by_id["newstyle_debug_port"] and "untestable" not in q
     for q in by_id.values():
-        line, after = int(re.match(r"proto\.md:(\d+)", q["where"]).group(1)), chapters[q["chapter"] + 1:]
+        if q["where"].startswith("ext:"):
+            assert chapters[q["chapter"]] == chapters[-1] == {"line": 0, "depth": 2, "title": "Extended headers, experimental"}
+            continue
+        line, after = int(re.match(r"proto\.md:(\d+)", q["where"]).group(1)), chapters[q["chapter"] + 1:-1]
         assert chapters[q["chapter"]]["line"] <= line and all(line < c["line"] for c in after)
 
 
@@ -126,7 +129,7 @@ def test_chapters_are_those_of_the_text():
         headings = [(n, m.group(1), m.group(2).replace("`", "")) for n, line in enumerate(f, 1) if (m := re.match(r"(#+) (.*)", line))]
     with open(os.path.join(ROOT, "cases/chapters.def"), encoding="utf-8") as f:
         ours = [(int(n), "#" * int(d), t) for n, d, t in re.findall(r'^CHAPTER\((\d+), (\d+), "(.*)"\)$', f.read(), re.M)]
-    assert ours == headings
+    assert ours == [*headings, (0, "##", "Extended headers, experimental")]
 
 
 # ---- a run in a browser ----
@@ -167,7 +170,7 @@ def test_filters(page, look):
     assert sorted(seen["known"]) == ["fail export_name/padding", "warn option/late_reply"]
     assert seen["red"] == sum(r["red"] for r in said["results"])
     assert len(seen["group"]) == 5 and all(row.split()[1].startswith("tls/") for row in seen["group"])
-    assert seen["nothing"] == [] and seen["found"] == ["fail read/past_the_end"] and seen["shown"].startswith("1 of 21 results")
+    assert seen["nothing"] == [] and seen["found"] == ["fail read/past_the_end"] and seen["shown"].startswith(f"1 of {len(said['results'])} results")
 
 
 def test_a_result_opens(page, look):
@@ -211,6 +214,15 @@ def test_finding_of_an_exploration(matrix, look):
     assert seen["command"] == ["nbdspec server --explore-sequence 'GO' -- sh -c 'a\nb'"] and seen["pre"] == ["static int x;\n\nCASE(explored, sequence)\n"]
 
 
+def test_experimental(matrix, look):
+    """What an experimental extension says is told, and apart."""
+    matrix(report([result(verdict="fail", experimental=True, requirement="abort_ignores_data", message="told"), result("option/go")]), report([result()], "two"))
+    seen, _ = look("matrix.html", """seen.cell = $("#matrix td").className; location.hash = "#run=0"; await wait(); seen.verdict = $("#verdict").textContent;
+        $("[data-chip=experimental]").click(); seen.rows = rows(); $("#results .row").click(); seen.text = $("#results").textContent;""")
+    assert seen["cell"] == "c-warn" and seen["verdict"] == "As expected, with 1 experimental deviation" and seen["rows"] == ["fail option/abort"]
+    assert "--experimental" in seen["text"]
+
+
 def test_on_paper(page, look):
     """What deviates is open."""
     _, said = page()
@@ -230,7 +242,7 @@ def test_coverage(page, look):
         seen.client = item("client_strings_no_nul") === undefined;
         item("option_reply_echoes_option").querySelector("button").click(); await wait(); seen.rows = rows(); seen.shown = $("#shown").textContent;""")
     assert seen["tags"] == ["broken", "broken", "broken", "not asked", "untestable"] and seen["client"]
-    assert "bind the server and can be tested: 3 broken, " in seen["total"]
+    assert "bind the server and can be tested: 4 broken, " in seen["total"]
     assert "fail read/past_the_end" in seen["rows"] and "pass greeting/newstyle_magic" in seen["rows"] and not [r for r in seen["rows"] if "tls/" in r]
     assert "to option_reply_echoes_option." in seen["shown"]
 

@@ -64,6 +64,13 @@ CODEC(request, F(request, magic), F(request, flags), F(request, type), F(request
       F(request, length), F(request, data))
 CODEC(simple_reply, F(simple_reply, magic), F(simple_reply, error), F(simple_reply, cookie), F(simple_reply, data))
 CODEC(chunk, F(chunk, magic), F(chunk, flags), F(chunk, type), F(chunk, cookie), F(chunk, length), F(chunk, data))
+CODEC(extended_request, F(request, magic), F(request, flags), F(request, type), F(request, cookie), F(request, offset),
+      F(request, length), F(request, data))
+CODEC(extended_chunk, F(chunk, magic), F(chunk, flags), F(chunk, type), F(chunk, cookie), F(chunk, length),
+      F(chunk, data), F(chunk, offset))
+CODEC(block_status_payload, F(block_status_payload, length), F(block_status_payload, ids))
+CODEC(chunk_block_status_ext, F(chunk_block_status_ext, context_id), F(chunk_block_status_ext, count),
+      F(chunk_block_status_ext, extents))
 CODEC(chunk_offset_data, F(chunk_offset_data, offset), F(chunk_offset_data, data))
 CODEC(chunk_offset_hole, F(chunk_offset_hole, offset), F(chunk_offset_hole, size))
 CODEC(chunk_block_status, F(chunk_block_status, context_id), F(chunk_block_status, extents))
@@ -85,7 +92,8 @@ CODEC(chunk_error_offset, F(chunk_error_offset, error), F(chunk_error_offset, me
 
 /*
  * The encoding is in hexadecimal, a word per line of proto.md. <…> is a length or a count of what follows. After |
- * comes the rest of the bytes, however many; after # the rest in whole extents, at least one.
+ * comes the rest of the bytes, however many; after # the rest in whole extents, at least one, after % in whole extents of
+ * 16 bytes, at least one, after = in whole numbers of 4 bytes.
  */
 static const struct row {
 	const char *name;
@@ -149,10 +157,10 @@ static const struct row {
 	  "67446698 0000006c 1112131415161718 |" },
 	{ "chunk, proto.md:420", &chunk,
 	  &(struct chunk){ NBD_STRUCTURED_REPLY_MAGIC, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR_OFFSET, COOKIE, 3,
-	                   B("abc") },
+	                   B("abc"), 0 },
 	  "668e33ef 0001 8002 1112131415161718 <00000003> 616263" },
 	{ "NBD_REPLY_TYPE_NONE", &chunk,
-	  &(struct chunk){ NBD_STRUCTURED_REPLY_MAGIC, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, COOKIE, 0, B("") },
+	  &(struct chunk){ NBD_STRUCTURED_REPLY_MAGIC, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, COOKIE, 0, B(""), 0 },
 	  "668e33ef 0001 0000 1112131415161718 <00000000>" },
 	{ "NBD_REPLY_TYPE_OFFSET_DATA, proto.md:1816", &chunk_offset_data,
 	  &(struct chunk_offset_data){ OFFSET, B("abc") }, "2122232425262728 | 616263" },
@@ -161,6 +169,34 @@ static const struct row {
 	{ "NBD_REPLY_TYPE_BLOCK_STATUS, proto.md:1845", &chunk_block_status,
 	  &(struct chunk_block_status){ 0x01020304, B("\0\0\20\0\0\0\0\3\0\0\40\0\0\0\0\1") },
 	  "01020304 # 00001000 00000003 00002000 00000001" },
+	{ "extended NBD_CMD_TRIM, ext:388", &extended_request,
+	  &(struct request){ NBD_EXTENDED_REQUEST_MAGIC, NBD_CMD_FLAG_FUA, NBD_CMD_TRIM, COOKIE, OFFSET, 0x100001000,
+	                     B("") },
+	  "21e41c71 0001 0004 1112131415161718 2122232425262728 0000000100001000" },
+	{ "extended NBD_CMD_WRITE, ext:388", &extended_request,
+	  &(struct request){ NBD_EXTENDED_REQUEST_MAGIC, NBD_CMD_FLAG_PAYLOAD_LEN, NBD_CMD_WRITE, COOKIE, OFFSET, 3,
+	                     B("abc") },
+	  "21e41c71 0020 0001 1112131415161718 2122232425262728 <0000000000000003> 616263" },
+	{ "extended NBD_CMD_WRITE without NBD_CMD_FLAG_PAYLOAD_LEN", &extended_request,
+	  &(struct request){ NBD_EXTENDED_REQUEST_MAGIC, 0, NBD_CMD_WRITE, COOKIE, OFFSET, 3, B("abc") },
+	  "21e41c71 0000 0001 1112131415161718 2122232425262728 <0000000000000003> 616263" },
+	{ "payload of NBD_CMD_BLOCK_STATUS, ext:2510", &block_status_payload,
+	  &(struct block_status_payload){ 0x100001000, B("\0\0\0\1\1\2\3\4") },
+	  "0000000100001000 = 00000001 01020304" },
+	{ "payload of NBD_CMD_BLOCK_STATUS, no IDs", &block_status_payload,
+	  &(struct block_status_payload){ 4096, B("") }, "0000000000001000 =" },
+	{ "extended chunk, ext:525", &extended_chunk,
+	  &(struct chunk){ NBD_EXTENDED_REPLY_MAGIC, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_OFFSET_DATA, COOKIE, 3,
+	                   B("abc"), OFFSET },
+	  "6e8a278c 0001 0001 1112131415161718 2122232425262728 <0000000000000003> 616263" },
+	{ "extended NBD_REPLY_TYPE_NONE", &extended_chunk,
+	  &(struct chunk){ NBD_EXTENDED_REPLY_MAGIC, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, COOKIE, 0, B(""),
+	                   OFFSET },
+	  "6e8a278c 0001 0000 1112131415161718 2122232425262728 <0000000000000000>" },
+	{ "NBD_REPLY_TYPE_BLOCK_STATUS_EXT, ext:2112", &chunk_block_status_ext,
+	  &(struct chunk_block_status_ext){ 0x01020304, 2,
+	                                    B("\0\0\0\1\0\0\20\0\0\0\0\0\0\0\0\3\0\0\0\0\0\0\40\0\0\0\0\0\0\0\0\1") },
+	  "01020304 00000002 % 0000000100001000 0000000000000003 0000000000002000 0000000000000001" },
 	{ "NBD_REPLY_TYPE_ERROR, proto.md:1907", &chunk_error, &(struct chunk_error){ NBD_EOVERFLOW, 3, B("bad") },
 	  "0000004b <0003> 626164" },
 	{ "NBD_REPLY_TYPE_ERROR, no message", &chunk_error, &(struct chunk_error){ NBD_EIO, 0, B("") },
@@ -194,11 +230,11 @@ golden(const char *hex)
 		} else if (*p == '>') {
 			g.lengths[g.n_lengths].size = g.len - g.lengths[g.n_lengths].at;
 			g.n_lengths++;
-		} else if (*p == '|' || *p == '#') {
+		} else if (strchr("|#%=", *p) != NULL) {
 			g.has_rest = true;
 			g.rest = g.len;
-			g.unit = *p == '#' ? 8 : 1;
-			g.least = *p == '#' ? 8 : 0;
+			g.unit = *p == '#' ? 8 : *p == '%' ? 16 : *p == '=' ? 4 : 1;
+			g.least = *p == '#' || *p == '%' ? g.unit : 0;
 		} else {
 			assert_int_equal(sscanf(p++, "%2hhx", &g.bytes[g.len++]), 1);
 		}
@@ -352,6 +388,8 @@ fixed_parts_have_their_sizes(void **state)
 		{ &request, REQUEST_SIZE },
 		{ &simple_reply, SIMPLE_REPLY_SIZE },
 		{ &chunk, CHUNK_HEADER_SIZE },
+		{ &extended_request, EXTENDED_REQUEST_SIZE },
+		{ &extended_chunk, EXTENDED_CHUNK_HEADER_SIZE },
 	};
 	static const uint64_t zeroes[32];
 	struct buf b = { 0 };
@@ -366,6 +404,10 @@ fixed_parts_have_their_sizes(void **state)
 	wire_put_extent(&b, (struct extent){ 0x01020304, 0x05060708 });
 	assert_int_equal(b.len, EXTENT_SIZE);
 	assert_memory_equal(b.at, "\1\2\3\4\5\6\7\10", 8);
+	buf_clear(&b);
+	wire_put_extent_ext(&b, (struct extent){ 0x0102030405060708, 0x1112131415161718 });
+	assert_int_equal(b.len, EXTENT_EXT_SIZE);
+	assert_memory_equal(b.at, "\1\2\3\4\5\6\7\10\21\22\23\24\25\26\27\30", 16);
 	buf_free(&b);
 }
 
@@ -384,8 +426,15 @@ encoders_write_lies_as_they_stand(void **state)
 		  &(struct opt_meta_context){ 9, BYTES_OF("a"), 0, BYTES_OF("b") }, "00000009 61 00000000 62" },
 		{ "NBD_CMD_READ", &request, &(struct request){ 1, 2, NBD_CMD_READ, 3, 4, 5, BYTES_OF("a") },
 		  "00000001 0002 0000 0000000000000003 0000000000000004 00000005 61" },
-		{ "chunk", &chunk, &(struct chunk){ 1, 2, 3, 4, 0, BYTES_OF("a") },
+		{ "chunk", &chunk, &(struct chunk){ 1, 2, 3, 4, 0, BYTES_OF("a"), 0 },
 		  "00000001 0002 0003 0000000000000004 00000000 61" },
+		{ "extended NBD_CMD_READ", &extended_request,
+		  &(struct request){ 1, 2, NBD_CMD_READ, 3, 4, 5, BYTES_OF("a") },
+		  "00000001 0002 0000 0000000000000003 0000000000000004 0000000000000005 61" },
+		{ "extended chunk", &extended_chunk, &(struct chunk){ 1, 2, 3, 4, 0, BYTES_OF("a"), 5 },
+		  "00000001 0002 0003 0000000000000004 0000000000000005 0000000000000000 61" },
+		{ "NBD_REPLY_TYPE_BLOCK_STATUS_EXT", &chunk_block_status_ext,
+		  &(struct chunk_block_status_ext){ 1, 9, BYTES_OF("a") }, "00000001 00000009 61" },
 		{ "NBD_REPLY_TYPE_ERROR", &chunk_error, &(struct chunk_error){ 0, 0xffff, BYTES_OF("a") },
 		  "00000000 ffff 61" },
 	};
@@ -452,6 +501,30 @@ the_cursor_remembers_that_it_ran_out(void **state)
 }
 
 static void
+wide_extents_and_ids_are_read_one_by_one(void **state)
+{
+	const struct bytes in = BYTES_OF("\0\0\0\7\0\0\0\2\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\3"
+	                                 "\0\0\0\0\0\0\20\0\200\0\0\0\0\0\0\1");
+	const struct bytes asked = BYTES_OF("\0\0\0\1\0\0\0\0\0\0\0\5\0\0\0\6");
+	struct chunk_block_status_ext status;
+	struct block_status_payload payload;
+
+	(void)state;
+	assert_int_equal(wire_get_chunk_block_status_ext(wire_over(in), &status), WIRE_EXACT);
+	assert_int_equal(status.count, 2);
+	assert_int_equal(chunk_extent_ext(&status, 0).length, 0x100000000);
+	assert_int_equal(chunk_extent_ext(&status, 0).flags, 3);
+	assert_int_equal(chunk_extent_ext(&status, 1).length, 0x1000);
+	assert_int_equal(chunk_extent_ext(&status, 1).flags, 0x8000000000000001);
+	assert_int_equal(chunk_extent_ext(&status, 2).length, 0);
+	assert_int_equal(wire_get_block_status_payload(wire_over(asked), &payload), WIRE_EXACT);
+	assert_int_equal(payload.length, 0x100000000);
+	assert_int_equal(block_status_payload_id(&payload, 0), 5);
+	assert_int_equal(block_status_payload_id(&payload, 1), 6);
+	assert_int_equal(block_status_payload_id(&payload, 2), 0);
+}
+
+static void
 a_buffer_grows_and_is_consumed(void **state)
 {
 	struct buf b = { 0 };
@@ -506,6 +579,7 @@ main(void)
 		cmocka_unit_test(encoders_write_lies_as_they_stand),
 		cmocka_unit_test(items_of_a_list_are_read_one_by_one),
 		cmocka_unit_test(the_cursor_remembers_that_it_ran_out),
+		cmocka_unit_test(wide_extents_and_ids_are_read_one_by_one),
 		cmocka_unit_test(a_buffer_grows_and_is_consumed),
 		cmocka_unit_test(bytes_are_equal_by_content),
 	};

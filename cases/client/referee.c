@@ -3,6 +3,7 @@
 
 #include "harness/nbd.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,8 +112,8 @@ judge_rest_of_transmission(struct session *s)
 	/* Who leaves with requests under way leaves amid the data of one or between two: that is chance. */
 	if (m.magic == NBD_REQUEST_MAGIC && m.type == NBD_CMD_WRITE && !leaving_is_judged(s))
 		accuse(s, RULES(R(write_payload_follows), R(request_payload_client)),
-		       "NBD_CMD_WRITE of %u bytes at %llu: %u bytes of data followed, then the end", m.length,
-		       (unsigned long long)m.offset, s->rest_length - REQUEST_SIZE);
+		       "NBD_CMD_WRITE of %" PRIu64 " bytes at %" PRIu64 ": %u bytes of data followed, then the end",
+		       m.length, m.offset, s->rest_length - REQUEST_SIZE);
 }
 
 /* The connection has ended in the midst of a message. */

@@ -47,7 +47,7 @@ show(const struct request *m, char text[TEXT_SIZE])
 		snprintf(name, sizeof(name), "%s", name_of(NAME_COMMAND, m->type));
 	else
 		snprintf(name, sizeof(name), "command %u", m->type);
-	snprintf(text, TEXT_SIZE, "%s of %u bytes at %" PRIu64 "%s%.60s", name, m->length, m->offset,
+	snprintf(text, TEXT_SIZE, "%s of %" PRIu64 " bytes at %" PRIu64 "%s%.60s", name, m->length, m->offset,
 	         m->flags != 0 ? ", flags " : "", m->flags != 0 ? name_flags(NAME_COMMAND_FLAG, m->flags, flags) : "");
 	return text;
 }

@@ -143,7 +143,7 @@ say_simple(struct conn *c, uint32_t error, const void *data, size_t len)
 bool
 say_chunk(struct conn *c, uint16_t flags, uint16_t type, const void *data, size_t len)
 {
-	struct outgoing m = chunk_start(c->request, type, PAYLOAD_RAW, false);
+	struct outgoing m = chunk_start(c, c->request, type, PAYLOAD_RAW, false);
 
 	m.chunk.flags = flags;
 	m.chunk.data = (struct bytes){ data, len };

@@ -104,8 +104,8 @@ tell_request(FILE *f, struct bytes data)
 	struct request q;
 
 	wire_get_request(wire_over(data), &q);
-	fprintf(f, "sends %s, flags 0x%x, of %u bytes at %" PRIu64 "\n", name_text(NAME_COMMAND, q.type, name), q.flags,
-	        q.length, q.offset);
+	fprintf(f, "sends %s, flags 0x%x, of %" PRIu64 " bytes at %" PRIu64 "\n", name_text(NAME_COMMAND, q.type, name),
+	        q.flags, q.length, q.offset);
 }
 
 /* The connections that the client has a request on; 0 where it has one on any. */

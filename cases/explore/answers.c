@@ -99,7 +99,7 @@ take_data(struct flight *f, struct item *i, const struct chunk *c)
 	         "a chunk of data");
 	wire_get_chunk_offset_data(wire_over(c->data), &d);
 	EXPECTED(f, i, c->length >= (i->q.length > 0 ? 9 : 8), R(data_chunk_length), "9 bytes or more",
-	         "length %" PRIu32, c->length);
+	         "length %" PRIu64, c->length);
 	EXPECTED(f, i, !f->e->sized || d.data.len <= f->e->maximum, R(chunk_within_max_payload),
 	         "no more data than the maximum payload size", "%zu bytes", d.data.len);
 	take_content(f, i, d.offset, d.data.len, d.data.at);
@@ -113,7 +113,7 @@ take_hole(struct flight *f, struct item *i, const struct chunk *c)
 	EXPECTED(f, i, i->q.type == NBD_CMD_READ, R(content_chunks_only_for_read), "content in reply to READs only",
 	         "a hole");
 	EXPECTED(f, i, wire_get_chunk_offset_hole(wire_over(c->data), &h) == WIRE_EXACT, R(hole_chunk_length),
-	         "length 12", "length %" PRIu32, c->length);
+	         "length 12", "length %" PRIu64, c->length);
 	EXPECTED(f, i, h.size > 0, R(hole_chunk_nonzero), "a hole of some bytes", "size 0");
 	take_content(f, i, h.offset, h.size, NULL);
 }
@@ -132,7 +132,7 @@ take_extents(struct flight *f, struct item *i, const struct chunk_block_status *
 
 		EXPECTED(f, i, x.length > 0, R(extent_length_nonzero), "extents of some bytes", "one of 0");
 		EXPECTED(f, i, !one || x.length <= i->q.length, R(req_one_within_request),
-		         "an extent within the request with REQ_ONE", "%" PRIu32 " bytes", x.length);
+		         "an extent within the request with REQ_ONE", "%" PRIu64 " bytes", x.length);
 		EXPECTED(f, i, k == 0 || sum < i->q.length || i->q.length == 0, R(extents_before_last_shorter),
 		         "no extent behind the one that reaches the request's end", "%u extents", n);
 		sum += x.length;
@@ -150,7 +150,7 @@ take_status(struct flight *f, struct item *i, const struct chunk *c)
 	EXPECTED(f, i, i->q.type == NBD_CMD_BLOCK_STATUS, R(status_chunk_only_for_block_status),
 	         "status in reply to BLOCK_STATUS only", "a status chunk");
 	EXPECTED(f, i, wire_get_chunk_block_status(wire_over(c->data), &s) == WIRE_EXACT, R(status_chunk_length),
-	         "4 bytes and extents", "length %" PRIu32, c->length);
+	         "4 bytes and extents", "length %" PRIu64, c->length);
 	while (k < f->e->n_contexts && f->e->contexts[k] != s.context_id)
 		k++;
 	EXPECTED(f, i, k < f->e->n_contexts, R(status_chunk_names_context), "the ID of a context that is selected",
@@ -174,7 +174,7 @@ take_error(struct flight *f, struct item *i, const struct chunk *c)
 	uint32_t error = placed ? x.error : plain.error;
 
 	EXPECTED(f, i, c->length >= (placed ? 14 : 6), placed ? R(error_offset_length) : R(error_chunk_length),
-	         "an error and the length of its text", "length %" PRIu32, c->length);
+	         "an error and the length of its text", "length %" PRIu64, c->length);
 	EXPECTED(f, i, end != WIRE_SHORT, R(error_chunk_message_fits), "a text within the chunk", "a longer one");
 	EXPECTED(f, i, error != NBD_SUCCESS, placed ? R(error_offset_nonzero) : R(error_chunk_nonzero),
 	         "an error in an error chunk", "0");
@@ -192,7 +192,7 @@ take_chunk(struct flight *f, struct item *i, const struct chunk *c)
 {
 	switch (c->type) {
 	case NBD_REPLY_TYPE_NONE:
-		EXPECTED(f, i, c->length == 0, R(none_chunk_empty), "length 0", "length %" PRIu32, c->length);
+		EXPECTED(f, i, c->length == 0, R(none_chunk_empty), "length 0", "length %" PRIu64, c->length);
 		EXPECTED(f, i, (c->flags & NBD_REPLY_FLAG_DONE) != 0, R(none_chunk_done), "NBD_REPLY_FLAG_DONE",
 		         "flags 0x%04x", c->flags);
 		return;
@@ -337,7 +337,7 @@ recv_chunk_part(struct flight *f)
 	EXPECTED(f, i, f->e->mode != MODE_SIMPLE, R(structured_reply_needs_negotiation),
 	         "a simple reply: structured ones were not agreed", "a structured one");
 	EXPECTED(f, i, c.length <= MOST_CHUNK, R(structured_chunk_length), "the payload of a chunk",
-	         "%" PRIu32 " bytes", c.length);
+	         "%" PRIu64 " bytes", c.length);
 	if (link_need(f->link, CHUNK_HEADER_SIZE + c.length) == NULL)
 		return;
 	wire_get_chunk(wire_over(link_take(f->link, MSG_CHUNK, c.cookie, CHUNK_HEADER_SIZE + c.length)), &c);

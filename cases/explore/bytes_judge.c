@@ -315,7 +315,7 @@ take_chunk(struct judge *j)
 	if (!j->structured)
 		BREACH(j, R(simple_reply_required), "a simple reply, for no others were agreed on", "a structured one");
 	else if (c.length > MOST_CHUNK)
-		BREACH(j, R(structured_chunk_length), "a chunk with its payload", "one with a length of %" PRIu32,
+		BREACH(j, R(structured_chunk_length), "a chunk with its payload", "one with a length of %" PRIu64,
 		       c.length);
 	if (j->stop || (at = need(j, CHUNK_HEADER_SIZE + c.length)) == NULL)
 		return;

@@ -451,7 +451,8 @@ judge_listed(struct model *m, const struct option_reply *r)
 		return MODEL_NEXT;
 	if (is_flawed(m, r))
 		return judge_flawed_meta(m, r);
-	if (is_error(r->type))
+	/* Some of what was listed is for who has extended headers (ext:1519). */
+	if (is_error(r->type) && (r->type != NBD_REP_ERR_EXT_HEADER_REQD || n == 0))
 		return wrong_type(m, R(list_meta_replies), "contexts and NBD_REP_ACK, as at other times", r->type);
 	if (m->structured && owed != UINT32_MAX && n != owed)
 		return wrong_count(

@@ -74,7 +74,7 @@ put_asked(const struct paste *p)
 			fputs(name, p->f);
 		else
 			fprintf(p->f, "0x%x", q.type);
-		fprintf(p->f, ", %" PRIu64 "u, %" PRIu32 ", %s },\n", q.offset, q.length,
+		fprintf(p->f, ", %" PRIu64 "u, %" PRIu64 ", %s },\n", q.offset, q.length,
 		        q.type == NBD_CMD_WRITE && !l.may_succeed ? "true" : "false");
 	}
 	fprintf(p->f, "\t};\n\tstruct sent q[%u];\n\tstruct reply a[%u];\n\tuint8_t *data[%u] = { NULL };\n", p->n,

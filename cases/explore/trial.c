@@ -213,7 +213,7 @@ take_status(struct model *m, struct ask *a, const struct chunk *c)
 	unsigned i = 0;
 
 	if (wire_get_chunk_block_status(wire_over(c->data), &status) != WIRE_EXACT)
-		return model_breach(m, R(status_chunk_length), "4 bytes and extents", "length %" PRIu32, c->length);
+		return model_breach(m, R(status_chunk_length), "4 bytes and extents", "length %" PRIu64, c->length);
 	a->n_status++;
 	if (a->what == ASK_NO_STATUS)
 		return MODEL_NEXT;
@@ -257,7 +257,7 @@ trial_chunk(struct trial *t, struct model *m, struct ask *a, const struct chunk 
 	if ((c->type & 1u << 15) != 0) {
 		a->error = wire_be32(&w);
 		if (w.ran_out)
-			return model_breach(m, R(error_chunk_length), "an error and its text", "length %" PRIu32,
+			return model_breach(m, R(error_chunk_length), "an error and its text", "length %" PRIu64,
 			                    c->length);
 	} else if (c->type == NBD_REPLY_TYPE_BLOCK_STATUS) {
 		if (a->request.type != NBD_CMD_BLOCK_STATUS)

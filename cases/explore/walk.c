@@ -1,5 +1,6 @@
 #include "cases/explore/walk.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -257,7 +258,8 @@ recv_chunk_part(struct walker *w, struct link *l, struct model *m, struct trial 
 	if (a == NULL)
 		return MODEL_BREACH;
 	if (c.length > MOST_DATA)
-		return model_breach(m, R(structured_chunk_length), "the payload of a chunk", "%u bytes", c.length);
+		return model_breach(m, R(structured_chunk_length), "the payload of a chunk", "%" PRIu64 " bytes",
+		                    c.length);
 	if (link_need(l, CHUNK_HEADER_SIZE + c.length) == NULL)
 		return no_reply(w, l, m, t, lawful);
 	wire_get_chunk(wire_over(link_take(l, MSG_CHUNK, c.cookie, CHUNK_HEADER_SIZE + c.length)), &c);

@@ -80,7 +80,7 @@ check_multiples(struct test *t, const struct sent *q, const struct status_chunk 
 		    (last && q->offset + length_of(s, s->count) == t->s->size))
 			continue;
 		snprintf(want, sizeof(want), "multiples of %" PRIu32, unit);
-		snprintf(got, sizeof(got), "%" PRIu32, s->extents[i].length);
+		snprintf(got, sizeof(got), "%" PRIu64, s->extents[i].length);
 		deviates(t, r, want, got);
 		return;
 	}
@@ -96,7 +96,7 @@ check_merged(struct test *t, const struct status_chunk *s)
 		if (s->extents[i].flags != s->extents[i - 1].flags ||
 		    (uint64_t)s->extents[i].length + s->extents[i - 1].length > UINT32_MAX)
 			continue;
-		snprintf(got, sizeof(got), "%" PRIu32 " and %" PRIu32 " bytes, both with status 0x%" PRIx32,
+		snprintf(got, sizeof(got), "%" PRIu64 " and %" PRIu64 " bytes, both with status 0x%" PRIx64,
 		         s->extents[i - 1].length, s->extents[i].length, s->extents[i].flags);
 		deviates(t, R(extents_merged), "a status that differs from extent to extent", got);
 		return;
@@ -114,11 +114,11 @@ check_lengths(struct test *t, const struct sent *q, const struct status_chunk *s
 		EXPECT(t, several ? R(req_one_single_extent) : R(req_one_one_extent), s->count == 1,
 		       "%u extents answer a request with NBD_CMD_FLAG_REQ_ONE", s->count);
 		EXPECT(t, R(req_one_within_request), s->extents[0].length <= q->length,
-		       "an extent of %" PRIu32 " bytes answers a request for %" PRIu32 " with NBD_CMD_FLAG_REQ_ONE",
+		       "an extent of %" PRIu64 " bytes answers a request for %" PRIu64 " with NBD_CMD_FLAG_REQ_ONE",
 		       s->extents[0].length, q->length);
 	}
 	EXPECT(t, R(extents_before_last_shorter), length_of(s, s->count - 1) < q->length,
-	       "all extents but the last have %" PRIu64 " bytes; asked for were %" PRIu32, length_of(s, s->count - 1),
+	       "all extents but the last have %" PRIu64 " bytes; asked for were %" PRIu64, length_of(s, s->count - 1),
 	       q->length);
 	EXPECT(t, R(extents_start_at_offset), sum <= t->s->size - q->offset,
 	       "the extents reach to %" PRIu64 "; the export ends at %" PRIu64, q->offset + sum, t->s->size);
@@ -154,7 +154,7 @@ check_reserved(struct test *t, const struct status_chunk *s)
 	for (unsigned i = 0; s != NULL && i < s->count; i++) {
 		if ((s->extents[i].flags & ~(uint32_t)(NBD_STATE_HOLE | NBD_STATE_ZERO)) == 0)
 			continue;
-		snprintf(got, sizeof(got), "status 0x%" PRIx32, s->extents[i].flags);
+		snprintf(got, sizeof(got), "status 0x%" PRIx64, s->extents[i].flags);
 		deviates(t, R(allocation_reserved_flags_zero), "NBD_STATE_HOLE and NBD_STATE_ZERO, and no other bit",
 		         got);
 		return;
@@ -503,7 +503,7 @@ expect_zeroes(struct test *t, const struct area *a, uint64_t offset, const struc
 			continue;
 		for (uint64_t k = at; k < at + s->extents[i].length && k < a->offset + a->length; k++)
 			EXPECT(t, r, a->data[k - a->offset] == 0,
-			       "the %" PRIu32 " bytes at %" PRIu64 " are said to be zeroes; byte %" PRIu64
+			       "the %" PRIu64 " bytes at %" PRIu64 " are said to be zeroes; byte %" PRIu64
 			       " reads 0x%02x",
 			       s->extents[i].length, at, k, a->data[k - a->offset]);
 	}
@@ -704,7 +704,7 @@ write_first_extent(struct test *t, const struct contexts *c, uint64_t offset, co
 		return;
 	}
 	EXPECT(t, R(allocated_write_no_enospc), error != NBD_ENOSPC,
-	       "a write to %" PRIu32 " bytes at %" PRIu64 ", which are said to be no hole, gets NBD_ENOSPC", e.length,
+	       "a write to %" PRIu64 " bytes at %" PRIu64 ", which are said to be no hole, gets NBD_ENOSPC", e.length,
 	       offset);
 	EXPECT_ERROR(t, R(write_stored), error, NBD_SUCCESS);
 }
@@ -730,16 +730,6 @@ CASE(block_status, allocated_is_writable,
 }
 
 /* ---- what is refused, or may be ---- */
-
-static uint32_t
-peek_magic(struct test *t)
-{
-	uint8_t bytes[4] = { 0 };
-	struct wire w = wire(bytes, sizeof(bytes));
-
-	peek_bytes(t, bytes, sizeof(bytes));
-	return wire_be32(&w);
-}
 
 /* Nothing says what is in it (proto.md:2228): only that it comes, for this cookie, and ends. */
 static void

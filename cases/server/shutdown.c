@@ -271,7 +271,7 @@ CASE(shutdown, requests_in_flight,
 		first = i == 0 ? r.cookie : first;
 		wire_put_request(&b, &r);
 	}
-	note(t, "%d times NBD_CMD_READ, of %" PRIu32 " bytes each, in one piece:", BATCH, r.length);
+	note(t, "%d times NBD_CMD_READ, of %" PRIu64 " bytes each, in one piece:", BATCH, r.length);
 	send_raw(t, b.at, b.len);
 	buf_free(&b);
 	if (!peer_goes_on(t, R(each_request_one_reply)))

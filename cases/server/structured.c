@@ -476,8 +476,8 @@ CASE(structured, four_gigabytes, "A READ of more than 2^32 - 8 bytes is refused,
 	EXPECT_EQ(t, R(structured_reply_magic), c.magic, NBD_STRUCTURED_REPLY_MAGIC);
 	EXPECT_EQ(t, R(cookie_echoed), c.cookie, q.cookie);
 	EXPECT(t, R(read_huge_is_split), c.type != NBD_REPLY_TYPE_OFFSET_DATA || c.length > 8,
-	       "the first chunk of data has length %" PRIu32 ": its length field has overflowed", c.length);
-	note(t, "the first chunk has type 0x%04x and length %" PRIu32, c.type, c.length);
+	       "the first chunk of data has length %" PRIu64 ": its length field has overflowed", c.length);
+	note(t, "the first chunk has type 0x%04x and length %" PRIu64, c.type, c.length);
 }
 
 /* ---- many requests ---- */

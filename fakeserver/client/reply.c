@@ -165,7 +165,7 @@ tell_extents(struct fc_op *op, const struct fc_context *c, const struct chunk_bl
 	fc_put_word(&op->said, (struct bytes){ c->name.at, c->name.len });
 	for (size_t i = 0; i < n && op->n_extents < FC_EXTENTS_MOST; i++, op->n_extents++) {
 		struct extent e = chunk_extent(m, i);
-		int len = snprintf(text, sizeof(text), "%c%" PRIu32 ":%" PRIu32, i == 0 ? '=' : ',', e.length, e.flags);
+		int len = snprintf(text, sizeof(text), "%c%" PRIu64 ":%" PRIu64, i == 0 ? '=' : ',', e.length, e.flags);
 
 		buf_put(&op->said, text, (size_t)len);
 	}

@@ -97,7 +97,7 @@ scribble(struct disk_op *m, uint64_t offset, uint32_t length)
 
 /* Outwards, to multiples of `to`. */
 static inline void
-round_out(uint64_t *offset, uint32_t *length, uint32_t to)
+round_out(uint64_t *offset, uint64_t *length, uint32_t to)
 {
 	uint32_t head = (uint32_t)(*offset % to);
 
@@ -107,12 +107,12 @@ round_out(uint64_t *offset, uint32_t *length, uint32_t to)
 
 /* Inwards; nothing may be left. */
 static inline void
-round_in(uint64_t *offset, uint32_t *length, uint32_t to)
+round_in(uint64_t *offset, uint64_t *length, uint32_t to)
 {
 	uint64_t end = (*offset + *length) / to * to, from = (*offset + to - 1) / to * to;
 
 	*offset = from;
-	*length = end > from ? (uint32_t)(end - from) : 0;
+	*length = end > from ? end - from : 0;
 }
 
 #endif

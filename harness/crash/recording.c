@@ -133,15 +133,18 @@ static bool
 take_request(struct loader *l, const struct trace_record *t)
 {
 	struct request q;
-	enum wire_end end = wire_get_request(wire_over(t->data), &q);
+	bool extended = t->message == MSG_EXTENDED_REQUEST;
+	enum wire_end end =
+		extended ? wire_get_extended_request(wire_over(t->data), &q) : wire_get_request(wire_over(t->data), &q);
 	enum history_kind kind = kind_of(&q);
 
 	if (t->length > t->data.len && kind == HISTORY_WRITE)
 		return wrong(l,
-		             "keeps but %zu bytes of a WRITE of %" PRIu32
+		             "keeps but %zu bytes of a WRITE of %" PRIu64
 		             "; record it with all data ('nbdspec crash record')",
 		             t->data.len, q.length);
-	if (end != WIRE_EXACT || q.magic != NBD_REQUEST_MAGIC || kind == HISTORY_INITIAL)
+	if (end != WIRE_EXACT || q.magic != (extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC) ||
+	    kind == HISTORY_INITIAL)
 		return true;
 	if (!l->told)
 		return wrong(l,
@@ -176,6 +179,8 @@ take_reply(struct loader *l, const struct trace_record *t)
 
 	if (t->message == MSG_SIMPLE_REPLY)
 		wire_get_simple_reply(wire_over(t->data), &s);
+	else if (t->message == MSG_EXTENDED_CHUNK)
+		wire_get_extended_chunk(wire_over(t->data), &c);
 	else
 		wire_get_chunk(wire_over(t->data), &c);
 	f = find_in_flight(l, t->connection, t->message == MSG_SIMPLE_REPLY ? s.cookie : c.cookie);
@@ -248,9 +253,10 @@ take_record(struct loader *l, const struct trace_record *t)
 {
 	switch (t->kind) {
 	case TRACE_MESSAGE:
-		if (t->message == MSG_REQUEST && t->direction == TO_SERVER)
+		if ((t->message == MSG_REQUEST || t->message == MSG_EXTENDED_REQUEST) && t->direction == TO_SERVER)
 			return take_request(l, t);
-		if ((t->message == MSG_SIMPLE_REPLY || t->message == MSG_CHUNK) && t->direction == TO_CLIENT)
+		if ((t->message == MSG_SIMPLE_REPLY || t->message == MSG_CHUNK || t->message == MSG_EXTENDED_CHUNK) &&
+		    t->direction == TO_CLIENT)
 			take_reply(l, t);
 		return true;
 	case TRACE_CONNECT:

@@ -41,13 +41,14 @@ require_again(struct bytes in, enum wire_end end, struct bytes again)
 }
 
 /* The struct is filled first, so that a member which the decoder forgets is seen when it is encoded. */
-#define FUZZ_MESSAGE(name)                                                                                             \
-	static void check_##name(struct bytes in, enum wire_end end, const struct name *m);                            \
+#define FUZZ_MESSAGE(name) FUZZ_MESSAGE_AS(name, name)
+#define FUZZ_MESSAGE_AS(name, type)                                                                                             \
+	static void check_##name(struct bytes in, enum wire_end end, const struct type *m);                            \
 	int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)                                                   \
 	{                                                                                                              \
 		struct bytes in = { data, size };                                                                      \
 		struct buf again = { 0 };                                                                              \
-		struct name m;                                                                                         \
+		struct type m;                                                                                         \
 		enum wire_end end;                                                                                     \
                                                                                                                        \
 		memset(&m, 0xa5, sizeof(m));                                                                           \
@@ -59,6 +60,6 @@ require_again(struct bytes in, enum wire_end end, struct bytes again)
 		return 0;                                                                                              \
 	}                                                                                                              \
 	static void check_##name(__attribute__((unused)) struct bytes in, __attribute__((unused)) enum wire_end end,   \
-	                         __attribute__((unused)) const struct name *m)
+	                         __attribute__((unused)) const struct type *m)
 
 #endif
