@@ -62,6 +62,22 @@ run_fake_client(char *const *argv)
 	return fc_driver_run();
 }
 
+/* Made once; their cases say themselves which session is over TLS. */
+static struct target_tls *
+tls_of_all(void)
+{
+	static struct target_tls *tls;
+	char error[TLS_ERROR];
+
+	if (tls == NULL)
+		tls = target_tls_make(false, error);
+	if (tls == NULL) {
+		fprintf(stderr, "nbdspec: TLS: %s\n", error);
+		exit(1);
+	}
+	return tls;
+}
+
 static struct target
 client_target(char **program, bool driver)
 {
@@ -72,7 +88,8 @@ client_target(char **program, bool driver)
 		                .program = program,
 		                .export_name = "",
 		                .size = 1u << 20,
-		                .factor = 1 };
+		                .factor = 1,
+		                .tls = tls_of_all() };
 }
 
 /* Room for {uri} and {out}. Lives as long as the process. */

@@ -84,6 +84,9 @@ host_new(struct test *t, const char *settings)
 	fill_disk(h->export.disk, h->export.size);
 	h->config = (struct fake_config){ .exports = &h->export, .n_exports = 1, .seed = 1 };
 	h->config.trace = client_trace(client);
+	if (client_is_over_tls(client))
+		h->config.tls = (struct fake_tls){ .credentials = client_server_credentials(client, TLS_NO_FLAW),
+			                           .forced = true };
 	return h;
 }
 
@@ -195,6 +198,9 @@ host_run(struct host *h)
 	const char *in = client_in(h->client);
 	pid_t server = 0;
 
+	if (client_is_over_tls(h->client) && h->config.tls.credentials != NULL &&
+	    (h->config.oldstyle || h->config.knob[KNOB_no_fixed_newstyle]))
+		skip(h->t, "TLS", "there is none without fixed newstyle");
 	h->seen_from = trace_end(h->config.trace);
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);

@@ -341,6 +341,7 @@ judge_option(struct session *s, const struct trace_record *r)
 		       option_name(o.option, text));
 		return;
 	}
+	s->awaits_tls = false;
 	judge_haste(s, o.option);
 	if (s->shutdown && o.option != NBD_OPT_ABORT)
 		accuse(s, RULES(R(client_aborts_on_shutdown)), "%s after NBD_REP_ERR_SHUTDOWN",
@@ -367,11 +368,11 @@ judge_bad_option_magic(struct session *s, uint64_t magic)
 		accuse(s, RULES(R(client_starttls_refused)), "a TLS handshake, and NBD_OPT_STARTTLS had failed");
 	else if (magic == __builtin_bswap64(NBD_OPTION_MAGIC))
 		accuse(s, RULES(R(numbers_big_endian)), "an option's magic is little-endian");
-	else if (s->option != 0 && !s->tls)
+	else if (s->option != 0 && !s->awaits_tls)
 		accuse(s, RULES(R(option_layout_client)),
 		       "0x%016llx where the next option begins: the data before it have not the length they say",
 		       (unsigned long long)magic);
-	else if (!s->tls)
+	else if (!s->awaits_tls)
 		accuse(s, RULES(R(option_magic_client)), "an option begins with 0x%016llx", (unsigned long long)magic);
 	s->stage = STAGE_LOST;
 }
@@ -390,7 +391,7 @@ judge_handshake_left(struct session *s)
 	const char *how = how_left(s);
 
 	/* Without fixed newstyle there is no NBD_OPT_ABORT; while the server owes a reply, it may not be sent. */
-	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->tls)
+	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->awaits_tls)
 		return;
 	judge_fallback(s, how);
 	if (s->shutdown)

@@ -182,7 +182,7 @@ hear_ack(struct session *s)
 		break;
 	case NBD_OPT_STARTTLS:
 		/* All that was agreed before is void (proto.md:1236). */
-		s->tls = true;
+		s->tls = s->awaits_tls = true;
 		s->structured_before_tls |= s->structured;
 		s->contexts_before_tls |= s->n_selected > 0;
 		s->structured = s->set_contexts = false;
