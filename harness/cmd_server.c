@@ -1295,7 +1295,7 @@ COMMAND(client) = {
 		"{in} is a file of the export's size to be copied to it, {out} a file that is not there and gets the "
 		"export's data.\n"
 		"{certs} is a directory with the client's certificate and the authority's, {psk} a file with the key "
-	        "of the "
+		"of the "
 		"user nbdspec.\n"
 		"A driver (docs/driver-protocol.md) does with a client library what the cases ask, one by one: there "
 		"are more cases,\n"
