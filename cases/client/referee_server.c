@@ -209,6 +209,7 @@ hear_option_error(struct session *s, const struct option_reply *m)
 	}
 	s->info_refused |= s->option == NBD_OPT_INFO && refuses_option(m->type);
 	s->starttls_refused |= s->option == NBD_OPT_STARTTLS;
+	s->tls_demanded |= m->type == NBD_REP_ERR_TLS_REQD;
 	blame(s, m->data.len > NBD_MAX_STRING || s->option == NBD_OPT_ABORT ||
 	                 (m->type == NBD_REP_ERR_BLOCK_SIZE_REQD && s->asked_block_size));
 }

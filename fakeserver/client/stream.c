@@ -292,8 +292,10 @@ static void
 secure(struct fc_session *s)
 {
 	fc_go_on_securing(s);
-	if (s->stage != FC_SECURING && s->fd >= 0)
+	if (s->stage != FC_SECURING && s->fd >= 0) {
+		take_all(s);
 		receive(s);
+	}
 	fc_flush(s);
 }
 

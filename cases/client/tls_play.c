@@ -1,0 +1,161 @@
+#include "cases/client/tls_play.h"
+
+#include "fakeserver/core.h"
+#include "harness/nbd.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+#define TLS_HANDSHAKE 0x16 /* the first byte of a TLS record that opens one */
+
+/* ---- the server ---- */
+
+static bool
+take_starttls(struct tls_play *p, struct conn *c)
+{
+	if (p->refusal != 0)
+		return say_error(c, p->refusal, "");
+	p->n_acks++;
+	/* Else the honest server does it, and .behind goes with its ACK. */
+	if (!p->no_tls && !p->closes)
+		return false;
+	say_ack(c);
+	if (p->behind.len > 0)
+		say_bytes(c, p->behind.at, p->behind.len);
+	return p->closes ? say_close(c) : true;
+}
+
+/* In clear, past the TLS that is up. */
+static bool
+reply_in_clear(const struct tls_play *p, struct conn *c)
+{
+	static const uint8_t zeroes[4096];
+	struct buf b = { 0 };
+
+	if (c->structured) {
+		wire_put_chunk(&b, &(struct chunk){ .magic = NBD_STRUCTURED_REPLY_MAGIC,
+		                                    .flags = NBD_REPLY_FLAG_DONE,
+		                                    .type = NBD_REPLY_TYPE_OFFSET_DATA,
+		                                    .cookie = c->request->cookie,
+		                                    .length = 8u + p->first_data });
+		put_be64(&b, c->request->offset);
+	} else {
+		wire_put_simple_reply(
+			&b, &(struct simple_reply){ .magic = NBD_SIMPLE_REPLY_MAGIC, .cookie = c->request->cookie });
+	}
+	buf_put(&b, zeroes, p->first_data);
+	(void)!send(c->out, b.at, b.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	buf_free(&b);
+	return say_nothing(c);
+}
+
+static bool
+is_to_be_garbled(const struct incoming *m)
+{
+	return m->kind == MSG_OPTION ? m->option.option == NBD_OPT_LIST
+	                             : m->kind == MSG_REQUEST && m->request.type == NBD_CMD_READ;
+}
+
+static bool
+take(void *arg, struct conn *c, const struct incoming *m)
+{
+	struct tls_play *p = arg;
+
+	if (p->garbage.len > 0 && is_to_be_garbled(m))
+		return say_bytes(c, p->garbage.at, p->garbage.len);
+	if (m->kind == MSG_REQUEST)
+		return p->in_clear && m->request.type == NBD_CMD_READ && reply_in_clear(p, c);
+	if (m->kind != MSG_OPTION)
+		return false;
+	if (m->option.magic == NBD_OPTION_MAGIC && m->option.option == NBD_OPT_STARTTLS && !c->over_tls)
+		return take_starttls(p, c);
+	if (p->no_tls && p->n_acks > 0) {
+		if (p->answer.len == 0)
+			return say_nothing(c);
+		say_bytes(c, p->answer.at, p->answer.len);
+		return say_close(c);
+	}
+	if (p->keeps && m->option.option == NBD_OPT_ABORT)
+		return say_ack(c);
+	return p->withholds && c->over_tls && m->option.option != NBD_OPT_ABORT && p->n_over_tls++ == 0 &&
+	       say_nothing(c);
+}
+
+static void
+edit(void *arg, struct conn *c, struct outgoing *m)
+{
+	const struct tls_play *p = arg;
+
+	if (m->kind == MSG_OPTION_REPLY && m->option == NBD_OPT_STARTTLS && !c->over_tls)
+		m->extra = p->behind;
+}
+
+const struct script *
+tls_play_script(struct tls_play *p)
+{
+	static struct script s;
+
+	s = (struct script){ .take = take, .edit = edit, .clear = true, .arg = p };
+	return &s;
+}
+
+/* ---- the client ---- */
+
+struct walk {
+	struct tls_sent sent;
+	bool replied, acked; /* to NBD_OPT_STARTTLS */
+};
+
+static void
+see_option(struct walk *w, const struct option *o)
+{
+	bool is_option = o->magic == NBD_OPTION_MAGIC;
+
+	if (!is_option) {
+		w->sent.begins_tls |= w->acked && o->magic >> 56 == TLS_HANDSHAKE;
+		return;
+	}
+	w->sent.first = w->sent.n_options++ == 0 ? o->option : w->sent.first;
+	w->sent.in_clear += w->acked;
+	if (o->option == NBD_OPT_STARTTLS) {
+		w->sent.n_starttls++;
+		return;
+	}
+	w->sent.before += w->sent.n_starttls == 0;
+	w->sent.behind += w->replied && o->option != NBD_OPT_ABORT;
+}
+
+static void
+see_reply(struct walk *w, const struct option_reply *r)
+{
+	if (r->option != NBD_OPT_STARTTLS)
+		return;
+	w->replied = true;
+	w->acked |= r->type == NBD_REP_ACK;
+}
+
+struct tls_sent
+tls_sent(struct wire records)
+{
+	struct walk w = { .replied = false };
+	struct option_reply reply;
+	struct trace_record r;
+	struct option option;
+
+	while (trace_next(&records, &r)) {
+		if (r.kind != TRACE_MESSAGE)
+			continue;
+		if (r.message == MSG_OPTION) {
+			wire_get_option(wire_over(r.data), &option);
+			see_option(&w, &option);
+		} else if (r.message == MSG_OPTION_REPLY) {
+			wire_get_option_reply(wire_over(r.data), &reply);
+			see_reply(&w, &reply);
+		} else if (r.message == MSG_RAW && r.direction == TO_SERVER && r.data.len > 0) {
+			w.sent.begins_tls |= w.acked && r.data.at[0] == TLS_HANDSHAKE;
+		} else if (r.message == MSG_REQUEST) {
+			w.sent.n_requests++;
+		}
+	}
+	return w.sent;
+}

@@ -1,0 +1,40 @@
+/*
+ * What servers play in the cases tls/ of clients, beside the honest ones, and what of it the client is seen to do.
+ *
+ *	play = (struct tls_play){ .refusal = NBD_REP_ERR_POLICY };
+ *	script_follow(&config, tls_play_script(&play));
+ */
+#ifndef NBDSPEC_CASES_TLS_PLAY_H
+#define NBDSPEC_CASES_TLS_PLAY_H
+
+#include "cases/client/script.h"
+
+struct tls_play {
+	uint32_t refusal;	/* of NBD_OPT_STARTTLS; 0: it is acknowledged */
+	struct bytes behind;	/* in clear, in one piece with the ACK */
+	bool no_tls;		/* what comes behind the ACK is swallowed */
+	bool closes;		/* the connection is closed behind the ACK */
+	struct bytes answer;	/* with .no_tls: to the first bytes that come, which is then the last of it */
+	bool withholds;		/* over TLS the first option has no reply */
+	bool keeps;		/* the server closes no connection behind NBD_OPT_ABORT */
+	struct bytes garbage;	/* over TLS NBD_OPT_LIST and READ are answered by it */
+	bool in_clear;		/* over TLS the first READ is answered by a reply in clear */
+	uint16_t first_data;	/* with .in_clear: the length of the data, bytes */
+	/* Afterwards: */
+	unsigned n_acks;
+	unsigned n_over_tls;	/* options that came over TLS, with .withholds */
+};
+
+const struct script *tls_play_script(struct tls_play *p);	/* one at a time */
+
+/* What a client has sent, by the records of a trace. */
+struct tls_sent {
+	unsigned n_starttls, n_options, n_requests;
+	uint32_t first;			/* option; 0: none */
+	unsigned before, behind;	/* options other than NBD_OPT_ABORT, before the first NBD_OPT_STARTTLS and behind its reply */
+	unsigned in_clear;		/* messages behind the ACK, where no TLS was spoken */
+	bool begins_tls;		/* what comes behind the ACK begins a TLS handshake */
+};
+struct tls_sent tls_sent(struct wire records);
+
+#endif
