@@ -121,9 +121,11 @@ must_work(struct drive *d, enum requirement_id r, unsigned handle)
 	read_and_leave(d, handle);
 }
 
+/* In TLS 1.3 the client is through before the server has heard of it. */
 static bool
-was_over_tls(void)
+was_over_tls(struct drive *d)
 {
+	drive_records(d);
 	return seen.n > 0 && seen.of[seen.n - 1].up;
 }
 
@@ -194,7 +196,7 @@ CASE_DRIVER(tls, modes, "A client that has TLS works with servers in every mode"
 				set_tls(d, ALLOWED, "allow");
 			}
 			must_work(d, R(client_handles_all_tls_modes), points[i].allowed ? ALLOWED : 1);
-			EXPECT(t, R(client_tls_endpoint_enforced), points[i].allowed || was_over_tls(),
+			EXPECT(t, R(client_tls_endpoint_enforced), points[i].allowed || was_over_tls(d),
 			       "the session is in clear, and its user wants nothing but TLS");
 			drive_finish(d);
 		}
@@ -318,7 +320,7 @@ CASE_DRIVER(tls, starttls_late, "What was negotiated before STARTTLS is negotiat
 	ask(d, OFF, "set context=base:allocation");
 	must(d, R(client_handles_all_tls_modes), OFF, "haggle %s", d->uri);
 	must(d, R(client_handles_all_tls_modes), OFF, "starttls");
-	EXPECT(t, R(client_handles_all_tls_modes), was_over_tls(), "'starttls' is answered 'ok', and TLS is not up");
+	EXPECT(t, R(client_handles_all_tls_modes), was_over_tls(d), "'starttls' is answered 'ok', and TLS is not up");
 	observe(t, R(client_starttls_any_time), "STARTTLS behind %u other options", tls_sent(drive_records(d)).before);
 	must(d, R(client_handles_all_tls_modes), OFF, "go");
 	ask(d, OFF, "block_status 0 65536");
