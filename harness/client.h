@@ -46,6 +46,9 @@ bool client_is_over_tls(const struct client *c);	/* every session is, by the use
 struct tls_credentials *client_server_credentials(const struct client *c, enum tls_flaw flaw);
 /* Where its certificates or keys are is put into *u, borrowed. */
 void client_put_credentials(const struct client *c, struct nbd_uri *u);
+/* The same of shared keys in any case, which the files are made for, too. */
+struct tls_credentials *client_server_keys(const struct client *c);
+void client_put_keys(const struct client *c, struct nbd_uri *u);
 void client_go_to(struct client *c, const struct nbd_uri *u);	/* {uri} from now on, for a plain command */
 
 /* For the server of the case, so that one transcript shows both: the trace of this case. */

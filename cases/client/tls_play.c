@@ -8,6 +8,27 @@
 
 #define TLS_HANDSHAKE 0x16 /* the first byte of a TLS record that opens one */
 
+#define REPLY      "\0\3\xe8\x89\4\x55\x65\xa9"
+#define TO(option) "\0\0\0" option
+#define ACK        "\0\0\0\1\0\0\0\0"
+
+const struct tls_named_play tls_failings[N_TLS_FAILINGS] = {
+	{ "a reply in clear", { .no_tls = true, .behind = BYTES(REPLY TO("\5") ACK) } },
+	{ "zeroes", { .no_tls = true, .behind = BYTES("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0") } },
+	{ "an alert", { .no_tls = true, .behind = BYTES("\25\3\3\0\2\2\50") } },
+	{ "application data", { .no_tls = true, .behind = BYTES("\27\3\3\0\20IHAVEOPT\0\0\0\3\0\0\0\0") } },
+	{ "the end", { .no_tls = true, .closes = true } },
+	{ "the end amid ServerHello", { .no_tls = true, .answer = BYTES("\26\3\3\0\172\2\0\0\166\3\3") } },
+};
+
+const struct tls_named_play tls_injected[N_TLS_INJECTED] = {
+	{ "STRUCTURED_REPLY, ACK", { .withholds = true, .behind = BYTES(REPLY TO("\10") ACK) } },
+	{ "STRUCTURED_REPLY, ERR_UNSUP", { .withholds = true, .behind = BYTES(REPLY TO("\10") "\x80\0\0\1\0\0\0\0") } },
+	{ "GO, ACK",
+	  { .withholds = true,
+	    .behind = BYTES(REPLY TO("\7") "\0\0\0\3\0\0\0\14\0\0\0\0\0\0\0\0\x10\0\0\1" REPLY TO("\7") ACK) } },
+};
+
 /* ---- the server ---- */
 
 static bool

@@ -25,6 +25,16 @@ struct tls_play {
 	unsigned n_over_tls;	/* options that came over TLS, with .withholds */
 };
 
+#define BYTES(text) ((struct bytes){ (const uint8_t *)(text), sizeof(text) - 1 })
+
+struct tls_named_play {
+	const char *name;
+	struct tls_play play;
+};
+/* Ways in which the handshake fails; and replies in clear behind the ACK, whose option has none over TLS. */
+enum { N_TLS_FAILINGS = 6, N_TLS_INJECTED = 3 };
+extern const struct tls_named_play tls_failings[N_TLS_FAILINGS], tls_injected[N_TLS_INJECTED];
+
 const struct script *tls_play_script(struct tls_play *p);	/* one at a time */
 
 /* What a client has sent, by the records of a trace. */
