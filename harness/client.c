@@ -132,6 +132,12 @@ client_out(const struct client *c)
 	return target_names(c->at.target, "{out}") ? c->at.out : NULL;
 }
 
+bool
+client_names(const struct client *c, const char *placeholder)
+{
+	return target_names(c->at.target, placeholder);
+}
+
 uint64_t
 client_size(const struct client *c)
 {
@@ -194,35 +200,16 @@ has_keys(const struct client *c)
 }
 
 struct tls_credentials *
-client_server_keys(const struct client *c)
-{
-	static struct tls_credentials *made;
-	char error[TLS_ERROR];
-
-	if (made == NULL)
-		made = tls_credentials_psk_file(c->at.psk, error);
-	if (made == NULL)
-		harness_error(c->t, "TLS: %s", error);
-	return made;
-}
-
-void
-client_put_keys(const struct client *c, struct nbd_uri *u)
-{
-	u->tls_psk_file = c->at.psk;
-	u->user = (char *)TARGET_TLS_USER;
-}
-
-struct tls_credentials *
 client_server_credentials(const struct client *c, enum tls_flaw flaw)
 {
 	static struct tls_credentials *made[N_TLS_FLAWS];
 	char error[TLS_ERROR];
 
-	if (has_keys(c))
-		return flaw == TLS_NO_FLAW ? client_server_keys(c) : NULL;
+	if (has_keys(c) && flaw != TLS_NO_FLAW)
+		return NULL;
 	if (made[flaw] == NULL)
-		made[flaw] = tls_credentials_x509(TLS_SERVER, &c->at.target->tls->made[flaw], error);
+		made[flaw] = has_keys(c) ? tls_credentials_psk_file(c->at.psk, error)
+		                         : tls_credentials_x509(TLS_SERVER, &c->at.target->tls->made[flaw], error);
 	if (made[flaw] == NULL)
 		harness_error(c->t, "TLS: %s", error);
 	return made[flaw];
@@ -231,10 +218,12 @@ client_server_credentials(const struct client *c, enum tls_flaw flaw)
 void
 client_put_credentials(const struct client *c, struct nbd_uri *u)
 {
-	if (has_keys(c))
-		client_put_keys(c, u);
-	else
+	if (!has_keys(c)) {
 		u->tls_certificates = c->at.certs;
+		return;
+	}
+	u->tls_psk_file = c->at.psk;
+	u->user = (char *)TARGET_TLS_USER;
 }
 
 void

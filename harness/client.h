@@ -32,6 +32,7 @@ struct client_end client_finish(struct client *c);
 /* The files that the command names as {in} and {out}, or NULL. {out} is not there before the client makes it. */
 const char *client_in(const struct client *c);
 const char *client_out(const struct client *c);
+bool client_names(const struct client *c, const char *placeholder);	/* the command does */
 uint64_t client_size(const struct client *c);	/* of the export to serve, bytes (--size) */
 const char *client_export(const struct client *c);
 char *const *client_driver(const struct client *c);	/* the driver's command, or NULL: it is a plain command */
@@ -46,9 +47,6 @@ bool client_is_over_tls(const struct client *c);	/* every session is, by the use
 struct tls_credentials *client_server_credentials(const struct client *c, enum tls_flaw flaw);
 /* Where its certificates or keys are is put into *u, borrowed. */
 void client_put_credentials(const struct client *c, struct nbd_uri *u);
-/* The same of shared keys in any case, which the files are made for, too. */
-struct tls_credentials *client_server_keys(const struct client *c);
-void client_put_keys(const struct client *c, struct nbd_uri *u);
 void client_go_to(struct client *c, const struct nbd_uri *u);	/* {uri} from now on, for a plain command */
 
 /* For the server of the case, so that one transcript shows both: the trace of this case. */

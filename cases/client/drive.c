@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -647,17 +646,8 @@ drive_mark(struct drive *d)
 struct wire
 drive_records(struct drive *d)
 {
-	static void *map;
-	static size_t mapped;
-
 	settle(d);
-	if (map != NULL)
-		munmap(map, mapped);
-	mapped = (size_t)trace_end(d->config.trace);
-	map = mmap(NULL, mapped, PROT_READ, MAP_SHARED, d->config.trace->fd, 0);
-	if (map == MAP_FAILED)
-		harness_error(d->t, "cannot read the trace: %s", strerror(errno));
-	return wire((uint8_t *)map + d->from, mapped - (size_t)d->from);
+	return trace_records(d->t, d->config.trace, d->from);
 }
 
 unsigned

@@ -1,0 +1,246 @@
+/* TLS of a client's command: as tls.c, as far as a command shows it. */
+#include "cases/client/tls_play.h"
+
+#include "cases/client/haggle.h"
+#include "cases/client/host.h"
+#include "harness/nbd.h"
+#include "harness/uri.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct tls_seen seen;
+
+/* A host whose command is led to by TLS. */
+static struct host *
+host_over_tls(struct test *t, bool forced, const char *settings)
+{
+	struct host *h = host_new(t, settings);
+	struct nbd_uri u = {
+		.transport = URI_UNIX, .tls = true, .socket = (char *)client_socket(h->client), .export = h->export.name
+	};
+
+	seen = (struct tls_seen){ 0 };
+	h->config.tls = (struct fake_tls){ .credentials = client_server_credentials(h->client, TLS_NO_FLAW),
+		                           .forced = forced,
+		                           .seen = &seen };
+	client_put_credentials(h->client, &u);
+	client_go_to(h->client, &u);
+	return h;
+}
+
+/* Without TLS itself. */
+static struct host *
+host_without(struct test *t)
+{
+	struct host *h = host_over_tls(t, false, NULL);
+
+	h->config.tls.credentials = NULL;
+	return h;
+}
+
+static void
+judge_tls(struct host *h)
+{
+	for (size_t i = 0; i < seen.n && i < TLS_SEEN_MOST; i++)
+		if (seen.of[i].clear_text)
+			broken_all(h->t,
+			           (const enum requirement_id[]){ R(tls_client_sends_only_tls),
+			                                          R(client_upgrades_on_ack), REQUIREMENT_NONE },
+			           "behind NBD_REP_ACK to NBD_OPT_STARTTLS the client sends what is no TLS");
+}
+
+static bool
+works(struct host *h, enum requirement_id end)
+{
+	host_run(h);
+	judge_tls(h);
+	judge_end(h, end);
+	judge_copy(h, R(read_chunks_reassembled));
+	return succeeded(h);
+}
+
+static void
+need_tls_of_command(struct test *t)
+{
+	struct host *h = host_new(t, NULL);
+
+	if (client_tls(h->client) == NULL)
+		skip(t, "TLS", "it is tested with --tls, or {certs} or {psk} in the command");
+	h = host_over_tls(t, true, NULL);
+	if (!works(h, R(client_handles_all_tls_modes))) {
+		judge_rules(h);
+		skip(t, "TLS", "the client does not connect over TLS: %s", h->end.text);
+	}
+}
+
+CASE_CLIENT(tls_command, modes, "A client's command that has TLS works with servers that demand it, and that offer it",
+            R(client_handles_all_tls_modes), R(client_upgrades_on_ack), R(tls_client_sends_only_tls),
+            R(client_starttls_first), R(starttls_no_data), R(starttls_before_stateful), R(tls_client_uses_go),
+            R(client_starttls_once), R(client_tls_endpoint_enforced))
+{
+	static const char *const names[] = { "FORCEDTLS", "SELECTIVETLS", "SELECTIVETLS, a TLS-only export" };
+
+	need_tls_of_command(t);
+	for (volatile unsigned i = 0; i < 3; i++)
+		POINT(t, "%s", names[i]) {
+			struct host *h = host_over_tls(t, i == 0, i == 2 ? "tls-only" : NULL);
+			struct tls_sent sent;
+
+			EXPECT(t, R(client_handles_all_tls_modes), works(h, R(client_handles_all_tls_modes)), "%s",
+			       h->end.text);
+			sent = tls_sent(host_records(h));
+			EXPECT(t, R(client_starttls_first), sent.first == NBD_OPT_STARTTLS,
+			       "NBD_OPT_STARTTLS comes behind %u other options", sent.before);
+			EXPECT(t, R(client_tls_endpoint_enforced), seen.n > 0 || sent.n_requests == 0,
+			       "the session is in clear, and its user wants nothing but TLS");
+			judge_rules(h);
+		}
+}
+
+/* proto.md:655-659, 667-669, 742-746 */
+CASE_CLIENT(tls_command, starttls_refused,
+            "Where STARTTLS is refused a command that is to use nothing but TLS fails, and asks for nothing in clear",
+            R(client_starttls_refused), R(client_tls_only_terminates), R(client_tls_endpoint_enforced))
+{
+	need_tls_of_command(t);
+	for (volatile unsigned i = 0; i < N_REFUSALS; i++)
+		POINT(t, "%s", refusals[i].name) {
+			struct host *h = host_over_tls(t, false, NULL);
+			struct tls_play play = { .refusal = refusals[i].type };
+			struct tls_sent sent;
+
+			script_follow(&h->config, tls_play_script(&play));
+			works(h, R(client_starttls_refused));
+			sent = tls_sent(host_records(h));
+			EXPECT(t, R(client_tls_endpoint_enforced), sent.n_requests == 0 && !succeeded(h),
+			       "the session goes on in clear, and its user wants nothing but TLS");
+			EXPECT(t, R(client_tls_only_terminates), sent.behind == 0,
+			       "%u options in clear behind the refusal, and the client's user wants nothing but TLS",
+			       sent.behind);
+			judge_rules(h);
+		}
+}
+
+/* proto.md:644-647, 721-728 */
+CASE_CLIENT(tls_command, no_fixed_newstyle,
+            "Without fixed newstyle no STARTTLS is sent, and a command that is to use nothing but TLS fails",
+            R(client_starttls_needs_fixed_newstyle), R(client_tls_endpoint_enforced))
+{
+	need_tls_of_command(t);
+	for (volatile unsigned i = 0; i < 2; i++)
+		POINT(t, "%s", i == 0 ? "newstyle" : "oldstyle") {
+			struct host *h = host_without(t);
+
+			h->config.oldstyle = i == 1;
+			h->config.knob[KNOB_no_fixed_newstyle] = i == 0;
+			EXPECT(t, R(client_tls_endpoint_enforced),
+			       !works(h, R(client_tls_endpoint_enforced)) && tls_sent(host_records(h)).n_requests == 0,
+			       "the session is in clear, and its user wants nothing but TLS");
+			judge_rules(h);
+		}
+}
+
+static void
+judge_failed(struct host *h)
+{
+	bool ok = works(h, R(tls_client_handshake_failure));
+
+	if (tls_sent(host_records(h)).in_clear > 0 && seen.n == 0)
+		broken_all(h->t,
+		           (const enum requirement_id[]){ R(tls_client_sends_only_tls), R(tls_client_handshake_failure),
+		                                          REQUIREMENT_NONE },
+		           "the client goes on in clear behind NBD_REP_ACK to NBD_OPT_STARTTLS");
+	EXPECT(h->t, R(tls_client_handshake_failure), !ok, "the client succeeds");
+}
+
+/* proto.md:574-576, 671-673 */
+CASE_CLIENT(tls_command, handshake_fails,
+            "Where the TLS handshake fails the command does, and the client says nothing in clear",
+            R(tls_client_handshake_failure), R(tls_client_sends_only_tls))
+{
+	need_tls_of_command(t);
+	for (volatile unsigned i = 0; i < N_TLS_FAILINGS; i++)
+		POINT(t, "%s", tls_failings[i].name) {
+			struct host *h = host_over_tls(t, true, NULL);
+			struct tls_play play = tls_failings[i].play;
+
+			script_follow(&h->config, tls_play_script(&play));
+			judge_failed(h);
+		}
+}
+
+/* proto.md:671-673. By {uri} it is by TCP, so that the client knows the host's name. */
+CASE_CLIENT(tls_command, certificates, "A server whose certificate is not good is left by the command, which fails",
+            R(tls_client_handshake_failure))
+{
+	need_tls_of_command(t);
+	if (client_server_credentials(host_new(t, NULL)->client, TLS_EXPIRED) == NULL)
+		skip(t, "certificates", "the keys are shared before");
+	for (volatile unsigned f = TLS_NO_FLAW; f < N_TLS_FLAWS; f++)
+		POINT(t, "%s", tls_flaw_name(f)) {
+			struct host *h = host_over_tls(t, true, NULL);
+
+			if (f == TLS_OTHER_HOST && !client_names(h->client, "{uri}"))
+				skip(t, "the host's name", "the command has no {uri}, and need not know it");
+			h->tcp = client_names(h->client, "{uri}");
+			h->config.tls.credentials = client_server_credentials(h->client, f);
+			if (f != TLS_NO_FLAW)
+				judge_failed(h);
+			else
+				EXPECT(t, R(client_handles_all_tls_modes), works(h, R(client_handles_all_tls_modes)),
+				       "%s", h->end.text);
+		}
+}
+
+static bool
+takes_version(struct test *t, const char *priority)
+{
+	struct host *h = host_over_tls(t, true, NULL);
+	bool ok;
+
+	h->config.tls.priority = priority;
+	ok = works(h, R(tls_version_1_2));
+	judge_rules(h);
+	return ok;
+}
+
+/* proto.md:711-714 */
+CASE_CLIENT(tls_command, versions,
+            "The client has TLS 1.2, should have 1.3, and should not have 1.0 and 1.1, unless somebody turned them on",
+            R(tls_version_1_2), R(tls_version_later), R(tls_version_older_off))
+{
+	need_tls_of_command(t);
+	POINT(t, "1.2")
+		EXPECT(t, R(tls_version_1_2), takes_version(t, "NORMAL:-VERS-ALL:+VERS-TLS1.2"),
+		       "the client does not connect to a server that has TLS 1.2 only");
+	POINT(t, "1.3")
+		EXPECT(t, R(tls_version_later), takes_version(t, "NORMAL:-VERS-ALL:+VERS-TLS1.3"),
+		       "the client does not connect to a server that has TLS 1.3 only");
+	POINT(t, "1.1")
+		EXPECT(t, R(tls_version_older_off), !takes_version(t, "LEGACY:-VERS-ALL:+VERS-TLS1.1"),
+		       "the client connects to a server that has TLS 1.1 only");
+	POINT(t, "1.0")
+		EXPECT(t, R(tls_version_older_off), !takes_version(t, "LEGACY:-VERS-ALL:+VERS-TLS1.0"),
+		       "the client connects to a server that has TLS 1.0 only");
+}
+
+/* proto.md:574-576. Whoever waits for the reply that does not come is ended. */
+CASE_CLIENT(tls_command, nothing_injected,
+            "A reply in clear that comes in one piece with the ACK to STARTTLS answers nothing once TLS is up",
+            R(tls_client_takes_only_tls))
+{
+	need_tls_of_command(t);
+	for (volatile unsigned i = 0; i < N_TLS_INJECTED; i++)
+		POINT(t, "%s", tls_injected[i].name) {
+			struct host *h = host_over_tls(t, true, NULL);
+			struct tls_play play = tls_injected[i].play;
+
+			script_follow(&h->config, tls_play_script(&play));
+			h->unlawful = true;
+			EXPECT(t, R(tls_client_takes_only_tls),
+			       !works(h, R(tls_client_takes_only_tls)) && play.n_over_tls < 2,
+			       "the first option over TLS has no reply, and the client goes on");
+		}
+}
