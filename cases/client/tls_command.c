@@ -182,8 +182,10 @@ CASE_CLIENT(tls_command, certificates, "A server whose certificate is not good i
 		POINT(t, "%s", tls_flaw_name(f)) {
 			struct host *h = host_over_tls(t, true, NULL);
 
-			if (f == TLS_OTHER_HOST && !client_names(h->client, "{uri}"))
-				skip(t, "the host's name", "the command has no {uri}, and need not know it");
+			if (f == TLS_OTHER_HOST && !client_names(h->client, "{uri}") &&
+			    !client_names(h->client, "localhost"))
+				skip(t, "the host's name",
+				     "the command has neither {uri} nor localhost, and need not know it");
 			h->tcp = client_names(h->client, "{uri}");
 			h->config.tls.credentials = client_server_credentials(h->client, f);
 			if (f != TLS_NO_FLAW)
