@@ -488,6 +488,7 @@ CASE_DRIVER(tls, versions,
 {
 	static const char *const older[] = { "LEGACY:-VERS-ALL:+VERS-TLS1.1", "LEGACY:-VERS-ALL:+VERS-TLS1.0" };
 	struct drive *d = drive_with_tls(t);
+	char text[80];
 
 	POINT(t, "1.2")
 		EXPECT(t, R(tls_version_1_2), takes_version(d, "NORMAL:-VERS-ALL:+VERS-TLS1.2"),
@@ -497,12 +498,11 @@ CASE_DRIVER(tls, versions,
 		       "the client does not connect to a server that has TLS 1.3 only");
 	for (volatile unsigned i = 0; i < 2; i++)
 		POINT(t, "1.%u", 1 - i) {
+			snprintf(text, sizeof(text), "the client connects to a server that has TLS 1.%u only", 1 - i);
 			if (!takes_version(d, older[i]))
 				continue;
-			warns(t, R(tls_version_older_off), "the client connects to a server that has TLS 1.%u only",
-			      1 - i);
-			warns(t, R(tls_version_older_configured),
-			      "TLS 1.%u is used, and nobody has changed the configuration", 1 - i);
+			warns(t, R(tls_version_older_off), "%s", text);
+			breaks_too(t, R(tls_version_older_configured), text);
 		}
 }
 
