@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define TLS_HANDSHAKE 0x16 /* the first byte of a TLS record that opens one */
-
 #define REPLY      "\0\3\xe8\x89\4\x55\x65\xa9"
 #define TO(option) "\0\0\0" option
 #define ACK        "\0\0\0\1\0\0\0\0"
@@ -91,6 +89,8 @@ take(void *arg, struct conn *c, const struct incoming *m)
 	if (m->option.magic == NBD_OPTION_MAGIC && m->option.option == NBD_OPT_STARTTLS && !c->over_tls)
 		return take_starttls(p, c);
 	if (p->no_tls && p->n_acks > 0) {
+		p->talks |= memmem(c->input.at + c->private->taken, c->input.len - c->private->taken, "IHAVEOPT", 8) !=
+		            NULL;
 		if (p->answer.len == 0)
 			return say_nothing(c);
 		say_bytes(c, p->answer.at, p->answer.len);
@@ -124,20 +124,13 @@ tls_play_script(struct tls_play *p)
 
 struct walk {
 	struct tls_sent sent;
-	bool replied, acked; /* to NBD_OPT_STARTTLS */
+	bool replied; /* to NBD_OPT_STARTTLS */
 };
 
 static void
 see_option(struct walk *w, const struct option *o)
 {
-	bool is_option = o->magic == NBD_OPTION_MAGIC;
-
-	if (!is_option) {
-		w->sent.begins_tls |= w->acked && o->magic >> 56 == TLS_HANDSHAKE;
-		return;
-	}
 	w->sent.first = w->sent.n_options++ == 0 ? o->option : w->sent.first;
-	w->sent.in_clear += w->acked;
 	if (o->option == NBD_OPT_STARTTLS) {
 		w->sent.n_starttls++;
 		return;
@@ -146,13 +139,18 @@ see_option(struct walk *w, const struct option *o)
 	w->sent.behind += w->replied && o->option != NBD_OPT_ABORT;
 }
 
-static void
-see_reply(struct walk *w, const struct option_reply *r)
+void
+judge_going_on(struct test *t, bool leaves, bool no_session)
 {
-	if (r->option != NBD_OPT_STARTTLS)
-		return;
-	w->replied = true;
-	w->acked |= r->type == NBD_REP_ACK;
+	static const char text[] =
+		"the client goes on in clear where STARTTLS is refused, and its user wants nothing but TLS";
+
+	if (!no_session) {
+		warns(t, R(client_tls_endpoint_enforced), "%s", text);
+		breaks_too(t, R(client_tls_only_terminates), text);
+	} else if (!leaves) {
+		warns(t, R(client_tls_only_terminates), "%s", text);
+	}
 }
 
 struct tls_sent
@@ -168,12 +166,11 @@ tls_sent(struct wire records)
 			continue;
 		if (r.message == MSG_OPTION) {
 			wire_get_option(wire_over(r.data), &option);
-			see_option(&w, &option);
+			if (option.magic == NBD_OPTION_MAGIC)
+				see_option(&w, &option);
 		} else if (r.message == MSG_OPTION_REPLY) {
 			wire_get_option_reply(wire_over(r.data), &reply);
-			see_reply(&w, &reply);
-		} else if (r.message == MSG_RAW && r.direction == TO_SERVER && r.data.len > 0) {
-			w.sent.begins_tls |= w.acked && r.data.at[0] == TLS_HANDSHAKE;
+			w.replied |= reply.option == NBD_OPT_STARTTLS;
 		} else if (r.message == MSG_REQUEST) {
 			w.sent.n_requests++;
 		}

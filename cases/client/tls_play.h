@@ -22,6 +22,7 @@ struct tls_play {
 	uint16_t first_data;	/* with .in_clear: the length of the data, bytes */
 	/* Afterwards: */
 	unsigned n_acks;
+	bool talks;		/* with .no_tls: an option in clear came behind the ACK */
 	unsigned n_over_tls;	/* options that came over TLS, with .withholds */
 };
 
@@ -42,9 +43,9 @@ struct tls_sent {
 	unsigned n_starttls, n_options, n_requests;
 	uint32_t first;			/* option; 0: none */
 	unsigned before, behind;	/* options other than NBD_OPT_ABORT, before the first NBD_OPT_STARTTLS and behind its reply */
-	unsigned in_clear;		/* messages behind the ACK, where no TLS was spoken */
-	bool begins_tls;		/* what comes behind the ACK begins a TLS handshake */
 };
 struct tls_sent tls_sent(struct wire records);
+/* Of a client whose user wants nothing but TLS, where STARTTLS is refused: it leaves, and has no session in clear. */
+void judge_going_on(struct test *t, bool leaves, bool no_session);
 
 #endif

@@ -76,6 +76,7 @@ fc_go_on_securing(struct fc_session *s)
 	if (p == TLS_UP) {
 		secured(s);
 	} else {
+		fprintf(stderr, "nbdspec driver: the TLS handshake has failed: %s\n", tls_why(s->tls));
 		fc_lie_state(s, FC_STATE_NOT_SECURED);
 		if (!s->survives_tls) {
 			fc_over(s, "EPROTO");
