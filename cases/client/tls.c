@@ -386,14 +386,15 @@ CASE_DRIVER(tls, no_fixed_newstyle,
 
 /* ---- a handshake that fails ---- */
 
-static struct tls_play play;
+/* Of the server whose handshake fails. */
+static struct tls_play failing;
 
 static bool
 talks_in_clear(struct drive *d, int64_t waited)
 {
 	(void)d;
 	(void)waited;
-	return play.talks;
+	return failing.talks;
 }
 
 /* As connects(), of a server that has nothing to say to who goes on in clear. */
@@ -409,7 +410,7 @@ connects_or_talks(struct drive *d)
 static void
 judge_failed(struct drive *d, bool ok)
 {
-	if (play.talks)
+	if (failing.talks)
 		broken_all(d->t, ALL(R(tls_client_sends_only_tls), R(tls_client_handshake_failure)),
 		           "the client goes on in clear behind NBD_REP_ACK to NBD_OPT_STARTTLS");
 	EXPECT(d->t, R(tls_client_handshake_failure), !ok, "the client reports a session");
@@ -429,13 +430,13 @@ CASE_DRIVER(
 	d->owed = R(tls_client_handshake_failure);
 	for (volatile unsigned i = 0; i < N_TLS_FAILINGS; i++)
 		POINT(t, "%s", tls_failings[i].name) {
-			play = tls_failings[i].play;
-			serve_play(d, &play);
+			failing = tls_failings[i].play;
+			serve_play(d, &failing);
 			judge_failed(d, connects_or_talks(d));
 		}
 	POINT(t, "nothing, and the end after a while") {
-		play = (struct tls_play){ .no_tls = true };
-		serve_play(d, &play);
+		failing = (struct tls_play){ .no_tls = true };
+		serve_play(d, &failing);
 		drive_send(d, 1, "connect %s", d->uri);
 		drive_pause(d, STALL_MS);
 		fake_disconnect(d->fake, 0);
