@@ -64,6 +64,7 @@ struct test_private {
 	char *point;			/* NULL outside points */
 	enum requirement_id blame;	/* what a probe stands for: whatever goes wrong in it breaks this */
 	bool in_point;
+	bool over_tls; /* sessions are from here on, though not by the user's wish */
 	unsigned fails;			/* of a peer that lies, so far: FAILS_ENOUGH end the points */
 	unsigned points;
 	uint64_t started_us;

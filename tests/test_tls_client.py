@@ -63,6 +63,16 @@ def test_command(nbdspec, command):
     assert certificates == ["pass"] * (1 + len(FLAWS))
 
 
+def test_exploration(nbdspec):
+    """All sequences of one reply, as in clear."""
+    counts = set()
+    for options in ([], ["--tls"]):
+        suite(nbdspec, *options, "--explore", "1", "--driver", NBDSPEC, "driver")
+        told = [r["message"] for r in results(nbdspec) if "sequences of replies" in r["message"]]
+        counts.add(re.match(r"(\d+) sequences.*; 0 of them deviate", told[0])[1])
+    assert len(counts) == 1
+
+
 def test_libnbd(nbdspec):
     suite(nbdspec, "--tls", "-c", "tls/*", "--driver", LIBNBD)
     assert red(nbdspec) <= OPENLY
@@ -109,7 +119,6 @@ def test_usage(nbdspec):
     assert "none of {uri}, {certs} and {psk}" in nbdspec.usage("client", "--tls", "--", "true", "{socket}")
     assert "want one of {certs} and {psk}" in nbdspec.usage("client", "--", "true", "{uri}", "{certs}", "{psk}")
     assert "want one of {certs} and {psk}" in nbdspec.usage("client", "--tls-psk", "--", "true", "{uri}", "{certs}")
-    assert "explorations go without TLS" in nbdspec.usage("client", "--tls", "--explore", "1", "--driver", NBDSPEC, "driver")
 
 
 def test_credentials(nbdspec):
