@@ -174,6 +174,7 @@ hear_ack(struct session *s)
 	case NBD_OPT_INFO:
 		blame(s, !s->has_info);
 		break;
+	case NBD_OPT_EXTENDED_HEADERS: /* which imply them, in the extension's text */
 	case NBD_OPT_STRUCTURED_REPLY:
 		s->structured = true;
 		break;
