@@ -1234,6 +1234,9 @@ run_suite(struct cli *cli, enum suite suite)
 	else if (status == 0)
 		status = conduct(&run);
 	expect_free(run.expect);
+	if (run.target.driver)
+		free(run.target.program);
+	target_tls_free(run.target.tls);
 	uri_free(&run.target.uri);
 	free((char *)run.target.again);
 	free(run.globs);

@@ -501,24 +501,11 @@ CASE_DRIVER(tls, versions,
             "The client has TLS 1.2, should have 1.3, and should not have 1.0 and 1.1, unless somebody turned them on",
             R(tls_version_1_2), R(tls_version_later), R(tls_version_older_off), R(tls_version_older_configured))
 {
-	static const char *const older[] = { "LEGACY:-VERS-ALL:+VERS-TLS1.1", "LEGACY:-VERS-ALL:+VERS-TLS1.0" };
 	struct drive *d = drive_with_tls(t);
-	char text[80];
 
-	POINT(t, "1.2")
-		EXPECT(t, R(tls_version_1_2), takes_version(d, "NORMAL:-VERS-ALL:+VERS-TLS1.2"),
-		       "the client does not connect to a server that has TLS 1.2 only");
-	POINT(t, "1.3")
-		EXPECT(t, R(tls_version_later), takes_version(d, "NORMAL:-VERS-ALL:+VERS-TLS1.3"),
-		       "the client does not connect to a server that has TLS 1.3 only");
-	for (volatile unsigned i = 0; i < 2; i++)
-		POINT(t, "1.%u", 1 - i) {
-			snprintf(text, sizeof(text), "the client connects to a server that has TLS 1.%u only", 1 - i);
-			if (!takes_version(d, older[i]))
-				continue;
-			warns(t, R(tls_version_older_off), "%s", text);
-			breaks_too(t, R(tls_version_older_configured), text);
-		}
+	for (volatile unsigned i = 0; i < N_TLS_VERSIONS; i++)
+		POINT(t, "1.%u", tls_versions[i].minor)
+			judge_version(t, tls_versions[i].minor, takes_version(d, tls_versions[i].priority));
 }
 
 /* ---- clear text from others ---- */
@@ -582,15 +569,21 @@ CASE_DRIVER(tls, nothing_in_clear, "A reply in clear to a command is no reply on
 
 /* ---- the end ---- */
 
-/* The last connection has ended by the client's doing, and `r` says how. */
+/* The client begins a session and does something; then the last connection has ended by its doing, and `r` says how. */
 static void
-expect_shut(struct drive *d, enum requirement_id r)
+expect_shut(struct drive *d, struct tls_play *play, const char *begin, const char *what, enum requirement_id r)
 {
-	const struct tls_seen_connection *c = &seen.of[seen.n - 1];
+	const struct tls_seen_connection *c;
 
+	serve_play(d, play);
+	must(d, R(client_handles_all_tls_modes), 1, "%s %s", begin, d->uri);
+	ask(d, 1, "%s", what);
+	ask(d, 1, "close");
+	c = &seen.of[seen.n - 1];
 	if (!all_ended(d) || !c->left)
 		skip(d->t, "the end", "the client leaves it to the server to close the connection");
 	EXPECT(d->t, r, c->shut, "the client closes the connection without close_notify");
+	drive_finish_as(d, &(struct referee_setup){ .left_unjudged = true });
 }
 
 /* proto.md:226-229. The server waits for it. */
@@ -601,12 +594,7 @@ CASE_DRIVER(tls, abort_shuts_it_down, "After ABORT the client shuts TLS down bef
 	struct tls_play play = { .keeps = true };
 
 	drive_needs(d, "haggle", NULL);
-	serve_play(d, &play);
-	must(d, R(client_handles_all_tls_modes), 1, "haggle %s", d->uri);
-	ask(d, 1, "disconnect");
-	ask(d, 1, "close");
-	expect_shut(d, R(client_abort_shuts_tls));
-	drive_finish(d);
+	expect_shut(d, &play, "haggle", "disconnect", R(client_abort_shuts_tls));
 }
 
 /* proto.md:233-236, 441-443. The server has given it reason. */
@@ -620,19 +608,8 @@ CASE_DRIVER(tls, hard_disconnect_shuts_it_down,
 	POINT(t, "haggling") {
 		drive_needs(d, "haggle", NULL);
 		drive_needs(d, "list", NULL);
-		serve_play(d, &play);
-		must(d, R(client_handles_all_tls_modes), 1, "haggle %s", d->uri);
-		ask(d, 1, "list");
-		ask(d, 1, "close");
-		expect_shut(d, R(haggling_disconnect_shuts_tls));
-		drive_finish_as(d, &(struct referee_setup){ .left_unjudged = true });
+		expect_shut(d, &play, "haggle", "list", R(haggling_disconnect_shuts_tls));
 	}
-	POINT(t, "transmission") {
-		serve_play(d, &play);
-		must(d, R(client_handles_all_tls_modes), 1, "connect %s", d->uri);
-		ask(d, 1, "read 0 4096");
-		ask(d, 1, "close");
-		expect_shut(d, R(transmission_disconnect_shuts_tls));
-		drive_finish_as(d, &(struct referee_setup){ .left_unjudged = true });
-	}
+	POINT(t, "transmission")
+		expect_shut(d, &play, "connect", "read 0 4096", R(transmission_disconnect_shuts_tls));
 }

@@ -30,6 +30,15 @@ host_over_tls(struct test *t, bool forced, const char *settings)
 	return h;
 }
 
+static struct host *
+host_playing(struct test *t, struct tls_play *play)
+{
+	struct host *h = host_over_tls(t, true, NULL);
+
+	script_follow(&h->config, tls_play_script(play));
+	return h;
+}
+
 /* Without TLS itself. */
 static struct host *
 host_without(struct test *t)
@@ -107,11 +116,10 @@ CASE_CLIENT(tls_command, starttls_refused,
 	need_tls_of_command(t);
 	for (volatile unsigned i = 0; i < N_REFUSALS; i++)
 		POINT(t, "%s", refusals[i].name) {
-			struct host *h = host_over_tls(t, false, NULL);
 			struct tls_play play = { .refusal = refusals[i].type };
+			struct host *h = host_playing(t, &play);
 			struct tls_sent sent;
 
-			script_follow(&h->config, tls_play_script(&play));
 			works(h, R(client_starttls_refused));
 			sent = tls_sent(host_records(h));
 			judge_going_on(t, sent.behind == 0, sent.n_requests == 0 && !succeeded(h));
@@ -159,10 +167,9 @@ CASE_CLIENT(tls_command, handshake_fails,
 	need_tls_of_command(t);
 	for (volatile unsigned i = 0; i < N_TLS_FAILINGS; i++)
 		POINT(t, "%s", tls_failings[i].name) {
-			struct host *h = host_over_tls(t, true, NULL);
 			struct tls_play play = tls_failings[i].play;
+			struct host *h = host_playing(t, &play);
 
-			script_follow(&h->config, tls_play_script(&play));
 			judge_failed(h, &play);
 		}
 }
@@ -207,21 +214,12 @@ takes_version(struct test *t, const char *priority)
 /* proto.md:711-714 */
 CASE_CLIENT(tls_command, versions,
             "The client has TLS 1.2, should have 1.3, and should not have 1.0 and 1.1, unless somebody turned them on",
-            R(tls_version_1_2), R(tls_version_later), R(tls_version_older_off))
+            R(tls_version_1_2), R(tls_version_later), R(tls_version_older_off), R(tls_version_older_configured))
 {
 	need_tls_of_command(t);
-	POINT(t, "1.2")
-		EXPECT(t, R(tls_version_1_2), takes_version(t, "NORMAL:-VERS-ALL:+VERS-TLS1.2"),
-		       "the client does not connect to a server that has TLS 1.2 only");
-	POINT(t, "1.3")
-		EXPECT(t, R(tls_version_later), takes_version(t, "NORMAL:-VERS-ALL:+VERS-TLS1.3"),
-		       "the client does not connect to a server that has TLS 1.3 only");
-	POINT(t, "1.1")
-		EXPECT(t, R(tls_version_older_off), !takes_version(t, "LEGACY:-VERS-ALL:+VERS-TLS1.1"),
-		       "the client connects to a server that has TLS 1.1 only");
-	POINT(t, "1.0")
-		EXPECT(t, R(tls_version_older_off), !takes_version(t, "LEGACY:-VERS-ALL:+VERS-TLS1.0"),
-		       "the client connects to a server that has TLS 1.0 only");
+	for (volatile unsigned i = 0; i < N_TLS_VERSIONS; i++)
+		POINT(t, "1.%u", tls_versions[i].minor)
+			judge_version(t, tls_versions[i].minor, takes_version(t, tls_versions[i].priority));
 }
 
 /* proto.md:574-576. Whoever waits for the reply that does not come is ended. */
@@ -232,10 +230,9 @@ CASE_CLIENT(tls_command, nothing_injected,
 	need_tls_of_command(t);
 	for (volatile unsigned i = 0; i < N_TLS_INJECTED; i++)
 		POINT(t, "%s", tls_injected[i].name) {
-			struct host *h = host_over_tls(t, true, NULL);
 			struct tls_play play = tls_injected[i].play;
+			struct host *h = host_playing(t, &play);
 
-			script_follow(&h->config, tls_play_script(&play));
 			h->unlawful = true;
 			EXPECT(t, R(tls_client_takes_only_tls),
 			       !works(h, R(tls_client_takes_only_tls)) && play.n_over_tls < 2,

@@ -3,6 +3,7 @@
 #include "fakeserver/core.h"
 #include "harness/nbd.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -137,6 +138,28 @@ see_option(struct walk *w, const struct option *o)
 	}
 	w->sent.before += w->sent.n_starttls == 0;
 	w->sent.behind += w->replied && o->option != NBD_OPT_ABORT;
+}
+
+const struct tls_only_version tls_versions[N_TLS_VERSIONS] = {
+	{ 2, "NORMAL:-VERS-ALL:+VERS-TLS1.2" },
+	{ 3, "NORMAL:-VERS-ALL:+VERS-TLS1.3" },
+	{ 1, "LEGACY:-VERS-ALL:+VERS-TLS1.1" },
+	{ 0, "LEGACY:-VERS-ALL:+VERS-TLS1.0" },
+};
+
+void
+judge_version(struct test *t, unsigned minor, bool taken)
+{
+	char text[80];
+
+	snprintf(text, sizeof(text), "the client %s to a server that has TLS 1.%u only",
+	         taken ? "connects" : "does not connect", minor);
+	if (minor >= 2) {
+		EXPECT(t, minor == 2 ? R(tls_version_1_2) : R(tls_version_later), taken, "%s", text);
+	} else if (taken) {
+		warns(t, R(tls_version_older_off), "%s", text);
+		breaks_too(t, R(tls_version_older_configured), text);
+	}
 }
 
 void

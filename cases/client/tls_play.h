@@ -45,6 +45,13 @@ struct tls_sent {
 	unsigned before, behind;	/* options other than NBD_OPT_ABORT, before the first NBD_OPT_STARTTLS and behind its reply */
 };
 struct tls_sent tls_sent(struct wire records);
+/* Of a client that was led to a server with one version only, whether it takes it. */
+enum { N_TLS_VERSIONS = 4 };
+extern const struct tls_only_version {
+	unsigned minor;		/* TLS 1.N */
+	const char *priority;	/* as fake_tls.priority */
+} tls_versions[N_TLS_VERSIONS];
+void judge_version(struct test *t, unsigned minor, bool taken);
 /* Of a client whose user wants nothing but TLS, where STARTTLS is refused: it leaves, and has no session in clear. */
 void judge_going_on(struct test *t, bool leaves, bool no_session);
 

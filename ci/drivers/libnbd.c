@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <libnbd.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -987,6 +988,8 @@ int
 main(void)
 {
 	setlinebuf(stderr);
+	/* libnbd(3) leaves it to its users, and before 1.8 GnuTLS raises it on a connection that has ended. */
+	signal(SIGPIPE, SIG_IGN);
 	greet();
 	while (turn())
 		continue;
