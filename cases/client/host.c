@@ -206,7 +206,7 @@ listen_by_tcp(struct host *h)
 		if (fake_add_listener(h->fake, l.fds[i]) != 0)
 			harness_error(h->t, "the fake server: %s", strerror(errno));
 	snprintf(port, sizeof(port), "%u", l.port);
-	u.host = l.host;
+	u.host = (char *)h->tcp;
 	u.port = port;
 	u.tls = h->config.tls.credentials != NULL;
 	if (u.tls)
@@ -227,7 +227,7 @@ host_run(struct host *h)
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);
 	start_server(h);
-	if (h->tcp)
+	if (h->tcp != NULL)
 		listen_by_tcp(h);
 	if (h->lying)
 		server = serve_apart(h);

@@ -26,7 +26,7 @@ struct host {
 	 */
 	bool lying;
 	bool unlawful;			/* likewise, of a server in this process, by its script: set while it runs */
-	bool tcp;			/* {uri} leads to localhost by TCP; set while it runs */
+	const char *tcp;		/* {uri} leads to this name of our machine by TCP; or NULL; set while it runs */
 	uint16_t failing;		/* so many of this command fail with NBD_EIO */
 	unsigned failures;
 	/* Afterwards: */

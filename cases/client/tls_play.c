@@ -140,6 +140,8 @@ see_option(struct walk *w, const struct option *o)
 	w->sent.behind += w->replied && o->option != NBD_OPT_ABORT;
 }
 
+const char *const tls_hosts[N_TLS_HOSTS] = { "localhost", "127.0.0.1" };
+
 const struct tls_only_version tls_versions[N_TLS_VERSIONS] = {
 	{ 2, "NORMAL:-VERS-ALL:+VERS-TLS1.2" },
 	{ 3, "NORMAL:-VERS-ALL:+VERS-TLS1.3" },

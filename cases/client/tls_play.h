@@ -45,6 +45,9 @@ struct tls_sent {
 	unsigned before, behind;	/* options other than NBD_OPT_ABORT, before the first NBD_OPT_STARTTLS and behind its reply */
 };
 struct tls_sent tls_sent(struct wire records);
+/* By which this machine is reached, and which good certificates are for: a client may have no names. */
+enum { N_TLS_HOSTS = 2 };
+extern const char *const tls_hosts[N_TLS_HOSTS];
 /* Of a client that was led to a server with one version only, whether it takes it. */
 enum { N_TLS_VERSIONS = 4 };
 extern const struct tls_only_version {
