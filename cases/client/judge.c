@@ -50,6 +50,19 @@ map_trace(struct test *t, const struct trace *trace, off_t end)
 	return map;
 }
 
+struct wire
+trace_records(struct test *t, const struct trace *trace, off_t from)
+{
+	static void *map;
+	static size_t mapped;
+
+	if (map != NULL)
+		munmap(map, mapped);
+	mapped = (size_t)trace_end(trace);
+	map = map_trace(t, trace, (off_t)mapped);
+	return wire((uint8_t *)map + from, mapped - (size_t)from);
+}
+
 bool
 goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t until, uint64_t ms)
 {

@@ -97,12 +97,9 @@ judge_export_name(struct session *s, const struct option *o)
 	s->export_name_sent = true;
 	if (!s->server_fixed || !s->client_fixed || s->blurred)
 		return;
-	if (!s->go_sent && !s->info_refused) {
-		accuse(s, RULES(R(go_preferred)), "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
-		if (s->starttls_sent)
-			accuse(s, RULES(R(tls_client_uses_go)),
-			       "NBD_OPT_EXPORT_NAME after NBD_OPT_STARTTLS, and NBD_OPT_GO was not tried");
-	}
+	if (!s->go_sent && !s->info_refused)
+		accuse(s, RULES(R(go_preferred), s->starttls_sent ? R(tls_client_uses_go) : REQUIREMENT_NONE),
+		       "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
 	if (s->honours_block_size && !s->go_refused && !s->info_refused)
 		accuse(s, RULES(R(client_block_size_uses_go)),
 		       "NBD_OPT_EXPORT_NAME after an NBD_OPT_GO that asked for NBD_INFO_BLOCK_SIZE, which the server "
@@ -190,14 +187,14 @@ judge_starttls(struct session *s, const struct option *o)
 	s->starttls_sent = true;
 	if (s->blurred)
 		return;
-	if (!s->server_fixed || !s->client_fixed)
+	/* As the first option, or where it was not offered, judge_fixed() tells of it. */
+	if (s->server_fixed && !s->client_fixed && s->option != 0)
 		accuse(s, RULES(R(client_starttls_needs_fixed_newstyle)),
-		       "NBD_OPT_STARTTLS, and fixed newstyle was not agreed: the server did%s offer it, the client "
-		       "did%s answer",
-		       s->server_fixed ? "" : " not", s->client_fixed ? "" : " not");
+		       "NBD_OPT_STARTTLS, and fixed newstyle was not agreed: the client flags did not answer it");
 	if (s->tls)
 		accuse(s, RULES(R(client_starttls_once)), "NBD_OPT_STARTTLS, and TLS is up already");
-	if (s->structured || s->n_selected > 0)
+	/* Who is told so by NBD_REP_ERR_TLS_REQD has no other way (proto.md:676-692). */
+	if (!s->tls_demanded && (s->structured || s->n_selected > 0))
 		accuse(s, RULES(R(starttls_before_stateful)), "NBD_OPT_STARTTLS after %s, which it makes void",
 		       s->n_selected > 0 ? "NBD_OPT_SET_META_CONTEXT" : "NBD_OPT_STRUCTURED_REPLY");
 }
@@ -317,15 +314,17 @@ judge_haste(struct session *s, uint32_t option)
 static void
 judge_fixed(struct session *s, uint32_t option)
 {
+	enum requirement_id too =
+		option == NBD_OPT_STARTTLS ? R(client_starttls_needs_fixed_newstyle) : REQUIREMENT_NONE;
 	char text[NAME_MAX_TEXT];
 
 	if (s->blurred || option == NBD_OPT_EXPORT_NAME)
 		return;
 	if (!s->server_fixed)
-		accuse(s, RULES(R(nonfixed_only_export_name)), "%s to a server that did not offer fixed newstyle",
+		accuse(s, RULES(R(nonfixed_only_export_name), too), "%s to a server that did not offer fixed newstyle",
 		       option_name(option, text));
 	else if (!s->client_fixed && s->option == 0)
-		accuse(s, RULES(R(client_fixed_newstyle_flag)),
+		accuse(s, RULES(R(client_fixed_newstyle_flag), too),
 		       "%s, and the client flags did not answer NBD_FLAG_FIXED_NEWSTYLE", option_name(option, text));
 }
 
@@ -341,6 +340,7 @@ judge_option(struct session *s, const struct trace_record *r)
 		       option_name(o.option, text));
 		return;
 	}
+	s->awaits_tls = false;
 	judge_haste(s, o.option);
 	if (s->shutdown && o.option != NBD_OPT_ABORT)
 		accuse(s, RULES(R(client_aborts_on_shutdown)), "%s after NBD_REP_ERR_SHUTDOWN",
@@ -367,11 +367,11 @@ judge_bad_option_magic(struct session *s, uint64_t magic)
 		accuse(s, RULES(R(client_starttls_refused)), "a TLS handshake, and NBD_OPT_STARTTLS had failed");
 	else if (magic == __builtin_bswap64(NBD_OPTION_MAGIC))
 		accuse(s, RULES(R(numbers_big_endian)), "an option's magic is little-endian");
-	else if (s->option != 0 && !s->tls)
+	else if (s->option != 0 && !s->awaits_tls)
 		accuse(s, RULES(R(option_layout_client)),
 		       "0x%016llx where the next option begins: the data before it have not the length they say",
 		       (unsigned long long)magic);
-	else if (!s->tls)
+	else if (!s->awaits_tls)
 		accuse(s, RULES(R(option_magic_client)), "an option begins with 0x%016llx", (unsigned long long)magic);
 	s->stage = STAGE_LOST;
 }
@@ -390,7 +390,7 @@ judge_handshake_left(struct session *s)
 	const char *how = how_left(s);
 
 	/* Without fixed newstyle there is no NBD_OPT_ABORT; while the server owes a reply, it may not be sent. */
-	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->tls)
+	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->awaits_tls)
 		return;
 	judge_fallback(s, how);
 	if (s->shutdown)

@@ -61,7 +61,8 @@ struct session {
 
 	/* the handshake */
 	bool structured, structured_before_tls, tls;
-	bool starttls_sent, starttls_refused, shutdown;
+	bool awaits_tls;	/* NBD_OPT_STARTTLS was acknowledged, and nothing has come since: its handshake may fail */
+	bool starttls_sent, starttls_refused, tls_demanded, shutdown;
 	bool info_without_block_size, honours_block_size;
 	bool go_sent, listed, export_name_sent;
 	bool go_unsupported;		/* NBD_REP_ERR_UNSUP */

@@ -174,6 +174,7 @@ hear_ack(struct session *s)
 	case NBD_OPT_INFO:
 		blame(s, !s->has_info);
 		break;
+	case NBD_OPT_EXTENDED_HEADERS: /* which imply them, in the extension's text */
 	case NBD_OPT_STRUCTURED_REPLY:
 		s->structured = true;
 		break;
@@ -182,7 +183,7 @@ hear_ack(struct session *s)
 		break;
 	case NBD_OPT_STARTTLS:
 		/* All that was agreed before is void (proto.md:1236). */
-		s->tls = true;
+		s->tls = s->awaits_tls = true;
 		s->structured_before_tls |= s->structured;
 		s->contexts_before_tls |= s->n_selected > 0;
 		s->structured = s->set_contexts = false;
@@ -209,6 +210,7 @@ hear_option_error(struct session *s, const struct option_reply *m)
 	}
 	s->info_refused |= s->option == NBD_OPT_INFO && refuses_option(m->type);
 	s->starttls_refused |= s->option == NBD_OPT_STARTTLS;
+	s->tls_demanded |= m->type == NBD_REP_ERR_TLS_REQD;
 	blame(s, m->data.len > NBD_MAX_STRING || s->option == NBD_OPT_ABORT ||
 	                 (m->type == NBD_REP_ERR_BLOCK_SIZE_REQD && s->asked_block_size));
 }

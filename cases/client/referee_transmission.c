@@ -139,18 +139,21 @@ judge_status(struct session *s, const char *what)
 	                  : !same_export(&s->context_name, &s->name) ? "the contexts are those of another export"
 	                                                             : "they were void after NBD_OPT_STARTTLS";
 
+	enum requirement_id too = REQUIREMENT_NONE;
+
 	if (!s->terms.known || s->terms.has_contexts)
 		return;
+	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls)) {
+		why = "what was agreed before NBD_OPT_STARTTLS is void";
+		too = R(starttls_client_renegotiates);
+	}
 	accuse(s,
 	       s->structured ? RULES(R(block_status_after_set_meta), R(client_status_needs_context),
-	                             R(client_selects_contexts), R(client_negotiates_extras))
+	                             R(client_selects_contexts), R(client_negotiates_extras), too)
 	                     : RULES(R(block_status_after_set_meta), R(client_status_needs_context),
 	                             R(client_selects_contexts), R(client_negotiates_extras),
-	                             R(client_metadata_needs_structured), R(payload_extensions_need_structured)),
+	                             R(client_metadata_needs_structured), R(payload_extensions_need_structured), too),
 	       "%s: %s%s", what, why, s->structured ? "" : ", nor structured replies agreed");
-	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls))
-		accuse(s, RULES(R(starttls_client_renegotiates)), "%s: what was agreed before NBD_OPT_STARTTLS is void",
-		       what);
 	recall_contexts(s, what);
 }
 

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <libnbd.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +22,13 @@
 #define SET_BLOCK_SIZE "+block-size"
 #else
 #define SET_BLOCK_SIZE ""
+#endif
+
+/* Before 1.16 it sends it by itself or not at all. */
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+#define STARTTLS " starttls"
+#else
+#define STARTTLS ""
 #endif
 
 enum { LINE_MOST = 1 << 20, WORDS_MOST = 256, HANDLES = 256, EXTENTS_MOST = 10000 };
@@ -680,6 +688,17 @@ do_go(struct request *r)
 	begun(r, op, nbd_aio_opt_go(r->handle->nbd, COMPLETION(op)));
 }
 
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+static void
+do_starttls(struct request *r)
+{
+	struct op *op = haggle(r, BY_HANDSHAKE);
+
+	if (op != NULL)
+		begun(r, op, nbd_aio_opt_starttls(r->handle->nbd, COMPLETION(op)));
+}
+#endif
+
 static int
 on_export(void *arg, const char *name, const char *description)
 {
@@ -815,6 +834,9 @@ static const struct operation {
 	{ "info", do_info, { 0 } },
 	{ "contexts", do_contexts, { 0 } },
 	{ "go", do_go, { 0 } },
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+	{ "starttls", do_starttls, { 0 } },
+#endif
 };
 enum { N_OPERATIONS = sizeof(operations) / sizeof(operations[0]) };
 
@@ -829,7 +851,7 @@ greet(void)
 	}
 	printf("nbdspec-driver 1 libnbd %s depth=" DEPTH " handles=%d connect disconnect close " COMMANDS
 	       " set+strict+structured" SET_BLOCK_SIZE "+full-info+no-zeroes+fixed-newstyle+tls+context"
-	       " haggle list info contexts go\n",
+	       " haggle list info contexts go" STARTTLS "\n",
 	       nbd_get_version(nbd), HANDLES);
 	nbd_close(nbd);
 }
@@ -966,6 +988,8 @@ int
 main(void)
 {
 	setlinebuf(stderr);
+	/* libnbd(3) leaves it to its users, and before 1.8 GnuTLS raises it on a connection that has ended. */
+	signal(SIGPIPE, SIG_IGN);
 	greet();
 	while (turn())
 		continue;

@@ -19,8 +19,8 @@ enum { WORDS_MOST = 300, DEPTH = 4096, HANDLES = 256, READ_SIZE = 1 << 16, TIMEO
 static const char greeting[] =
 	"connect disconnect close read+df+flags write+fua+flags flush+flags trim+fua+flags zero+no-hole+fast+fua+flags "
 	"cache+flags block_status+req-one+flags "
-	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout "
-	"haggle list info contexts go\n";
+	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout+tls "
+	"haggle list info contexts go starttls\n";
 
 /* A line: its words, and what it asks for. */
 struct line {
@@ -131,7 +131,7 @@ fc_put_known(struct buf *b, const struct fc_session *s)
 		put_flags(b, fc_flags(f));
 	}
 	put_yes(b, "structured", f->structured);
-	put_yes(b, "tls", false);
+	put_yes(b, "tls", f->tls);
 	if (e->has_block && s->settings.block_size) {
 		put_number(b, "min", e->block.minimum);
 		put_number(b, "preferred", e->block.preferred);
@@ -352,11 +352,12 @@ do_option(const struct line *l)
 	enum fc_ask ask = l->operation[0] == 'l'   ? FC_LIST
 	                  : l->operation[0] == 'i' ? FC_INFO
 	                  : l->operation[0] == 'c' ? FC_LIST_CONTEXTS
+	                  : l->operation[0] == 's' ? FC_STARTTLS
 	                                           : FC_GO;
 	struct fc_op *op = fc_op_new(handle_of(l), ask, l->tag, tell);
 	char **words = l->words;
 
-	if (*words != NULL && strncmp(*words, "export=", 7) == 0 && ask != FC_LIST) {
+	if (*words != NULL && strncmp(*words, "export=", 7) == 0 && ask != FC_LIST && ask != FC_STARTTLS) {
 		unescape(&op->export, *words++ + 7);
 		op->has_export = true;
 	}
@@ -418,6 +419,19 @@ set_context(struct fc_settings *s, const char *value)
 	return true;
 }
 
+static bool
+set_tls(struct fc_settings *s, const char *key, const char *value)
+{
+	static const char *const wishes[] = { "off", "allow", "require" };
+
+	for (unsigned i = 0; strcmp(key, "tls") == 0 && i < 3; i++)
+		if (strcmp(value, wishes[i]) == 0) {
+			s->tls = (enum fc_tls_wish)i;
+			return true;
+		}
+	return false;
+}
+
 static void
 do_set(const struct line *l)
 {
@@ -427,8 +441,9 @@ do_set(const struct line *l)
 
 	if (value != NULL && l->words[1] == NULL) {
 		*value++ = '\0';
-		known = strcmp(key, "context") == 0 ? set_context(s, value)
-		                                    : set_switch(s, key, value) || set_number(s, key, value);
+		known = strcmp(key, "context") == 0
+		                ? set_context(s, value)
+		                : set_switch(s, key, value) || set_number(s, key, value) || set_tls(s, key, value);
 	}
 	answer(l->tag, known ? " ok" : " unsupported");
 }
@@ -442,6 +457,7 @@ static const struct operation {
 	{ "connect", do_connect }, { "haggle", do_connect },  { "disconnect", do_disconnect },
 	{ "close", do_close },     { "set", do_set },         { "list", do_option },
 	{ "info", do_option },     { "contexts", do_option }, { "go", do_option },
+	{ "starttls", do_option },
 };
 
 static void

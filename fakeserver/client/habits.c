@@ -43,6 +43,13 @@ CLIENT_HABIT(reconnects_by_itself, STATE, USES(REQUIREMENT_NONE),
 		s->settings.reconnects = true;
 }
 
+CLIENT_HABIT(waits_for_tls_reqd, STATE, USES(R(client_tls_reqd_starttls), R(client_export_tls_reqd_starttls)),
+             "starts TLS, where it is allowed, only when the server demands it")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.waits_for_tls_reqd = true;
+}
+
 /* ---- requests ---- */
 
 static bool

@@ -57,6 +57,10 @@ enum fc_moment {
 	FC_STATE_FLAGS,			/* the greeting was read, the flags are chosen */
 	FC_STATE_BEFORE_OPTION,
 	FC_STATE_AFTER_OPTION,		/* its final reply was acted on */
+	FC_STATE_SECURING,		/* the TLS handshake is about to begin, as .tls_setup says */
+	FC_STATE_SECURED,		/* it is up */
+	FC_STATE_NOT_SECURED,		/* it has failed */
+	FC_STATE_CLOSING,		/* TLS is about to be shut down */
 	FC_STATE_TRANSMISSION,		/* it begins */
 	FC_STATE_EOF,			/* the server has closed the connection */
 	FC_STATE_END,			/* of the session */
