@@ -16,7 +16,7 @@ COPY = [NBDSPEC, "driver", "--copy", "{uri}", "{out}"]
 QEMU = ["qemu-img", "convert", "--object", "tls-creds-x509,id=tls0,endpoint=client,dir={certs}", "--image-opts", "-O", "raw",
         "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={socket},file.tls-creds=tls0,file.tls-hostname=localhost", "{out}"]
 # libnbd closes what has died without close_notify, and like all with GnuTLS's defaults it takes old versions.
-OPENLY = {"tls/hard_disconnect_shuts_it_down", "tls/versions", "tls_command/versions"}
+OPENLY = {"tls_client/hard_disconnect_shuts_it_down", "tls_client/versions", "tls_command/versions"}
 
 
 def results(nbdspec):
@@ -37,10 +37,10 @@ def suite(nbdspec, *argv, status=0):
 @pytest.mark.parametrize("option", ["--tls", "--tls-psk"])
 def test_driver(nbdspec, option):
     """Every case of TLS, and others, whose sessions are all over it."""
-    found = suite(nbdspec, option, "-c", "tls/*", "-c", "session/*", "-c", "haggling/*", "--driver", NBDSPEC, "driver")
-    assert red(nbdspec) == set() and len({r["case"] for r in found if r["case"].startswith("tls/")}) >= 16
+    found = suite(nbdspec, option, "-c", "tls_client/*", "-c", "session/*", "-c", "haggling/*", "--driver", NBDSPEC, "driver")
+    assert red(nbdspec) == set() and len({r["case"] for r in found if r["case"].startswith("tls_client/")}) >= 16
     skipped = {r["case"] for r in found if r["verdict"] == "skip"}
-    assert "tls/certificates" in skipped if option == "--tls-psk" else not skipped & {r["case"] for r in found if "tls/" in r["case"]}
+    assert "tls_client/certificates" in skipped if option == "--tls-psk" else not skipped & {r["case"] for r in found if "tls_client/" in r["case"]}
 
 
 def test_all_over_tls(nbdspec):
@@ -74,7 +74,7 @@ def test_exploration(nbdspec):
 
 
 def test_libnbd(nbdspec):
-    suite(nbdspec, "--tls", "-c", "tls/*", "--driver", LIBNBD)
+    suite(nbdspec, "--tls", "-c", "tls_client/*", "--driver", LIBNBD)
     assert red(nbdspec) <= OPENLY
 
 
@@ -83,11 +83,11 @@ def test_libnbd(nbdspec):
 LIES = {
     "takes_any_certificate": ("tls_command/certificates", "tls_client_handshake_failure", set(FLAWS)),
     "takes_any_host": ("tls_command/certificates", "tls_client_handshake_failure", {"other-host"}),
-    "acts_on_injected_replies": ("tls/nothing_injected", "tls_client_takes_only_tls", None),
-    "goes_on_where_tls_is_refused": ("tls/starttls_refused", "client_tls_endpoint_enforced", None),
-    "goes_on_without_handshake": ("tls/handshake_fails", "tls_client_sends_only_tls", None),
-    "remembers_that_there_was_no_tls": ("tls/prior_session", "client_forgets_prior_session", None),
-    "ends_tls_abruptly": ("tls/abort_shuts_it_down", "client_abort_shuts_tls", None),
+    "acts_on_injected_replies": ("tls_client/nothing_injected", "tls_client_takes_only_tls", None),
+    "goes_on_where_tls_is_refused": ("tls_client/starttls_refused", "client_tls_endpoint_enforced", None),
+    "goes_on_without_handshake": ("tls_client/handshake_fails", "tls_client_sends_only_tls", None),
+    "remembers_that_there_was_no_tls": ("tls_client/prior_session", "client_forgets_prior_session", None),
+    "ends_tls_abruptly": ("tls_client/abort_shuts_it_down", "client_abort_shuts_tls", None),
 }
 
 
@@ -95,7 +95,7 @@ LIES = {
 def test_lies(nbdspec, lie):
     """Each is found by its case, for its requirement, at the points where it shows."""
     case, requirement, points = LIES[lie]
-    if case.startswith("tls/"):
+    if case.startswith("tls_client/"):
         client = ["--driver", NBDSPEC, "--", "driver", "--lie", lie]
     else:
         client = ["--", NBDSPEC, "driver", "--lie", lie, "--copy", "{uri}", "{out}"]
@@ -111,7 +111,7 @@ def test_no_tls_is_no_fault(nbdspec):
         nbdspec("client", "-q", "--json", "json", "--tls", "-c", "tls*/*", *argv)
         told = [r for r in results(nbdspec) if "in_clear" not in r["case"]]
         assert told and all(r["verdict"] == "skip" and "does not connect" in r["message"] for r in told)
-    nbdspec("client", "-q", "--json", "json", "-c", "tls/*", "--driver", NBDSPEC, "driver", status=0)
+    nbdspec("client", "-q", "--json", "json", "-c", "tls_client/*", "--driver", NBDSPEC, "driver", status=0)
     assert {r["message"] for r in results(nbdspec) if r["verdict"] == "skip"} == {"it is tested with --tls"}
 
 

@@ -152,7 +152,8 @@ drive_with_tls(struct test *t)
 
 /* ---- the modes of servers ---- */
 
-CASE_DRIVER(tls, in_clear, "A client whose user wants no TLS can use a server that has none", R(baseline_client_notls))
+CASE_DRIVER(tls_client, in_clear, "A client whose user wants no TLS can use a server that has none",
+            R(baseline_client_notls))
 {
 	struct drive *d = drive_new(t);
 
@@ -166,9 +167,9 @@ CASE_DRIVER(tls, in_clear, "A client whose user wants no TLS can use a server th
 }
 
 /* proto.md:638-639. Where TLS is allowed the session may be over TLS or not, as long as it works. */
-CASE_DRIVER(tls, modes, "A client that has TLS works with servers in every mode", R(client_handles_all_tls_modes),
-            R(client_upgrades_on_ack), R(tls_client_sends_only_tls), R(client_tls_endpoint_enforced),
-            R(tls_client_uses_go))
+CASE_DRIVER(tls_client, modes, "A client that has TLS works with servers in every mode",
+            R(client_handles_all_tls_modes), R(client_upgrades_on_ack), R(tls_client_sends_only_tls),
+            R(client_tls_endpoint_enforced), R(tls_client_uses_go))
 {
 	static const struct {
 		const char *name, *settings;
@@ -202,7 +203,7 @@ CASE_DRIVER(tls, modes, "A client that has TLS works with servers in every mode"
 }
 
 /* proto.md:676-692 */
-CASE_DRIVER(tls, demanded,
+CASE_DRIVER(tls_client, demanded,
             "A client without TLS reports an error to a server that demands it, and may go on with another export",
             R(client_handles_all_tls_modes), R(client_export_tls_reqd_continues))
 {
@@ -243,7 +244,7 @@ CASE_DRIVER(tls, demanded,
 }
 
 /* proto.md:547-549 */
-CASE_DRIVER(tls, prior_session, "Whether a server had TLS in the session before says nothing of this one",
+CASE_DRIVER(tls_client, prior_session, "Whether a server had TLS in the session before says nothing of this one",
             R(client_forgets_prior_session), R(client_handles_all_tls_modes))
 {
 	static const enum mode order[] = { NOTLS, FORCEDTLS, NOTLS, FORCEDTLS, SELECTIVETLS };
@@ -262,7 +263,7 @@ CASE_DRIVER(tls, prior_session, "Whether a server had TLS in the session before 
 /* ---- NBD_OPT_STARTTLS ---- */
 
 /* proto.md:661-663, 1230, 1239-1241 */
-CASE_DRIVER(tls, starttls_first,
+CASE_DRIVER(tls_client, starttls_first,
             "A client whose user wants nothing but TLS sends STARTTLS without data before every other option",
             R(client_starttls_first), R(starttls_no_data), R(starttls_before_stateful), R(tls_client_uses_go))
 {
@@ -283,7 +284,7 @@ CASE_DRIVER(tls, starttls_first,
 }
 
 /* proto.md:649-650 */
-CASE_DRIVER(tls, starttls_once, "Once TLS is up STARTTLS is not sent again, whatever the client's user asks for",
+CASE_DRIVER(tls_client, starttls_once, "Once TLS is up STARTTLS is not sent again, whatever the client's user asks for",
             R(client_starttls_once))
 {
 	struct drive *d = drive_with_tls(t);
@@ -304,7 +305,7 @@ CASE_DRIVER(tls, starttls_once, "Once TLS is up STARTTLS is not sent again, what
 }
 
 /* proto.md:652-653, 1387-1389 */
-CASE_DRIVER(tls, starttls_late, "What was negotiated before STARTTLS is negotiated again before it is used",
+CASE_DRIVER(tls_client, starttls_late, "What was negotiated before STARTTLS is negotiated again before it is used",
             R(starttls_client_renegotiates), R(client_starttls_any_time))
 {
 	struct drive *d = drive_with_tls(t);
@@ -350,7 +351,7 @@ refuse(struct drive *d, const struct refusal *r, bool allowed)
 }
 
 /* proto.md:655-659, 667-669, 742-746 */
-CASE_DRIVER(tls, starttls_refused,
+CASE_DRIVER(tls_client, starttls_refused,
             "Where STARTTLS is refused no TLS handshake follows, and a client whose user wants nothing but TLS leaves",
             R(client_starttls_refused), R(client_tls_only_terminates), R(client_tls_endpoint_enforced),
             R(client_refuses_without_tls), R(client_terminates_without_ack))
@@ -367,7 +368,7 @@ CASE_DRIVER(tls, starttls_refused,
 }
 
 /* proto.md:644-647, 721-728 */
-CASE_DRIVER(tls, no_fixed_newstyle,
+CASE_DRIVER(tls_client, no_fixed_newstyle,
             "Without fixed newstyle no STARTTLS is sent, and a client whose user wants nothing but TLS leaves",
             R(client_starttls_needs_fixed_newstyle), R(client_tls_endpoint_enforced))
 {
@@ -421,7 +422,7 @@ judge_failed(struct drive *d, bool ok)
 
 /* proto.md:251-256, 574-576, 671-673 */
 CASE_DRIVER(
-	tls, handshake_fails,
+	tls_client, handshake_fails,
 	"Where the TLS handshake fails the client reports an error, drops the connection, and says nothing in clear",
 	R(tls_client_handshake_failure), R(client_terminates_hard), R(tls_client_sends_only_tls))
 {
@@ -473,7 +474,7 @@ works_by_tcp(struct drive *d, const char *host)
 }
 
 /* proto.md:671-673. The authority that the client trusts, and the host's name, are in the URI. */
-CASE_DRIVER(tls, certificates, "A server whose certificate is not good is left", R(tls_client_handshake_failure))
+CASE_DRIVER(tls_client, certificates, "A server whose certificate is not good is left", R(tls_client_handshake_failure))
 {
 	struct drive *d = drive_with_tls(t);
 	volatile unsigned host = 0;
@@ -508,7 +509,7 @@ takes_version(struct drive *d, const char *priority)
 }
 
 /* proto.md:711-714 */
-CASE_DRIVER(tls, versions,
+CASE_DRIVER(tls_client, versions,
             "The client has TLS 1.2, should have 1.3, and should not have 1.0 and 1.1, unless somebody turned them on",
             R(tls_version_1_2), R(tls_version_later), R(tls_version_older_off), R(tls_version_older_configured))
 {
@@ -536,7 +537,7 @@ comes_over_tls(struct drive *d, const struct tls_play *play, struct driver_answe
 }
 
 /* proto.md:574-576. The reply in clear is for an option that has none over TLS: who goes on has taken it. */
-CASE_DRIVER(tls, nothing_injected,
+CASE_DRIVER(tls_client, nothing_injected,
             "A reply in clear that comes in one piece with the ACK to STARTTLS answers nothing once TLS is up",
             R(tls_client_takes_only_tls))
 {
@@ -564,7 +565,7 @@ CASE_DRIVER(tls, nothing_injected,
 		}
 }
 
-CASE_DRIVER(tls, nothing_in_clear, "A reply in clear to a command is no reply once TLS is up",
+CASE_DRIVER(tls_client, nothing_in_clear, "A reply in clear to a command is no reply once TLS is up",
             R(tls_client_takes_only_tls))
 {
 	struct drive *d = drive_with_tls(t);
@@ -598,7 +599,7 @@ expect_shut(struct drive *d, struct tls_play *play, const char *begin, const cha
 }
 
 /* proto.md:226-229. The server waits for it. */
-CASE_DRIVER(tls, abort_shuts_it_down, "After ABORT the client shuts TLS down before it closes the connection",
+CASE_DRIVER(tls_client, abort_shuts_it_down, "After ABORT the client shuts TLS down before it closes the connection",
             R(client_abort_shuts_tls))
 {
 	struct drive *d = drive_with_tls(t);
@@ -609,7 +610,7 @@ CASE_DRIVER(tls, abort_shuts_it_down, "After ABORT the client shuts TLS down bef
 }
 
 /* proto.md:233-236, 441-443. The server has given it reason. */
-CASE_DRIVER(tls, hard_disconnect_shuts_it_down,
+CASE_DRIVER(tls_client, hard_disconnect_shuts_it_down,
             "A client that disconnects over TLS because of its server should shut it down first",
             R(haggling_disconnect_shuts_tls), R(transmission_disconnect_shuts_tls))
 {

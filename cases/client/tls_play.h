@@ -1,5 +1,5 @@
 /*
- * What servers play in the cases tls/ of clients, beside the honest ones, and what of it the client is seen to do.
+ * What servers play in the cases tls_client/ and tls_command/, beside the honest ones, and what of it the client is seen to do.
  *
  *	play = (struct tls_play){ .refusal = NBD_REP_ERR_POLICY };
  *	script_follow(&config, tls_play_script(&play));
