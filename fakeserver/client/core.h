@@ -44,6 +44,7 @@ struct fc_facts {
 	bool oldstyle, server_fixed, server_no_zeroes;
 	bool fixed, no_zeroes;		/* agreed */
 	bool structured;
+	bool extended;			/* headers; .structured is set as well, since replies come in chunks */
 	struct fc_export export;
 	struct fc_context contexts[FC_CONTEXTS_MOST];
 	size_t n_contexts;
@@ -70,7 +71,7 @@ enum fc_ask {
 	FC_COMMAND,
 };
 
-enum fc_step { FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
+enum fc_step { FC_EXTENDED, FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
 
 struct fc_session;
 struct fc_handle;
@@ -94,8 +95,11 @@ struct fc_op {
 	struct buf said;		/* words of the answer */
 
 	/* commands */
-	struct request request;		/* .data of a WRITE points to .data */
+	struct request request;		/* .data of a WRITE points to .data; .length is that of the effect */
 	unsigned pattern;		/* of a WRITE without .data */
+	bool filtered;			/* a BLOCK_STATUS of these contexts only, by its payload: */
+	struct buf only;		/* be32 length, name, … */
+	struct buf payload;		/* as it is sent */
 	bool sent;
 	int64_t sent_at;		/* ms */
 	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
@@ -111,7 +115,8 @@ struct fc_op {
 TAILQ_HEAD(fc_ops, fc_op);
 
 struct fc_settings {
-	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool strict, structured, extended, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool structured_first;		/* where it asks for extended headers: by a habit */
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
 	bool chosen;			/* one of them was set: no habit changes them */
@@ -256,6 +261,7 @@ void fc_send_requests(struct fc_session *s);
 void fc_disconnect(struct fc_session *s);		/* NBD_CMD_DISC, now */
 void fc_drop_unsent(struct fc_session *s, const char *error);	/* it is answered to what is not sent yet */
 struct fc_op *fc_op_in_flight(struct fc_session *s, uint64_t cookie);
+bool fc_asks_for(const struct fc_op *op, const struct fc_context *c);	/* a BLOCK_STATUS */
 
 /* ---- reply.c ---- */
 void fc_name_of_error(uint32_t error, char text[40]);	/* "EIO" */

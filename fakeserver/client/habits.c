@@ -28,6 +28,23 @@ CLIENT_HABIT(does_without_extras, STATE, USES(R(client_other_options)),
 		s->settings.structured = false;
 }
 
+CLIENT_HABIT(asks_extended_headers, STATE, USES(R(ext_structured_first)),
+             "asks for extended headers, and for structured replies only where it does not get them")
+{
+	if (moment == FC_STATE_NEW && !s->settings.chosen)
+		s->settings.extended = true;
+}
+
+CLIENT_HABIT(structured_before_extended, STATE, USES(R(ext_structured_first)),
+             "asks for extended headers once it has structured replies")
+{
+	if (moment != FC_STATE_NEW)
+		return;
+	s->settings.structured_first = true;
+	if (!s->settings.chosen)
+		s->settings.extended = true;
+}
+
 CLIENT_HABIT(informs_itself, STATE,
              USES(R(go_may_follow_info), R(go_may_come_without_info), R(client_learns_block_size)),
              "sends INFO before GO")

@@ -83,6 +83,18 @@ fc_take_greeting(struct fc_session *s)
 
 /* ---- which option is next ---- */
 
+/* Extended headers, and structured replies where they are not to be had; or those first (ext:1664). */
+static uint32_t
+option_of_headers(const struct fc_session *s, unsigned step)
+{
+	const struct fc_settings *is = &s->settings;
+	bool swapped = is->structured_first && is->structured && is->extended;
+
+	if ((step == FC_EXTENDED) != swapped)
+		return is->extended ? NBD_OPT_EXTENDED_HEADERS : 0;
+	return is->structured && !s->facts.extended ? NBD_OPT_STRUCTURED_REPLY : 0;
+}
+
 /* What each step of an operation sends; 0 where it has no such step. */
 static uint32_t
 option_of_step(const struct fc_session *s, const struct fc_op *op)
@@ -90,10 +102,9 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 	bool enters = op->ask == FC_CONNECT || op->ask == FC_GO;
 
 	switch ((enum fc_step)op->step) {
+	case FC_EXTENDED:
 	case FC_STRUCTURED:
-		return (op->ask == FC_CONNECT || op->ask == FC_HAGGLE) && s->settings.structured
-		               ? NBD_OPT_STRUCTURED_REPLY
-		               : 0;
+		return op->ask == FC_CONNECT || op->ask == FC_HAGGLE ? option_of_headers(s, op->step) : 0;
 	case FC_SELECT_CONTEXTS:
 		return enters && s->facts.structured && s->settings.n_queries > 0 ? NBD_OPT_SET_META_CONTEXT : 0;
 	case FC_INFORM:
@@ -106,7 +117,10 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 		       : op->ask == FC_DISCONNECT    ? NBD_OPT_ABORT
 		                                     : 0;
 	default:
-		return enters && s->option_unsupported && s->option == NBD_OPT_GO ? NBD_OPT_EXPORT_NAME : 0;
+		/* With extended headers there is no other way (ext:1295). */
+		return enters && s->option_unsupported && s->option == NBD_OPT_GO && !s->facts.extended
+		               ? NBD_OPT_EXPORT_NAME
+		               : 0;
 	}
 }
 
@@ -258,7 +272,7 @@ fc_next_option(struct fc_session *s)
 	uint32_t option = 0;
 
 	while (s->stage == FC_OPTIONS && !s->in_option && (op = TAILQ_FIRST(&s->ops)) != NULL) {
-		if (op->step == FC_STRUCTURED)
+		if (op->step == FC_EXTENDED)
 			fc_lie_command(s, op);
 		if (!s->facts.fixed) {
 			next_unfixed(s, op);
@@ -376,8 +390,8 @@ take_ack(struct fc_session *s, struct fc_op *op)
 
 	if (!fc_sound(s, !tells || s->facts.export.known, "an ACK without NBD_INFO_EXPORT"))
 		return false;
-	if (s->option == NBD_OPT_STRUCTURED_REPLY)
-		s->facts.structured = true;
+	s->facts.extended |= s->option == NBD_OPT_EXTENDED_HEADERS;
+	s->facts.structured |= s->option == NBD_OPT_STRUCTURED_REPLY || s->facts.extended;
 	s->in_option = false;
 	if (s->option == NBD_OPT_INFO)
 		fc_export_copy(&s->informed, &s->facts.export);
@@ -419,7 +433,7 @@ take_option_error(struct fc_session *s, struct fc_op *op, uint32_t type)
 		return;
 	}
 	/* A session without structured replies or contexts will do; without NBD_OPT_GO there is the old way. */
-	if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported))
+	if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported && !s->facts.extended))
 		fc_fail(op, name);
 	fc_lie_state(s, FC_STATE_AFTER_OPTION);
 }
