@@ -642,12 +642,8 @@ drive_sent(struct drive *d, uint16_t type, uint16_t flags)
 	struct request q;
 	unsigned n = 0;
 
-	while (trace_next(&w, &r)) {
-		if (r.kind != TRACE_MESSAGE || r.message != MSG_REQUEST)
-			continue;
-		wire_get_request(wire_over(r.data), &q);
-		n += q.type == type && (q.flags & flags) == flags;
-	}
+	while (trace_next(&w, &r))
+		n += request_in(&r, &q) && q.type == type && (q.flags & flags) == flags;
 	return n;
 }
 

@@ -61,10 +61,7 @@ goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t unt
 	struct wire w = wire((uint8_t *)map + from, (size_t)(end - from));
 
 	while (trace_next(&w, &record)) {
-		if (record.kind != TRACE_MESSAGE || record.message != MSG_REQUEST)
-			continue;
-		wire_get_request(wire(record.data.at, record.data.len), &request);
-		if (request.offset > reached) {
+		if (request_in(&record, &request) && request.offset > reached) {
 			reached = request.offset;
 			grew = record.ns;
 		}
