@@ -15,16 +15,18 @@ struct profile {
 	const char *name;
 	const char *exports[3];
 	const enum requirement_id *uses; /* the freedoms that it uses and the plain profile does not; or NULL */
-	int knob;                        /* set too; 0: none */
+	int knobs[8];                    /* set too, up to a 0 */
 	bool oldstyle, tcp;
 	bool tls_forced, tls_selective;
-	bool cuts; /* volatile caches, and durability cases, which cut their power; the only profile for these */
+	bool extended; /* offers extended headers: what its lies are about */
+	bool cuts;     /* volatile caches, and durability cases, which cut their power; the only profile for these */
 };
 
-#define DESCRIBED   "description=a disk of the fake server"
-#define USES(...)   .uses = ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
-#define WITH(knob_) .knob = KNOB_##knob_ + 1
-#define SMALL_MAX   "max=33554432"
+#define DESCRIBED "description=a disk of the fake server"
+#define USES(...) .uses = ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
+#define ON(knob_) KNOB_##knob_ + 1
+#define WITH(...) .knobs = { __VA_ARGS__ }
+#define SMALL_MAX "max=33554432"
 
 static const struct profile profiles[] = {
 	{ "plain", { "name=nbdspec,size=64M," DESCRIBED, "name=other,size=32M,read-only", NULL }, .uses = NULL },
@@ -41,7 +43,7 @@ static const struct profile profiles[] = {
 	{ "blocks-4096", { "name=nbdspec,size=64M,min=4096,pref=65536," SMALL_MAX, NULL }, .uses = NULL },
 	{ "blocks-4096-for-all",
 	  { "name=nbdspec,size=64M,min=4096,pref=65536," SMALL_MAX, NULL },
-	  WITH(block_sizes_optional) },
+	  WITH(ON(block_sizes_optional)) },
 	{ "blocks-65536", { "name=nbdspec,size=64M,min=65536,pref=65536,max=1048576", NULL }, .uses = NULL },
 	{ "odd-sizes",
 	  { "name=nbdspec,size=67109376,min=512,pref=65536,max=3000320", NULL },
@@ -63,6 +65,31 @@ static const struct profile profiles[] = {
 	{ "tls-selective",
 	  { "name=nbdspec,size=64M," DESCRIBED, "name=secret,size=32M,tls-only", NULL },
 	  .tls_selective = true },
+	/* With a context that takes extended headers, and longer than 32 bits can tell. */
+	{ "extended",
+	  { "name=nbdspec,size=9G," DESCRIBED, "name=other,size=32M,read-only", NULL },
+	  USES(R(ext_wide_contexts)),
+	  WITH(ON(wide_contexts)),
+	  .extended = true },
+	{ "extended-tls",
+	  { "name=nbdspec,size=64M," DESCRIBED, "name=secret,size=32M,tls-only", NULL },
+	  WITH(ON(extended_headers)),
+	  .tls_selective = true,
+	  .extended = true },
+	{ "extended-long",
+	  { "name=nbdspec,size=9G", NULL },
+	  USES(R(ext_read_may_split), R(ext_overhead_above_maximum), R(ext_status_chunks_any_order),
+	       R(ext_last_extent_may_exceed), R(ext_long_effect_refused), R(ext_list_meta_may_refuse)),
+	  WITH(ON(extended_headers), ON(read_fragments), ON(read_overhead_counts), ON(status_chunks_reversed),
+	       ON(extents_run_past), ON(long_effects_refused), ON(list_meta_wants_structured), ON(error_offsets)),
+	  .extended = true },
+	{ "extended-short",
+	  { "name=nbdspec,size=64M,min=512,pref=4096," SMALL_MAX, NULL },
+	  USES(R(ext_extents_may_be_several), R(ext_extents_may_fall_short)),
+	  WITH(ON(extended_without_payload), ON(single_extents), ON(extents_fall_short), ON(chunks_interleaved),
+	       ON(requests_out_of_order), ON(status_ends_with_none), ON(error_messages), ON(read_ends_with_none)),
+	  .extended = true },
+	{ "extended-huge", { "name=nbdspec,size=8388607T", NULL }, WITH(ON(extended_headers)), .extended = true },
 	{ "power-cuts",
 	  { "name=,size=8G", "name=witness,size=4096", NULL },
 	  USES(R(info_name_may_differ)),
@@ -159,8 +186,8 @@ serve_with(const struct mutant *m, struct fake_config config, int listen_fd)
 		config.control_fd = lower_listen();
 	if (m->knob >= 0)
 		config.knob[m->knob] = true;
-	if (p->knob > 0)
-		config.knob[p->knob - 1] = true;
+	for (size_t i = 0; i < sizeof(p->knobs) / sizeof(p->knobs[0]) && p->knobs[i] > 0; i++)
+		config.knob[p->knobs[i] - 1] = true;
 	fake_child(&config, listen_fd);
 }
 
@@ -230,19 +257,24 @@ cutting_profile(void)
 	return p;
 }
 
-/* What only a TCP connection can show, or TLS (fakeserver/lies/tls.c), or a power cut (fakeserver/lies/power.c). */
+/*
+ * What only a TCP connection can show, or TLS (fakeserver/lies/tls.c), or a power cut (fakeserver/lies/power.c), or who offers
+ * extended headers (fakeserver/lies/extended.c).
+ */
 static const struct profile *
 profile_for(const struct lie *l)
 {
 	bool tcp = lists(l->breaks, R(tcp_nodelay)) || lists(l->breaks, R(newstyle_port_refuses_oldstyle));
 
 	bool tls = strcmp(l->file, "fakeserver/lies/tls.c") == 0;
-	bool selective = tls && strncmp(l->name, "selective_", 10) == 0, forced = tls && !selective;
+	bool extended = strcmp(l->file, "fakeserver/lies/extended.c") == 0;
+	bool extended_tls = extended && strncmp(l->name, "extended_tls_", 13) == 0;
+	bool selective = extended_tls || (tls && strncmp(l->name, "selective_", 10) == 0), forced = tls && !selective;
 
 	if (strncmp(l->name, "power_", 6) == 0)
 		return cutting_profile();
 	for (size_t i = 0; i < N_PROFILES; i++)
-		if (profiles[i].tcp == tcp && profiles[i].tls_forced == forced &&
+		if (profiles[i].extended == extended && profiles[i].tcp == tcp && profiles[i].tls_forced == forced &&
 		    profiles[i].tls_selective == selective)
 			return &profiles[i];
 	return NULL;
@@ -326,11 +358,17 @@ row_size(const struct matrix *m)
 	return m->n_mutants + N_KNOBS;
 }
 
-/* A lie is told in its own kind of server, and all that have no TLS are one here. */
+static bool
+is_special(const struct profile *p)
+{
+	return has_tls(p) || p->extended;
+}
+
+/* A lie is told in its own kind of server, and all that have neither TLS nor extended headers are one here. */
 static bool
 looks_on(const struct profile *where, const struct profile *of_lie)
 {
-	return where == of_lie || (!has_tls(where) && !has_tls(of_lie));
+	return where == of_lie || (!is_special(where) && !is_special(of_lie));
 }
 
 static void
@@ -351,7 +389,7 @@ serve_onlookers(void *arg, int listen_fd, struct quiet *q)
 	           (struct fake_config){ .quiet = q,
 	                                 .lies = uses,
 	                                 .n_lies = n,
-	                                 .knob_asked = has_tls(o->profile) ? NULL : o->occasions + o->m->n_mutants },
+	                                 .knob_asked = is_special(o->profile) ? NULL : o->occasions + o->m->n_mutants },
 	           listen_fd);
 }
 
@@ -418,7 +456,8 @@ find_occasions(struct matrix *m, const struct runner *r, bool *occasions)
 		const struct profile *usual = def->suite == SUITE_DURABILITY ? cutting_profile() : &profiles[0];
 
 		for (size_t p = 0; p < N_PROFILES; p++) {
-			if (&profiles[p] != usual && !(has_tls(&profiles[p]) && is_worth_a_look(m, &profiles[p], def)))
+			if (&profiles[p] != usual &&
+			    !(is_special(&profiles[p]) && is_worth_a_look(m, &profiles[p], def)))
 				continue;
 			lookers[n] = onlooker_of(m, &profiles[p], occasions + c * row_size(m));
 			lookers[n].target.arg = &lookers[n];
@@ -456,7 +495,7 @@ list_jobs(struct matrix *m, const bool *occasions, struct job *jobs)
 
 			cell->of_lie = lie != NULL;
 			cell->decided = !has_occasion(m, m->cases[c], occasions + c * row_size(m), i);
-			cell->left_out = !cell->decided && (m->cases[c]->bulk || has_tls(m->mutants[i].profile)) &&
+			cell->left_out = !cell->decided && (m->cases[c]->bulk || is_special(m->mutants[i].profile)) &&
 			                 !concerns(&m->mutants[i], m->cases[c]->cites);
 			if (!cell->decided && !cell->left_out)
 				jobs[n++] = (struct job){ m->cases[c], &m->mutants[i].target, cell };

@@ -119,12 +119,33 @@ enter_with_contexts(struct test *t, const char *const *queries, size_t n)
 /* ---- one chunk ---- */
 
 struct sent
-send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data)
+send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length, const void *data)
 {
 	struct sent q = { type, flags, new_cookie(t), offset, length };
 
 	send_request(t, flags, type, q.cookie, offset, length, data);
 	return q;
+}
+
+static void
+get_chunk(const struct session *s, const uint8_t *at, size_t len, struct chunk *c)
+{
+	if (s->extended)
+		wire_get_extended_chunk(wire(at, len), c);
+	else
+		wire_get_chunk(wire(at, len), c);
+}
+
+static uint32_t
+chunk_magic(const struct session *s)
+{
+	return s->extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC;
+}
+
+static size_t
+chunk_header_size(const struct session *s)
+{
+	return s->extended ? EXTENDED_CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE;
 }
 
 /*
@@ -135,18 +156,19 @@ static struct chunk
 finish_chunk(struct test *t, enum requirement_id closed, enum requirement_id silent)
 {
 	struct session *s = t->s;
+	enum message_kind kind = s->extended ? MSG_EXTENDED_CHUNK : MSG_CHUNK;
 	struct chunk c;
 
-	wire_get_chunk(wire(s->in.at, s->in.len), &c);
+	get_chunk(s, s->in.at, s->in.len, &c);
 	if (c.type != NBD_REPLY_TYPE_OFFSET_DATA)
 		closed = silent = R(structured_chunk_length);
 	if (c.length > MOST_CHUNK) {
-		trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
+		trace_received(t, kind, c.cookie, (struct bytes){ s->in.at, s->in.len });
 		broken(t, R(structured_chunk_length), "the chunk claims %" PRIu64 " bytes of payload", c.length);
 	}
 	recv_or_broken_by(t, c.length, closed, silent, "the payload that the chunk's length announces");
-	trace_received(t, MSG_CHUNK, c.cookie, (struct bytes){ s->in.at, s->in.len });
-	wire_get_chunk(wire(s->in.at, s->in.len), &c);
+	trace_received(t, kind, c.cookie, (struct bytes){ s->in.at, s->in.len });
+	get_chunk(s, s->in.at, s->in.len, &c);
 	return c;
 }
 
@@ -159,10 +181,10 @@ recv_chunk(struct test *t, enum requirement_id owed)
 	buf_clear(&s->in);
 	recv_or_broken(t, SIMPLE_REPLY_SIZE, owed, "a structured reply");
 	magic = wire_be32(&(struct wire){ s->in.at, 4, false });
-	if (magic != NBD_STRUCTURED_REPLY_MAGIC)
+	if (magic != chunk_magic(s))
 		trace_received(t, MSG_RAW, 0, (struct bytes){ s->in.at, s->in.len });
-	EXPECT_EQ(t, R(structured_reply_magic), magic, NBD_STRUCTURED_REPLY_MAGIC);
-	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, owed, "the rest of a chunk's header");
+	EXPECT_EQ(t, s->extended ? R(ext_replies_extended) : R(structured_reply_magic), magic, chunk_magic(s));
+	recv_or_broken(t, chunk_header_size(s) - SIMPLE_REPLY_SIZE, owed, "the rest of a chunk's header");
 	return finish_chunk(t, R(structured_chunk_length), R(structured_chunk_length));
 }
 
@@ -291,12 +313,41 @@ take_hole(struct judge *j, const struct chunk *c)
 	      R(hole_chunk_no_overlap));
 }
 
+/* ext:2100-2121. */
+static void
+take_status_ext(struct judge *j, const struct chunk *c)
+{
+	struct chunk_block_status_ext s;
+	struct status_chunk *out;
+
+	EXPECT(j->t, R(ext_status_at_least_one), c->length != 8, "NBD_REPLY_TYPE_BLOCK_STATUS_EXT has no extent");
+	EXPECT(j->t, R(ext_status_ext_length), wire_get_chunk_block_status_ext(wire_over(c->data), &s) == WIRE_EXACT,
+	       "NBD_REPLY_TYPE_BLOCK_STATUS_EXT has length %" PRIu64 "; it must be 8 and a positive multiple of 16",
+	       c->length);
+	EXPECT_EQ(j->t, R(ext_status_ext_count), s.count, s.extents.len / EXTENT_EXT_SIZE);
+	EXPECT(j->t, R(ext_status_chunk_per_context), j->r->n_status < 16, "more than 16 status chunks");
+	EXPECT(j->t, R(status_chunk_only_for_block_status), j->q->type == NBD_CMD_BLOCK_STATUS,
+	       "a status chunk answers a command that is not NBD_CMD_BLOCK_STATUS");
+	out = &j->r->status[j->r->n_status++];
+	*out = (struct status_chunk){ s.context_id, s.count, calloc(s.count, sizeof(*out->extents)) };
+	if (out->extents == NULL)
+		abort();
+	for (unsigned i = 0; i < out->count; i++) {
+		out->extents[i] = chunk_extent_ext(&s, i);
+		EXPECT(j->t, R(ext_extent_nonzero), out->extents[i].length > 0, "extent %u has length 0", i);
+	}
+	if (out->count > 1 << 20)
+		deviates(j->t, R(ext_status_descriptor_limit), "at most 2^20 extents", "more");
+}
+
 static void
 take_status(struct judge *j, const struct chunk *c)
 {
 	struct chunk_block_status s;
 	struct status_chunk *out;
 
+	EXPECT(j->t, R(ext_status_ext_used), !j->t->s->extended,
+	       "NBD_REPLY_TYPE_BLOCK_STATUS comes although extended headers were negotiated");
 	EXPECT(j->t, R(extent_at_least_one), c->length != 4, "NBD_REPLY_TYPE_BLOCK_STATUS has no extent");
 	EXPECT(j->t, R(status_chunk_length), wire_get_chunk_block_status(wire_over(c->data), &s) == WIRE_EXACT,
 	       "NBD_REPLY_TYPE_BLOCK_STATUS has length %" PRIu64 "; it must be 4 and a positive multiple of 8",
@@ -433,6 +484,10 @@ take_chunk(struct judge *j, const struct chunk *c)
 		take_error_offset(j, c);
 		break;
 	default:
+		if (c->type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT && j->t->s->extended) {
+			take_status_ext(j, c);
+			break;
+		}
 		j->r->n_unknown++;
 		broken(j->t, R(chunk_types_defined),
 		       "chunk type 0x%04x is not defined, and nothing that defines it was negotiated", c->type);
@@ -468,18 +523,19 @@ static void
 look_behind(struct judge *j, const struct ended *e)
 {
 	struct test *t = j->t;
-	uint8_t header[CHUNK_HEADER_SIZE] = { 0 };
+	uint8_t header[EXTENDED_CHUNK_HEADER_SIZE] = { 0 };
+	size_t size = chunk_header_size(t->s), got;
+	uint32_t magic = chunk_magic(t->s);
 	struct chunk c;
-	size_t got;
 
 	send_request(t, 0, NBD_CMD_READ, new_cookie(t), 0, blocks(t, 512), NULL);
-	session_recv(t, header, sizeof(header), &got);
-	wire_get_chunk(wire(header, sizeof(header)), &c);
+	session_recv(t, header, size, &got);
+	get_chunk(t->s, header, size, &c);
 	if (got > 0)
 		trace_received(t, MSG_RAW, c.cookie, (struct bytes){ header, got });
-	if (got >= sizeof(header) && c.magic == NBD_STRUCTURED_REPLY_MAGIC && c.cookie == j->q->cookie)
+	if (got >= size && c.magic == magic && c.cookie == j->q->cookie)
 		stray(t, e, &c);
-	EXPECT(t, R(structured_chunk_length), got < 4 || c.magic == NBD_STRUCTURED_REPLY_MAGIC,
+	EXPECT(t, R(structured_chunk_length), got < 4 || c.magic == magic,
 	       "behind the chunk comes what begins with 0x%08" PRIx32, c.magic);
 }
 
@@ -615,11 +671,13 @@ recv_one_chunk(struct judge *judges, size_t n)
 
 	EXPECT(t, R(structured_reply_needs_negotiation), t->s->structured,
 	       "a structured reply comes although structured replies were not negotiated");
-	recv_or_broken(t, CHUNK_HEADER_SIZE - SIMPLE_REPLY_SIZE, R(structured_chunk_length),
+	recv_or_broken(t, chunk_header_size(t->s) - SIMPLE_REPLY_SIZE, R(structured_chunk_length),
 	               "the rest of a chunk's header");
 	c = finish_chunk(t, padded ? R(read_error_completes_chunk) : R(structured_chunk_length),
 	                 padded ? R(read_error_pads_chunk) : R(structured_chunk_length));
 	j = judge_for(judges, n, c.cookie, &c);
+	EXPECT(t, R(ext_offset_echoed), !t->s->extended || c.offset == j->q->offset,
+	       "the chunk's header has offset %" PRIu64 ", the request %" PRIu64, c.offset, j->q->offset);
 	if (j->done)
 		stray(t, &(struct ended){ c.cookie, j->r->structured, j->r->error != 0, j->ended_in_content }, &c);
 	EXPECT(t, R(reply_flags_need_negotiation), (c.flags & ~NBD_REPLY_FLAG_DONE) == 0,
@@ -643,6 +701,13 @@ recv_simple(struct judge *judges, size_t n)
 
 	wire_get_simple_reply(wire(s->in.at, s->in.len), &r);
 	j = judge_of(judges, n, r.cookie);
+	if (s->extended) {
+		trace_received(t, MSG_SIMPLE_REPLY, r.cookie, (struct bytes){ s->in.at, s->in.len });
+		broken(t,
+		       j != NULL && j->q->type == NBD_CMD_BLOCK_STATUS ? R(ext_status_in_chunks)
+		                                                       : R(ext_no_simple_reply),
+		       "a simple reply comes although extended headers were negotiated");
+	}
 	if (j != NULL && j->q->type == NBD_CMD_READ && !s->structured && r.error == 0)
 		recv_payload(t, j->q->length, R(simple_reply_read_payload));
 	trace_received(t, MSG_SIMPLE_REPLY, r.cookie, (struct bytes){ s->in.at, s->in.len });
@@ -674,7 +739,8 @@ no_reply(const struct judge *j, size_t n, uint32_t magic)
 
 	trace_received(t, MSG_RAW, 0, (struct bytes){ t->s->in.at, t->s->in.len });
 	broken(t,
-	       magic == NBD_EXTENDED_REPLY_MAGIC           ? R(extended_reply_magic_negotiated)
+	       t->s->extended                              ? R(ext_replies_extended)
+	       : magic == NBD_EXTENDED_REPLY_MAGIC         ? R(extended_reply_magic_negotiated)
 	       : n == 1 && j->started && reads_past_end(j) ? R(read_error_pads_chunk)
 	       : t->s->structured && (is_read || n > 1)    ? R(structured_reply_magic)
 	                                                   : R(simple_reply_magic),
@@ -695,7 +761,7 @@ recv_message(struct judge *judges, size_t n, enum requirement_id owed)
 	                  rest ? "the rest of the reply, which ends in a chunk with NBD_REPLY_FLAG_DONE"
 	                       : "a reply to the request");
 	magic = wire_be32(&(struct wire){ t->s->in.at, 4, false });
-	if (magic == NBD_STRUCTURED_REPLY_MAGIC)
+	if (magic == chunk_magic(t->s))
 		recv_one_chunk(judges, n);
 	else if (magic == NBD_SIMPLE_REPLY_MAGIC)
 		recv_simple(judges, n);
@@ -745,7 +811,7 @@ recv_reply(struct test *t, const struct sent *q, enum requirement_id owed)
 }
 
 struct reply
-exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
+exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length, const void *data,
          enum requirement_id owed)
 {
 	struct sent q = send_command(t, flags, type, offset, length, data);

@@ -298,11 +298,46 @@ settle(struct test *t, enum verdict v, enum requirement_id r, char *message, cha
 		               .gone = o->gone };
 }
 
+/* What the extension's text says in its own words of what the standard demands as well. */
+static enum requirement_id
+with_extended_headers(enum requirement_id r)
+{
+	switch (r) {
+	case R(cookie_echoed):
+	case R(structured_chunks_same_cookie):
+		return R(ext_cookie_echoed);
+	case R(structured_chunk_length):
+	case R(each_request_one_reply):
+	case R(done_set_on_last):
+	case R(done_chunk_last):
+	case R(done_clear_before_last):
+	case R(none_chunk_empty):
+		return R(ext_chunk_layout);
+	case R(error_chunk_message_limit):
+		return R(ext_error_text_limit);
+	case R(df_one_content_chunk):
+	case R(command_payload_constraints):
+		return R(ext_payload_constraints);
+	case R(error_chunk_length):
+	case R(error_chunk_nonzero):
+	case R(error_chunk_layout):
+	case R(error_offset_nonzero):
+		return R(ext_errors_in_chunks);
+	case R(read_covers_range):
+	case R(none_chunk_means_success):
+		return R(ext_read_in_chunks);
+	default:
+		return r;
+	}
+}
+
 /* Within a probe everything that goes wrong breaks what the probe was for. */
 static enum requirement_id
 blamed(const struct test *t, enum requirement_id r)
 {
-	return t->private->blame != REQUIREMENT_NONE ? t->private->blame : r;
+	if (t->private->blame != REQUIREMENT_NONE)
+		return t->private->blame;
+	return t->s != NULL && t->s->extended ? with_extended_headers(r) : r;
 }
 
 enum verdict

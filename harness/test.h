@@ -104,7 +104,8 @@ struct session {
 	uint16_t handshake_flags;	/* as the server sent them */
 	uint32_t client_flags;		/* as we sent them */
 	bool transmission;		/* agreed, and entered */
-	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged */
+	bool structured;		/* NBD_OPT_STRUCTURED_REPLY was acknowledged, or NBD_OPT_EXTENDED_HEADERS: replies come in chunks */
+	bool extended;			/* NBD_OPT_EXTENDED_HEADERS was: requests and chunks have 32 bytes of header */
 	uint32_t option;		/* the last one that we sent, for messages */
 	/* In transmission: */
 	uint64_t size;			/* bytes */
@@ -276,8 +277,12 @@ void recv_export_name_reply(struct test *t, enum requirement_id owed);
 
 /* ---- transmission ---- */
 uint64_t new_cookie(struct test *t);
-void send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length,
-		  const void *data);		/* data: length bytes for a WRITE, or NULL: the header alone is sent */
+/*
+ * data: length bytes for a WRITE, or NULL: the header alone is sent. With extended headers data have NBD_CMD_FLAG_PAYLOAD_LEN;
+ * without them the length has 32 bits.
+ */
+void send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t length,
+		  const void *data);
 /* A simple reply to `cookie`, with `payload` bytes where its error is 0. Ownership as for option replies. */
 struct simple_reply recv_simple_reply(struct test *t, uint64_t cookie, uint32_t payload, enum requirement_id owed);
 /* The header alone, whatever its cookie is: for cases that have many requests in flight. */
@@ -289,7 +294,7 @@ struct bytes recv_what_comes(struct test *t, uint32_t length, bool *silent);
 uint32_t do_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id owed);
 uint32_t do_write(struct test *t, uint16_t flags, uint64_t offset, uint32_t length, const void *data,
 		  enum requirement_id owed);
-uint32_t do_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length,
+uint32_t do_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length,
 		    enum requirement_id owed);
 void must_read(struct test *t, uint64_t offset, uint32_t length, void *data, enum requirement_id r);	/* or broken */
 void must_write(struct test *t, uint64_t offset, uint32_t length, const void *data, enum requirement_id r);
@@ -321,12 +326,27 @@ void put_meta_context(struct buf *b, struct bytes name, const char *const *queri
 void enter_structured(struct test *t);
 struct contexts enter_with_contexts(struct test *t, const char *const *queries, size_t n);	/* skips where none is selected */
 
+/* ---- extended headers ---- */
+
+/* NBD_OPT_EXTENDED_HEADERS; skips where the server does not know it. */
+void negotiate_extended(struct test *t);
+/* Fixed newstyle, extended headers, and the transmission phase by GO; with contexts selected where n > 0. */
+void enter_extended(struct test *t);
+struct contexts enter_extended_with_contexts(struct test *t, const char *const *queries, size_t n);
+/* Skips where a server does not offer them: asks on a connection of its own. */
+void need_extended(struct test *t);
+/*
+ * A request with NBD_CMD_FLAG_PAYLOAD_LEN and this payload. The effect that the reply is judged by is that of `effect`, bytes.
+ */
+struct sent send_with_payload(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, struct bytes payload,
+			      uint64_t effect);
+
 /* A request as it is on the way, for the judgement of its reply. */
 struct sent {
 	uint16_t type, flags;
-	uint64_t cookie, offset, length;
+	uint64_t cookie, offset, length;	/* .length: of its effect */
 };
-struct sent send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length,
+struct sent send_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length,
 			 const void *data);
 
 struct status_chunk {
@@ -355,7 +375,7 @@ struct reply recv_reply(struct test *t, const struct sent *q, enum requirement_i
 /* The replies to n requests in flight, in whatever order their messages come; r[i] is the one to q[i]. */
 void recv_replies(struct test *t, const struct sent *q, struct reply *r, size_t n, enum requirement_id owed);
 /* send_command and recv_reply. */
-struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, const void *data,
+struct reply exchange(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length, const void *data,
 		 enum requirement_id owed);
 /* One chunk, whatever its cookie, magic checked; its data as other recv_ data: for replies that come interleaved. */
 struct chunk recv_chunk(struct test *t, enum requirement_id owed);

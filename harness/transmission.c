@@ -43,14 +43,26 @@ new_cookie(struct test *t)
 }
 
 void
-send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint32_t length,
+send_request(struct test *t, uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset, uint64_t length,
              const void *data)
 {
-	struct request r = { NBD_REQUEST_MAGIC, flags, type, cookie, offset, length, { NULL, 0 } };
+	bool extended = t->s->extended;
+	struct request r = { extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC,
+		             flags,
+		             type,
+		             cookie,
+		             offset,
+		             length,
+		             { NULL, 0 } };
 	struct buf b = { 0 };
 
-	wire_put_request(&b, &r);
-	session_send(t, MSG_REQUEST, cookie, (struct bytes){ b.at, b.len },
+	if (extended && data != NULL)
+		r.flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	if (extended)
+		wire_put_extended_request(&b, &r);
+	else
+		wire_put_request(&b, &r);
+	session_send(t, extended ? MSG_EXTENDED_REQUEST : MSG_REQUEST, cookie, (struct bytes){ b.at, b.len },
 	             (struct bytes){ data, data != NULL ? length : 0 });
 	buf_free(&b);
 }
@@ -129,7 +141,7 @@ recv_simple_reply(struct test *t, uint64_t cookie, uint32_t payload, enum requir
 static uint32_t
 answer(struct test *t, const struct sent *q, void *data, enum requirement_id owed)
 {
-	uint32_t payload = q->type == NBD_CMD_READ ? q->length : 0;
+	uint32_t payload = q->type == NBD_CMD_READ ? (uint32_t)q->length : 0;
 	struct simple_reply r;
 
 	if (t->s->structured) {
@@ -148,7 +160,7 @@ answer(struct test *t, const struct sent *q, void *data, enum requirement_id owe
 }
 
 uint32_t
-do_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint32_t length, enum requirement_id owed)
+do_command(struct test *t, uint16_t flags, uint16_t type, uint64_t offset, uint64_t length, enum requirement_id owed)
 {
 	struct sent q = send_command(t, flags, type, offset, length, NULL);
 
@@ -268,7 +280,10 @@ transmission_in_step(struct test *t, enum requirement_id r)
 	if (t->s->size < length)
 		length = 0;
 	if (t->s->structured) {
+		/* What stands in the way of extended headers may be anything. */
+		t->private->blame = t->s->extended ? r : t->private->blame;
 		do_command(t, 0, NBD_CMD_READ, 0, length, r);
+		t->private->blame = t->s->extended ? REQUIREMENT_NONE : t->private->blame;
 		return;
 	}
 	cookie = new_cookie(t);
