@@ -62,9 +62,14 @@ say_extents(struct conn *c, uint16_t flags, uint32_t context_id, const struct ex
 	struct buf b = { 0 };
 
 	put_be32(&b, context_id);
+	if (c->extended)
+		put_be32(&b, (uint32_t)n);
 	for (size_t i = 0; i < n; i++)
-		wire_put_extent(&b, extents[i]);
-	say_chunk(c, flags, NBD_REPLY_TYPE_BLOCK_STATUS, b.at, b.len);
+		if (c->extended)
+			wire_put_extent_ext(&b, extents[i]);
+		else
+			wire_put_extent(&b, extents[i]);
+	say_chunk(c, flags, c->extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS, b.at, b.len);
 	buf_free(&b);
 	return true;
 }
@@ -188,8 +193,30 @@ enter_for_chunks(struct drive *d, const char *context)
 	d->chunked = true;
 	drive_ask_sizes(d, 1);
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
-	if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0)
+	if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0 && drive_options(d, NBD_OPT_EXTENDED_HEADERS) == 0)
 		skip(d->t, "structured replies", "the client does not ask for structured replies");
+}
+
+void
+want_extended(struct drive *d)
+{
+	if (driver_has(d->driver, "set", "extended"))
+		ask(d, 1, "set extended=on");
+}
+
+void
+skip_unless_extended(struct drive *d)
+{
+	if (drive_options(d, NBD_OPT_EXTENDED_HEADERS) == 0)
+		skip(d->t, "extended headers", "the client does not ask for extended headers");
+}
+
+void
+enter_with_extended(struct drive *d, const char *context)
+{
+	want_extended(d);
+	enter_for_chunks(d, context);
+	skip_unless_extended(d);
 }
 
 void
