@@ -100,11 +100,8 @@ judge_export_name(struct session *s, const struct option *o)
 	if (s->extended)
 		accuse(s, RULES(R(ext_no_export_name)), "NBD_OPT_EXPORT_NAME, and extended headers were agreed");
 	if (!s->go_sent && !s->info_refused) {
-		accuse(s, RULES(R(go_preferred)), "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
-		if (s->extended_asked)
-			accuse(s, RULES(R(ext_client_prefers_go)),
-			       "NBD_OPT_EXPORT_NAME of a client that knows extended headers, and NBD_OPT_GO was not "
-			       "tried");
+		accuse(s, RULES(R(go_preferred), s->extended_asked ? R(ext_client_prefers_go) : REQUIREMENT_NONE),
+		       "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
 		if (s->starttls_sent)
 			accuse(s, RULES(R(tls_client_uses_go)),
 			       "NBD_OPT_EXPORT_NAME after NBD_OPT_STARTTLS, and NBD_OPT_GO was not tried");
@@ -247,21 +244,21 @@ judge_queries(struct session *s, const struct opt_meta_context *m, enum requirem
 	}
 }
 
-/* Of extended headers only who knows them is told. */
+/* What is said of extended headers binds who knows them. */
 static void
 judge_chunks_agreed(struct session *s, const char *option, bool sets)
 {
+	bool knows = s->extended_asked;
+
 	if (in_chunks(s) || s->blurred)
 		return;
 	accuse(s,
-	       sets ? RULES(R(set_meta_after_structured), R(client_metadata_needs_structured))
-	            : RULES(R(list_meta_after_structured)),
-	       "%s, and structured replies were not agreed", option);
-	if (s->extended_asked)
-		accuse(s,
-		       sets ? RULES(R(ext_contexts_after_negotiation), R(ext_contexts_need_negotiation))
-		            : RULES(R(ext_list_contexts_after_negotiation)),
-		       "%s, and neither structured replies nor extended headers were agreed", option);
+	       sets ? RULES(R(set_meta_after_structured), R(client_metadata_needs_structured),
+	                    knows ? R(ext_contexts_after_negotiation) : REQUIREMENT_NONE,
+	                    R(ext_contexts_need_negotiation))
+	            : RULES(R(list_meta_after_structured),
+	                    knows ? R(ext_list_contexts_after_negotiation) : REQUIREMENT_NONE),
+	       "%s, and structured replies were not agreed%s", option, knows ? ", nor extended headers" : "");
 }
 
 static void

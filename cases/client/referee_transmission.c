@@ -103,8 +103,11 @@ judge_flags(struct session *s, const struct request *m, const char *what)
 	char text[NAME_MAX_TEXT];
 
 	if (strange != 0)
-		accuse(s, RULES(R(command_flags_documented_only)), "%s: the command has no flag %s", what,
-		       name_flags(NAME_COMMAND_FLAG, strange, text));
+		accuse(s,
+		       RULES(R(command_flags_documented_only), (strange & NBD_CMD_FLAG_PAYLOAD_LEN) != 0 && !s->extended
+		                                                       ? R(ext_compact_no_payload_flag)
+		                                                       : REQUIREMENT_NONE),
+		       "%s: the command has no flag %s", what, name_flags(NAME_COMMAND_FLAG, strange, text));
 	if ((m->flags & NBD_CMD_FLAG_FUA) != 0 && c->known) {
 		judge_unoffered(s, what, NBD_FLAG_SEND_FUA,
 		                RULES(R(client_uses_exposed_features), R(command_flags_documented_only)));
@@ -150,11 +153,10 @@ judge_status(struct session *s, const char *what)
 	                            R(client_selects_contexts), R(client_negotiates_extras))
 	                    : RULES(R(block_status_after_set_meta), R(client_status_needs_context),
 	                            R(client_selects_contexts), R(client_negotiates_extras),
-	                            R(client_metadata_needs_structured), R(payload_extensions_need_structured)),
+	                            R(client_metadata_needs_structured), R(payload_extensions_need_structured),
+	                            s->extended_asked ? R(ext_contexts_need_negotiation) : REQUIREMENT_NONE),
 	       "%s: %s%s", what, why, in_chunks(s) ? "" : ", nor structured replies agreed");
-	if (!in_chunks(s) && s->extended_asked)
-		accuse(s, RULES(R(ext_contexts_need_negotiation)), "%s, and extended headers were not agreed", what);
-	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls))
+	if ((!in_chunks(s) && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls))
 		accuse(s, RULES(R(starttls_client_renegotiates)), "%s: what was agreed before NBD_OPT_STARTTLS is void",
 		       what);
 	recall_contexts(s, what);
@@ -346,8 +348,6 @@ judge_payload(struct session *s, struct request *m, const char *what)
 	bool flagged = (m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0;
 	struct block_status_payload p;
 
-	if (flagged && !s->extended)
-		accuse(s, RULES(R(ext_compact_no_payload_flag)), "%s: the header is a compact one", what);
 	if (!flagged && s->extended && m->type == NBD_CMD_WRITE)
 		accuse(s, RULES(R(ext_write_payload_flag)), "%s: its flags lack NBD_CMD_FLAG_PAYLOAD_LEN", what);
 	if (!flagged || !s->extended || m->type != NBD_CMD_BLOCK_STATUS)

@@ -410,6 +410,8 @@ read_flags(struct request *r, char **words, const char *allowed)
 
 /* ---- operations: each answers by itself, at once or by an op ---- */
 
+static int64_t call_read(struct request *r, struct op *op, uint64_t *n);
+
 /* A command of transmission: its flags, how many numbers come before them, and the call. */
 struct command {
 	const char *flags;
@@ -429,6 +431,8 @@ do_command(struct request *r, const struct command *command)
 		answer_error(r->tag, EINVAL, "a number is missing or wrong");
 	else if (!read_flags(r, r->words + command->n_numbers, command->flags))
 		answer_unsupported(r->tag);
+	else if (command->call == call_read && n[1] > UINT32_MAX)
+		answer_unsupported(r->tag); /* no memory for it, nor the time */
 	else if (r->handle->nbd == NULL)
 		answer_error(r->tag, ENOTCONN, "");
 	else {

@@ -323,7 +323,7 @@ take_chunk(struct fc_session *s, bool extended)
 	    !fc_sound(s, extended == s->facts.extended, "a chunk with the other header than was agreed") ||
 	    !fc_sound(s, is_bearable(m.op, &c), "the length of a chunk"))
 		return false;
-	s->want = header + (size_t)c.length;
+	s->want = header + (size_t)(c.length < SIZE_MAX / 2 ? c.length : SIZE_MAX / 2);
 	if (m.op != NULL && !fc_has(s, s->want))
 		return false;
 	fc_lie_receiving(s, &m);

@@ -106,7 +106,7 @@ check_limits(const struct fc_session *s, const struct fc_op *op)
 		return "EINVAL";
 	if (op->filtered && asks_for_unknown(s, op))
 		return "EINVAL";
-	return (r->type == NBD_CMD_READ && r->length > FC_READ_MOST) ||
+	return (r->type == NBD_CMD_READ && r->length > FC_READ_MOST && !(op->unchecked && r->length > UINT32_MAX)) ||
 	                       (r->type == NBD_CMD_WRITE && r->length > FC_WRITE_MOST)
 	               ? "ERANGE"
 	               : NULL;
