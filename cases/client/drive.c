@@ -650,17 +650,7 @@ drive_sent(struct drive *d, uint16_t type, uint16_t flags)
 unsigned
 drive_options(struct drive *d, uint32_t option)
 {
-	struct wire w = drive_records(d);
-	struct trace_record r;
-	struct option o;
-	unsigned n = 0;
-
-	while (trace_next(&w, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION) {
-			wire_get_option(wire_over(r.data), &o);
-			n += o.option == option;
-		}
-	return n;
+	return options_in(drive_records(d), option);
 }
 
 unsigned

@@ -4,6 +4,7 @@
  */
 #include "cases/client/answers.h"
 #include "cases/client/haggle.h"
+#include "cases/client/host.h"
 #include "cases/client/judge.h"
 #include "cases/client/refuse.h"
 
@@ -46,6 +47,14 @@ static const struct offer {
 	{ "extents past the request", { KNOB_extents_run_past, N_KNOBS }, false },
 };
 enum { N_OFFERS = sizeof(offers) / sizeof(offers[0]) };
+
+static void
+offer(struct fake_config *config, const struct offer *o)
+{
+	for (const enum knob *k = o->knobs; *k != N_KNOBS; k++)
+		config->knob[*k] = true;
+	config->knob[KNOB_extended_headers] = o->knobs[0] != KNOB_extended_without_payload;
+}
 
 /* ext:1427 */
 static bool
@@ -103,10 +112,7 @@ CASE_DRIVER(extended_client, served,
 				driver_has(d->driver, "block_status", NULL) && driver_has(d->driver, "set", "context");
 
 			serve_extended(d, "size=1M");
-			for (const enum knob *k = offers[i].knobs; *k != N_KNOBS; k++)
-				d->config.knob[*k] = true;
-			if (offers[i].knobs[0] == KNOB_extended_without_payload)
-				d->config.knob[KNOB_extended_headers] = false;
+			offer(&d->config, &offers[i]);
 			if (offers[i].demands)
 				drive_follow(d, &(struct script){ .take = demand_extended });
 			enter_with_extended(d, status ? "base%3aallocation" : NULL);
@@ -115,6 +121,31 @@ CASE_DRIVER(extended_client, served,
 				must(d, R(ext_requests_extended), 1, "block_status 0 1048576");
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			drive_finish(d);
+		}
+}
+
+CASE_CLIENT(extended_client, command,
+            "A command that asks for extended headers, and gets them, succeeds, and its copy is exact",
+            R(ext_requests_extended), R(ext_write_payload_flag), R(read_chunks_reassembled), R(ext_option_no_data))
+{
+	for (volatile unsigned i = 0; i < N_OFFERS; i++)
+		POINT(t, "%s", offers[i].name) {
+			struct host *h = host_new(t, NULL);
+			struct script demand = { .take = demand_extended };
+
+			offer(&h->config, &offers[i]);
+			if (offers[i].demands)
+				script_follow(&h->config, &demand);
+			host_run(h);
+			judge_end(h, R(ext_requests_extended));
+			if (options_sent(t, h->config.trace, h->seen_from, NBD_OPT_EXTENDED_HEADERS) == 0)
+				skip(t, "extended headers", "the client does not ask for extended headers");
+			judge_copy(h, R(read_chunks_reassembled));
+			judge_rules(h);
+			if (!succeeded(h) && offers[i].knobs[0] == KNOB_extended_wants_block_size)
+				skip(t, "block sizes", "the client may not ask for the sizes that this server demands");
+			if (!succeeded(h))
+				broken_values(t, R(ext_requests_extended), "exit status 0", h->end.text);
 		}
 }
 

@@ -50,6 +50,32 @@ map_trace(struct test *t, const struct trace *trace, off_t end)
 	return map;
 }
 
+unsigned
+options_in(struct wire records, uint32_t option)
+{
+	struct trace_record r;
+	struct option o;
+	unsigned n = 0;
+
+	while (trace_next(&records, &r))
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION) {
+			wire_get_option(wire_over(r.data), &o);
+			n += o.option == option;
+		}
+	return n;
+}
+
+unsigned
+options_sent(struct test *t, const struct trace *trace, off_t from, uint32_t option)
+{
+	off_t end = trace_end(trace);
+	void *map = map_trace(t, trace, end);
+	unsigned n = options_in(wire((uint8_t *)map + from, (size_t)(end - from)), option);
+
+	munmap(map, (size_t)end);
+	return n;
+}
+
 bool
 goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t until, uint64_t ms)
 {
