@@ -134,8 +134,8 @@ static struct tls_credentials *tls_of_servers;
 static struct target_tls *
 mutants_tls(const struct profile *p)
 {
+	static struct target_tls selective, forced;
 	char error[TLS_ERROR];
-	struct target_tls *copy;
 
 	if (!has_tls(p))
 		return NULL;
@@ -147,13 +147,10 @@ mutants_tls(const struct profile *p)
 			fprintf(stderr, "nbdspec: TLS: %s\n", error);
 			exit(1);
 		}
+		selective = forced = *tls_of_clients;
+		forced.always = true;
 	}
-	copy = malloc(sizeof(*copy));
-	if (copy == NULL)
-		abort();
-	*copy = *tls_of_clients;
-	copy->always = p->tls_forced;
-	return copy;
+	return p->tls_forced ? &forced : &selective;
 }
 
 /* In the server's process; config holds what is not the mutant's own. */

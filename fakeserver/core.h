@@ -75,10 +75,7 @@ struct conn_private {
 	/* TLS. */
 	struct tls *tls;		/* from the end of clear text on */
 	uint64_t tls_counted;		/* of tls_bytes_read() */
-	bool drops_rest;		/* a lie: what came in clear behind NBD_OPT_STARTTLS is no part of TLS */
-	const char *tls_priority;	/* a lie, or NULL */
-	bool tls_careless;		/* a lie: tls_setup.careless */
-	bool reads_on;			/* a lie: what came in clear behind NBD_OPT_STARTTLS is not dropped */
+	struct state_change at_starttls;	/* what a lie has made of it */
 	size_t shutdown_at;		/* so many bytes of .input, come or coming, were on their way at the shutdown */
 	bool in_flight;			/* of these is the message that is being handled */
 	unsigned n_options;

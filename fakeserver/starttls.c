@@ -26,15 +26,12 @@ forget_negotiation(struct conn *c)
 	if (!change.keep_extended)
 		c->extended = false;
 	c->structured |= change.sets_structured;
-	c->private->drops_rest = change.sets_structured;
 	if (!change.keep_contexts) {
 		c->context_export = NULL;
 		c->n_contexts = 0;
 	}
 	c->private->has_info = c->private->go_differs = false;
-	c->private->reads_on = change.keep_input;
-	c->private->tls_priority = change.priority;
-	c->private->tls_careless = change.careless;
+	c->private->at_starttls = change;
 }
 
 void
@@ -62,15 +59,17 @@ conn_begin_tls(struct conn *c)
 {
 	const struct fake_tls *tls = &c->server->config->tls;
 	struct conn_private *p = c->private;
+	const struct state_change *change = &p->at_starttls;
 	struct tls_setup setup = { .credentials = tls->credentials,
-		                   .priority = p->tls_priority != NULL ? p->tls_priority : tls->priority,
+		                   .priority = change->priority != NULL ? change->priority : tls->priority,
 		                   .verify = tls->verify,
-		                   .careless = p->tls_careless };
-	size_t behind = p->reads_on || p->drops_rest ? 0 : c->input.len;
+		                   .careless = change->careless };
+	/* What came in clear behind the option is TLS's, but for a lie that acts on it, or drops it. */
+	size_t behind = change->keep_input || change->sets_structured ? 0 : c->input.len;
 
 	p->tls = tls_new(c->in, &setup, (struct bytes){ c->input.at, behind });
 	p->tls_counted = behind;
-	if (!p->reads_on)
+	if (!change->keep_input)
 		buf_clear(&c->input);
 }
 

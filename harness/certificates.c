@@ -49,16 +49,6 @@ tls_identity_free(struct tls_identity *i)
 
 /* ---- making them ---- */
 
-/* Nothing here hangs on what anybody gives us: it fails where there is no memory, or no random bits. */
-static void
-must_do(int failed)
-{
-	if (failed >= 0)
-		return;
-	fprintf(stderr, "nbdspec: certificates: %s\n", gnutls_strerror(failed));
-	abort();
-}
-
 static char *
 text_of(gnutls_datum_t *d)
 {
@@ -75,9 +65,9 @@ new_key(void)
 {
 	gnutls_x509_privkey_t key;
 
-	must_do(gnutls_x509_privkey_init(&key));
-	must_do(gnutls_x509_privkey_generate(key, GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1),
-	                                     0));
+	tls_must(gnutls_x509_privkey_init(&key));
+	tls_must(gnutls_x509_privkey_generate(key, GNUTLS_PK_ECDSA, GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1),
+	                                      0));
 	return key;
 }
 
@@ -88,17 +78,17 @@ new_certificate(const char *name, gnutls_x509_privkey_t key, time_t from, time_t
 	size_t id_size = sizeof(id);
 	gnutls_x509_crt_t crt;
 
-	must_do(gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof(serial)));
+	tls_must(gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof(serial)));
 	serial[0] &= 0x7f; /* a negative one is none */
-	must_do(gnutls_x509_crt_init(&crt));
-	must_do(gnutls_x509_crt_set_version(crt, 3));
-	must_do(gnutls_x509_crt_set_serial(crt, serial, sizeof(serial)));
-	must_do(gnutls_x509_crt_set_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, name, (unsigned)strlen(name)));
-	must_do(gnutls_x509_crt_set_key(crt, key));
-	must_do(gnutls_x509_crt_get_key_id(crt, 0, id, &id_size));
-	must_do(gnutls_x509_crt_set_subject_key_id(crt, id, id_size));
-	must_do(gnutls_x509_crt_set_activation_time(crt, from));
-	must_do(gnutls_x509_crt_set_expiration_time(crt, to));
+	tls_must(gnutls_x509_crt_init(&crt));
+	tls_must(gnutls_x509_crt_set_version(crt, 3));
+	tls_must(gnutls_x509_crt_set_serial(crt, serial, sizeof(serial)));
+	tls_must(gnutls_x509_crt_set_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, name, (unsigned)strlen(name)));
+	tls_must(gnutls_x509_crt_set_key(crt, key));
+	tls_must(gnutls_x509_crt_get_key_id(crt, 0, id, &id_size));
+	tls_must(gnutls_x509_crt_set_subject_key_id(crt, id, id_size));
+	tls_must(gnutls_x509_crt_set_activation_time(crt, from));
+	tls_must(gnutls_x509_crt_set_expiration_time(crt, to));
 	return crt;
 }
 
@@ -107,7 +97,7 @@ pem_of(gnutls_x509_crt_t crt)
 {
 	gnutls_datum_t pem;
 
-	must_do(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &pem));
+	tls_must(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &pem));
 	return text_of(&pem);
 }
 
@@ -119,9 +109,9 @@ new_authority(const char *name)
 
 	a.key = new_key();
 	a.crt = new_certificate(name, a.key, now - DAY, now + DAY);
-	must_do(gnutls_x509_crt_set_basic_constraints(a.crt, 1, -1));
-	must_do(gnutls_x509_crt_set_key_usage(a.crt, GNUTLS_KEY_KEY_CERT_SIGN));
-	must_do(gnutls_x509_crt_sign2(a.crt, a.crt, a.key, GNUTLS_DIG_SHA256, 0));
+	tls_must(gnutls_x509_crt_set_basic_constraints(a.crt, 1, -1));
+	tls_must(gnutls_x509_crt_set_key_usage(a.crt, GNUTLS_KEY_KEY_CERT_SIGN));
+	tls_must(gnutls_x509_crt_sign2(a.crt, a.crt, a.key, GNUTLS_DIG_SHA256, 0));
 	a.pem = pem_of(a.crt);
 	return a;
 }
@@ -140,14 +130,14 @@ name_hosts(gnutls_x509_crt_t crt, bool other)
 	struct in_addr v4 = { .s_addr = htonl(INADDR_LOOPBACK) };
 
 	if (other) {
-		must_do(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_DNSNAME, "other.example", 13,
-		                                             GNUTLS_FSAN_SET));
+		tls_must(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_DNSNAME, "other.example", 13,
+		                                              GNUTLS_FSAN_SET));
 		return;
 	}
-	must_do(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_DNSNAME, "localhost", 9, GNUTLS_FSAN_SET));
-	must_do(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, &v4, sizeof(v4), GNUTLS_FSAN_APPEND));
-	must_do(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, &in6addr_loopback,
-	                                             sizeof(in6addr_loopback), GNUTLS_FSAN_APPEND));
+	tls_must(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_DNSNAME, "localhost", 9, GNUTLS_FSAN_SET));
+	tls_must(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, &v4, sizeof(v4), GNUTLS_FSAN_APPEND));
+	tls_must(gnutls_x509_crt_set_subject_alt_name(crt, GNUTLS_SAN_IPADDRESS, &in6addr_loopback,
+	                                              sizeof(in6addr_loopback), GNUTLS_FSAN_APPEND));
 }
 
 /* A certificate of one party and its key, as PEM. */
@@ -164,18 +154,18 @@ make_one(const struct authority *a, enum tls_role role, enum tls_flaw flaw, char
 	if (flaw == TLS_NOT_YET_VALID)
 		from = now + DAY / 2;
 	crt = new_certificate(role == TLS_SERVER ? "nbdspec server" : "nbdspec client", key, from, to);
-	must_do(gnutls_x509_crt_set_basic_constraints(crt, 0, -1));
-	must_do(gnutls_x509_crt_set_key_usage(crt, GNUTLS_KEY_DIGITAL_SIGNATURE | GNUTLS_KEY_KEY_ENCIPHERMENT));
-	must_do(gnutls_x509_crt_set_key_purpose_oid(
+	tls_must(gnutls_x509_crt_set_basic_constraints(crt, 0, -1));
+	tls_must(gnutls_x509_crt_set_key_usage(crt, GNUTLS_KEY_DIGITAL_SIGNATURE | GNUTLS_KEY_KEY_ENCIPHERMENT));
+	tls_must(gnutls_x509_crt_set_key_purpose_oid(
 		crt, role == TLS_SERVER ? GNUTLS_KP_TLS_WWW_SERVER : GNUTLS_KP_TLS_WWW_CLIENT, 0));
 	if (role == TLS_SERVER)
 		name_hosts(crt, flaw == TLS_OTHER_HOST);
 	if (flaw == TLS_SELF_SIGNED)
-		must_do(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA256, 0));
+		tls_must(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA256, 0));
 	else
-		must_do(gnutls_x509_crt_sign2(crt, a->crt, a->key, GNUTLS_DIG_SHA256, 0));
+		tls_must(gnutls_x509_crt_sign2(crt, a->crt, a->key, GNUTLS_DIG_SHA256, 0));
 	*pem = pem_of(crt);
-	must_do(gnutls_x509_privkey_export2_pkcs8(key, GNUTLS_X509_FMT_PEM, NULL, GNUTLS_PKCS_PLAIN, &text));
+	tls_must(gnutls_x509_privkey_export2_pkcs8(key, GNUTLS_X509_FMT_PEM, NULL, GNUTLS_PKCS_PLAIN, &text));
 	*key_pem = text_of(&text);
 	gnutls_x509_crt_deinit(crt);
 	gnutls_x509_privkey_deinit(key);
@@ -238,6 +228,27 @@ write_part(const char *path, const char *text, mode_t mode)
 	return fclose(f) == 0 && ok;
 }
 
+/* A group that everybody knows (RFC 7919): where qemu finds none it makes one at each start, which takes a second. */
+static bool
+write_group(const char *dir)
+{
+	char *path = join_path(dir, "dh-params.pem"), *text;
+	gnutls_dh_params_t group;
+	gnutls_datum_t pem;
+	bool ok;
+
+	tls_must(gnutls_dh_params_init(&group));
+	tls_must(gnutls_dh_params_import_raw2(group, &gnutls_ffdhe_2048_group_prime, &gnutls_ffdhe_2048_group_generator,
+	                                      gnutls_ffdhe_2048_key_bits));
+	tls_must(gnutls_dh_params_export2_pkcs3(group, GNUTLS_X509_FMT_PEM, &pem));
+	gnutls_dh_params_deinit(group);
+	text = text_of(&pem);
+	ok = write_part(path, text, 0644);
+	free(text);
+	free(path);
+	return ok;
+}
+
 bool
 tls_write_identity(const struct tls_identity *i, const char *dir)
 {
@@ -253,7 +264,7 @@ tls_write_identity(const struct tls_identity *i, const char *dir)
 			ok = write_part(path, *parts[k].text, parts[k].mode);
 		free(path);
 	}
-	return ok;
+	return ok && write_group(dir);
 }
 
 /* True without a text where there is no such file. */

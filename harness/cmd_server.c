@@ -269,6 +269,13 @@ take_plain(struct server_run *run, const struct cli_given *g)
 	return false;
 }
 
+static int
+mutate_usage(const struct server_run *run, const char *text)
+{
+	return cli_usage_error(run->cli, "--mutate '%s': want a number of runs, or a time such as 30s, 10m or 2h",
+	                       text);
+}
+
 /* So many, or so long: 30s, 10m, 2h. */
 static int
 take_mutate(struct server_run *run, const char *text)
@@ -283,14 +290,17 @@ take_mutate(struct server_run *run, const char *text)
 	m->asked = true;
 	m->runs = 0;
 	m->seconds = 0;
-	if (unit == NULL)
-		return cli_number(run->cli, "--mutate", text, 1, ULONG_MAX, &m->runs) ? 0 : STATUS_USAGE;
+	if (unit == NULL) {
+		m->runs = strtoul(text, &end, 10);
+		if (*end == '\0' && m->runs > 0 && m->runs < ULONG_MAX && text[0] >= '0' && text[0] <= '9')
+			return 0;
+		return mutate_usage(run, text);
+	}
 	snprintf(number, sizeof(number), "%.*s", (int)len - 1, text);
 	m->seconds = strtod(number, &end) * seconds[unit - units];
 	if (*end == '\0' && m->seconds > 0 && m->seconds < 1e9 && strspn(number, "0123456789.") == len - 1)
 		return 0;
-	return cli_usage_error(run->cli, "--mutate '%s': want a number of runs, or a time such as 30s, 10m or 2h",
-	                       text);
+	return mutate_usage(run, text);
 }
 
 static int
@@ -769,9 +779,10 @@ read_command_line(struct server_run *run)
 	if (status != 0 || run->list)
 		return status;
 	status = take_target(run);
-	if (status == 0 && is_exploration(run) && run->target.tls != NULL && run->target.tls->always)
-		status =
-			cli_usage_error(run->cli, "explorations go without TLS so far: leave out --tls, or say nbd://");
+	if (status == 0 && (run->explore.mutation.asked || run->explore.unchecked) && run->target.tls != NULL &&
+	    run->target.tls->always)
+		status = cli_usage_error(run->cli, "%s goes in clear: leave out --tls, or say nbd://",
+		                         run->explore.unchecked ? "--unchecked" : "--mutate");
 	if (status == 0)
 		status = check_paths(run);
 	if (status == 0 && run->expect_path != NULL && (run->expect = expect_load(run->expect_path, error)) == NULL)
@@ -885,7 +896,8 @@ what_is_mutated(const struct server_run *run, char text[256])
 	else
 		snprintf(pace, sizeof(pace), "%.0f/s, %.0f s left", (double)n / seconds, left > 0 ? left : 0);
 	snprintf(text, 256, "%" PRIu64 "%s runs, %u shapes of replies, %u findings, %s", n, most, c->bytes.shapes,
-	         c->bytes.told, c->bytes.planned > 0 ? progress_pace(pace, n, c->bytes.planned, seconds, "") : pace);
+	         exploration_found(&c->bytes.told),
+	         c->bytes.planned > 0 ? progress_pace(pace, n, c->bytes.planned, seconds, "") : pace);
 	return text;
 }
 

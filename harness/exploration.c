@@ -75,6 +75,16 @@ exploration_claim(_Atomic uint64_t *table, size_t room, uint64_t sum, bool *full
 	return false;
 }
 
+unsigned
+exploration_found(const struct exploration_told *told)
+{
+	unsigned n = 0;
+
+	while (n < EXPLORE_TOLD_MOST && told->found[n] != 0)
+		n++;
+	return n;
+}
+
 char *
 exploration_again(const struct test *t, const char *options)
 {

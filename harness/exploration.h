@@ -62,9 +62,9 @@ struct exploration_counts {
 		_Atomic uint64_t planned;		/* runs; 0: as many as there is time for */
 		_Atomic uint64_t since_us, done, broken, checks, starts, lingered, unseen;
 		_Atomic uint64_t undone;		/* runs, for the server is gone, or hangs all the time */
-		_Atomic uint64_t untold;
-		_Atomic unsigned finished, unexpected, told, shapes;
-		_Atomic uint64_t found[EXPLORE_TOLD_MOST], shape[EXPLORE_SHAPES_MOST];	/* of all shards, as above */
+		_Atomic unsigned finished, shapes;
+		_Atomic uint64_t shape[EXPLORE_SHAPES_MOST];	/* hashes, of all shards */
+		struct exploration_told told;
 	} bytes;
 };
 
@@ -105,6 +105,8 @@ bool is_expected(const struct test *t, const char *point, enum requirement_id r)
 void sum_up(struct test *t, bool whole, const char *text);
 /* False where it was in the table before, of any shard, or there is no room: then *full is set. */
 bool exploration_claim(_Atomic uint64_t *table, size_t room, uint64_t sum, bool *full);
+/* So many findings were told. */
+unsigned exploration_found(const struct exploration_told *told);
 /* The command line up to the exploration's own options, malloc'd. */
 char *exploration_again(const struct test *t, const char *options);
 /* A verdict of several requirements, as broken_values(), with lines that tell how to see it again. */

@@ -15,38 +15,20 @@ negotiate_extended(struct test *t)
 	t->s->extended = t->s->structured = true;
 }
 
-static void
-enter(struct test *t)
-{
-	static const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
-
-	if (!enter_by_go_here(t, &block_size, 1))
-		broken(t, R(ext_go_not_unsupported), "NBD_OPT_GO gets NBD_REP_ERR_UNSUP behind extended headers");
-}
-
 void
 enter_extended(struct test *t)
 {
 	open_fixed_newstyle(t);
 	negotiate_extended(t);
-	enter(t);
+	enter_by_sized_go(t);
 }
 
 struct contexts
 enter_extended_with_contexts(struct test *t, const char *const *queries, size_t n)
 {
-	struct contexts contexts;
-
 	open_fixed_newstyle(t);
 	negotiate_extended(t);
-	contexts = meta_contexts(t, NBD_OPT_SET_META_CONTEXT, export_name(t), queries, n, R(ext_contexts_served));
-	if (is_error_reply(contexts.final))
-		skip(t, "metadata contexts", "the server refuses NBD_OPT_SET_META_CONTEXT with %s",
-		     name_of(NAME_REPLY, contexts.final) ?: "an error");
-	if (contexts.count == 0)
-		skip(t, "metadata contexts", "the server selects no context for %s", n > 0 ? queries[0] : "no query");
-	enter(t);
-	return contexts;
+	return select_and_enter(t, queries, n, R(ext_contexts_served));
 }
 
 void

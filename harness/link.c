@@ -92,6 +92,7 @@ link_open(struct link *l, struct test *t, char error[512])
 	l->at = 0;
 	l->unlogged = 0;
 	buf_clear(&l->in);
+	l->tls = NULL;
 	l->fd = connect_blocking(t, error);
 	if (l->fd < 0)
 		return false;
@@ -111,6 +112,10 @@ link_close(struct link *l)
 	if (l->traced)
 		trace_text(&l->t->private->trace, TRACE_DISCONNECT, l->number, "");
 	log_step(l, STEP_CLOSE, (struct bytes){ 0 });
+	if (l->tls != NULL && (l->end == LINK_OPEN || l->end == LINK_CLOSED))
+		tls_shut(l->tls);
+	tls_free(l->tls);
+	l->tls = NULL;
 	close(l->fd);
 	l->fd = -1;
 }
@@ -148,10 +153,12 @@ take_in(struct link *l)
 		return false;
 	if ((p.revents & POLLIN) == 0)
 		return (p.revents & POLLOUT) != 0;
-	got = recv(l->fd, buf_grow(&l->in, ROOM), ROOM, MSG_DONTWAIT);
+	got = l->tls != NULL ? tls_recv(l->tls, buf_grow(&l->in, ROOM), ROOM)
+	                     : recv(l->fd, buf_grow(&l->in, ROOM), ROOM, MSG_DONTWAIT);
 	l->in.len -= ROOM - (size_t)(got > 0 ? got : 0);
 	l->unlogged += (uint32_t)(got > 0 ? got : 0);
-	return got > 0;
+	/* A part of a TLS record is no byte yet. */
+	return got > 0 || (l->tls != NULL && got < 0 && errno == EAGAIN);
 }
 
 void
@@ -163,7 +170,8 @@ link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct bytes 
 	log_step(l, STEP_SEND, message);
 	link_begin_wait(l);
 	for (; message.len > 0; message.at += n, message.len -= (size_t)n) {
-		n = send(l->fd, message.at, message.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = l->tls != NULL ? tls_send(l->tls, message.at, message.len)
+		                   : send(l->fd, message.at, message.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n >= 0)
 			continue;
 		if ((errno != EAGAIN && errno != EINTR) || !take_in(l))
@@ -187,6 +195,55 @@ link_set_end(struct link *l, enum link_end end)
 	trace_text(&l->t->private->trace, kinds[l->end], l->number, l->end == LINK_SILENT ? "no whole answer" : "");
 }
 
+static bool
+wait_until(const struct link *l, short events)
+{
+	struct pollfd p = { .fd = l->fd, .events = events };
+	int64_t left = l->until - now_ms();
+
+	return left > 0 && poll(&p, 1, (int)left) > 0;
+}
+
+/* As recv() that waits. */
+static ssize_t
+recv_tls(struct link *l, uint8_t *at, size_t room)
+{
+	ssize_t got;
+
+	for (;;) {
+		got = tls_recv(l->tls, at, room);
+		if (got >= 0 || errno != EAGAIN)
+			return got;
+		if (!wait_until(l, POLLIN)) {
+			errno = EAGAIN;
+			return -1;
+		}
+	}
+}
+
+bool
+link_start_tls(struct link *l, char error[512])
+{
+	struct tls_setup setup = target_tls_setup(l->t->private->server->target->tls);
+	enum tls_progress progress;
+
+	link_begin_wait(l);
+	l->tls = tls_new(l->fd, &setup, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
+	buf_clear(&l->in);
+	l->at = 0;
+	for (;;) {
+		progress = tls_handshake(l->tls);
+		if (progress == TLS_UP || progress == TLS_FAILED)
+			break;
+		if (!wait_until(l, progress == TLS_WANTS_READ ? POLLIN : POLLOUT)) {
+			link_set_end(l, LINK_SILENT);
+			break;
+		}
+	}
+	snprintf(error, 512, "%s", l->end == LINK_SILENT ? link_end_text(l->end) : tls_why(l->tls));
+	return progress == TLS_UP;
+}
+
 /* The first part that is late may have been there in time: it is us who may have been stopped. */
 static ssize_t
 recv_in_time(struct link *l, uint8_t *at, size_t room)
@@ -194,7 +251,7 @@ recv_in_time(struct link *l, uint8_t *at, size_t room)
 	ssize_t got;
 
 	do
-		got = recv(l->fd, at, room, 0);
+		got = l->tls != NULL ? recv_tls(l, at, room) : recv(l->fd, at, room, 0);
 	while (got < 0 && errno == EINTR);
 	if (got <= 0 || now_ms() < l->until)
 		return got;

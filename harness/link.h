@@ -18,6 +18,7 @@ struct link {
 	uint16_t number;		/* in the trace */
 	int64_t until;			/* ms: by then the whole answer to what was sent last has come */
 	bool late;			/* and a part of it came later */
+	struct tls *tls;		/* from link_start_tls on */
 	struct buf in;			/* its memory outlives the connection */
 	size_t at;			/* so much of it was taken */
 	struct buf *log;		/* for link_replay, or NULL; of several links, as their steps followed each other */
@@ -30,6 +31,12 @@ bool link_open(struct link *l, struct test *t, char error[512]);
 void link_close(struct link *l);
 void link_free(struct link *l);
 
+/*
+ * The TLS handshake, behind the ACK to NBD_OPT_STARTTLS, with what the target has for it; all that follows is over TLS. False and one
+ * line in error where it fails; where it does not end .end is LINK_SILENT.
+ */
+bool link_start_tls(struct link *l, char error[512]);
+
 /* The server has all of its time from here on. Sending does so; who has much in flight does where a part is answered. */
 void link_begin_wait(struct link *l);
 /* What stops it is found by who waits for the answer. */
@@ -39,7 +46,7 @@ void link_send(struct link *l, enum message_kind kind, uint64_t cookie, struct b
  * that is sent begins a new wait, within which all of its answer must come, so that one that has no end is no end of ours.
  */
 const uint8_t *link_need(struct link *l, size_t n);
-/* For who reads and writes .fd by himself: into the trace, where that is wanted. */
+/* For who reads and writes .fd by himself, in clear: into the trace, where that is wanted. */
 void link_record(struct link *l, enum message_kind kind, bool to_server, uint64_t cookie, struct bytes b);
 void link_set_end(struct link *l, enum link_end end);
 int link_patience_ms(const struct test *t);	/* for one answer */

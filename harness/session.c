@@ -319,6 +319,16 @@ peek_bytes(struct test *t, void *data, size_t len)
 	return n > 0 ? (size_t)n : 0;
 }
 
+uint32_t
+peek_magic(struct test *t)
+{
+	uint8_t bytes[4] = { 0 };
+	struct wire w = wire(bytes, sizeof(bytes));
+
+	peek_bytes(t, bytes, sizeof(bytes));
+	return wire_be32(&w);
+}
+
 bool
 peer_goes_on(struct test *t, enum requirement_id owed)
 {

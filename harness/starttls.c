@@ -46,5 +46,19 @@ start_tls(struct test *t, enum requirement_id r)
 bool
 is_over_tls(const struct test *t)
 {
-	return t->private->server->target->tls != NULL && t->private->server->target->tls->always;
+	const struct target_tls *tls = t->private->server->target->tls;
+
+	return tls != NULL && (tls->always || t->private->over_tls);
+}
+
+void
+go_over_tls_from_now(struct test *t, bool on)
+{
+	t->private->over_tls = on;
+}
+
+bool
+speaks_tls(const struct test *t)
+{
+	return t->private->server->target->tls != NULL;
 }

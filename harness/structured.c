@@ -82,13 +82,16 @@ meta_contexts(struct test *t, uint32_t option, struct bytes name, const char *co
 	}
 }
 
-static void
-enter(struct test *t)
+void
+enter_by_sized_go(struct test *t)
 {
 	static const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
 
-	if (!enter_by_go_here(t, &block_size, 1))
-		skip(t, "GO", "the server does not know NBD_OPT_GO");
+	if (enter_by_go_here(t, &block_size, 1))
+		return;
+	if (t->s->extended)
+		broken(t, R(ext_go_not_unsupported), "NBD_OPT_GO gets NBD_REP_ERR_UNSUP behind extended headers");
+	skip(t, "GO", "the server does not know NBD_OPT_GO");
 }
 
 void
@@ -96,24 +99,30 @@ enter_structured(struct test *t)
 {
 	open_fixed_newstyle(t);
 	negotiate_structured(t);
-	enter(t);
+	enter_by_sized_go(t);
 }
 
 struct contexts
-enter_with_contexts(struct test *t, const char *const *queries, size_t n)
+select_and_enter(struct test *t, const char *const *queries, size_t n, enum requirement_id owed)
 {
 	struct contexts contexts;
 
-	open_fixed_newstyle(t);
-	negotiate_structured(t);
-	contexts = meta_contexts(t, NBD_OPT_SET_META_CONTEXT, export_name(t), queries, n, R(option_gets_reply));
+	contexts = meta_contexts(t, NBD_OPT_SET_META_CONTEXT, export_name(t), queries, n, owed);
 	if (is_error_reply(contexts.final))
 		skip(t, "metadata contexts", "the server refuses NBD_OPT_SET_META_CONTEXT with %s",
 		     name_of(NAME_REPLY, contexts.final) ?: "an error");
 	if (contexts.count == 0)
 		skip(t, "metadata contexts", "the server selects no context for %s", n > 0 ? queries[0] : "no query");
-	enter(t);
+	enter_by_sized_go(t);
 	return contexts;
+}
+
+struct contexts
+enter_with_contexts(struct test *t, const char *const *queries, size_t n)
+{
+	open_fixed_newstyle(t);
+	negotiate_structured(t);
+	return select_and_enter(t, queries, n, R(option_gets_reply));
 }
 
 /* ---- one chunk ---- */

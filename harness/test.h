@@ -238,7 +238,9 @@ bool is_error_reply(uint32_t type);
 
 /* ---- TLS ---- */
 struct target_tls *need_tls(struct test *t);	/* what we have to speak it with; skips where that is nothing */
-bool is_over_tls(const struct test *t);		/* every session is, by the user's wish */
+bool speaks_tls(const struct test *t);		/* there is something, and nothing is skipped */
+bool is_over_tls(const struct test *t);		/* every session is, by the user's wish, or by the next */
+void go_over_tls_from_now(struct test *t, bool on);	/* sessions that are opened; for who has asked speaks_tls() */
 /* NBD_OPT_STARTTLS, which must be acknowledged (`r`), and the handshake. Later steps take their bytes from TLS. */
 void start_tls(struct test *t, enum requirement_id r);
 /* The handshake alone, behind the ACK. False where it fails, or does not end; the transcript says why. */
@@ -395,6 +397,7 @@ void expect_disconnect(struct test *t, enum requirement_id r);
 bool peer_goes_on(struct test *t, enum requirement_id owed);
 /* So many of the next bytes as are there, left where they are. */
 size_t peek_bytes(struct test *t, void *data, size_t len);
+uint32_t peek_magic(struct test *t);		/* its first 32 bits; 0 where there are none */
 /*
  * Opens a connection beside the others. False where it is not served: closed at once, or left without a byte for two
  * seconds, as servers for one client at a time do. No text forbids that; of a target it is found out once.

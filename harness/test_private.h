@@ -64,6 +64,7 @@ struct test_private {
 	char *point;			/* NULL outside points */
 	enum requirement_id blame;	/* what a probe stands for: whatever goes wrong in it breaks this */
 	bool in_point;
+	bool over_tls; /* sessions are from here on, though not by the user's wish */
 	unsigned fails;			/* of a peer that lies, so far: FAILS_ENOUGH end the points */
 	unsigned points;
 	uint64_t started_us;
@@ -97,6 +98,9 @@ uint8_t *recv_or_broken_by(struct test *t, size_t len, enum requirement_id close
 void trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct bytes data);
 void trace_wait(struct test *t, enum outcome_of_wait w);
 enum verdict verdict_of(enum requirement_id r);	/* on what breaks it */
+/* From haggling into transmission, by a GO that asks for the block sizes; after contexts were selected, which `owed` answers. */
+void enter_by_sized_go(struct test *t);
+struct contexts select_and_enter(struct test *t, const char *const *queries, size_t n, enum requirement_id owed);
 void check_error_value(struct test *t, uint32_t error);
 void report_served(struct test *t);
 void report_terminated(struct test *t);

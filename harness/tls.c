@@ -228,8 +228,8 @@ pull_timeout(gnutls_transport_ptr_t arg, unsigned ms)
 
 /* ---- a session ---- */
 
-static void
-must_do(int failed)
+void
+tls_must(int failed)
 {
 	if (failed >= 0)
 		return;
@@ -241,11 +241,11 @@ static void
 set_credentials(gnutls_session_t session, const struct tls_credentials *c)
 {
 	if (c->kind == TLS_X509)
-		must_do(gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, c->x509));
+		tls_must(gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, c->x509));
 	else if (c->role == TLS_SERVER)
-		must_do(gnutls_credentials_set(session, GNUTLS_CRD_PSK, c->psk_server));
+		tls_must(gnutls_credentials_set(session, GNUTLS_CRD_PSK, c->psk_server));
 	else
-		must_do(gnutls_credentials_set(session, GNUTLS_CRD_PSK, c->psk_client));
+		tls_must(gnutls_credentials_set(session, GNUTLS_CRD_PSK, c->psk_client));
 }
 
 /* proto.md:712: no version before 1.2, unless somebody says so. */
@@ -260,7 +260,7 @@ set_priority(gnutls_session_t session, const struct tls_setup *setup)
 
 	if (asprintf(&text, "%s%s", priority, psk ? ":+ECDHE-PSK:+DHE-PSK:+PSK" : "") < 0)
 		abort();
-	must_do(gnutls_priority_set_direct(session, text, NULL));
+	tls_must(gnutls_priority_set_direct(session, text, NULL));
 	free(text);
 }
 
@@ -279,7 +279,7 @@ set_peer(gnutls_session_t session, const struct tls_setup *setup)
 		return;
 	}
 	if (host != NULL)
-		must_do(gnutls_server_name_set(session, GNUTLS_NAME_DNS, host, strlen(host)));
+		tls_must(gnutls_server_name_set(session, GNUTLS_NAME_DNS, host, strlen(host)));
 	if (setup->verify)
 		gnutls_session_set_verify_cert(session, host, 0);
 }
@@ -305,7 +305,7 @@ tls_new(int fd, const struct tls_setup *setup, struct bytes early)
 		abort();
 	s->fd = fd;
 	put_bytes(&s->early, early);
-	must_do(gnutls_init(&s->session, role | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL));
+	tls_must(gnutls_init(&s->session, role | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL));
 	set_priority(s->session, setup);
 	set_credentials(s->session, setup->credentials);
 	set_peer(s->session, setup);

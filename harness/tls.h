@@ -39,7 +39,7 @@ const char *tls_flaw_name(enum tls_flaw f);	/* "expired"; "good" for none */
 /* One authority, and its certificates, with every flaw; they are valid for a day. False and one line in error. */
 bool tls_make_identities(struct tls_identity made[N_TLS_FLAWS], char error[TLS_ERROR]);
 void tls_identity_free(struct tls_identity *i);
-/* In a directory, by the names that qemu, nbdkit and libnbd give them: ca-cert.pem, server-cert.pem, … False and errno. */
+/* In a directory, by the names that qemu, nbdkit and libnbd give them: ca-cert.pem, server-cert.pem, …, with dh-params.pem. False and errno. */
 bool tls_write_identity(const struct tls_identity *i, const char *dir);
 /* From there; what is not there is NULL. False and one line in error where there is no authority, or one is unreadable. */
 bool tls_read_identity(const char *dir, struct tls_identity *i, char error[TLS_ERROR]);
@@ -94,5 +94,8 @@ bool tls_saw_clear_text(const struct tls *s);	/* what came first begins no TLS r
 /* Bytes on the wire, of both directions, from tls_new on; those of `early` count as read. */
 uint64_t tls_bytes_read(const struct tls *s);
 uint64_t tls_bytes_written(const struct tls *s);
+
+/* Of a call of GnuTLS that hangs on nothing that anybody gives us: it fails where there is no memory, or no random bits. Aborts. */
+void tls_must(int failed);
 
 #endif

@@ -43,7 +43,19 @@ LIES = {
 }
 # It is about the port that a server listens on, and needs no option.
 NO_SEQUENCE = {"port_10809_oldstyle"}
-# Explorations go in clear so far.
+# In SELECTIVETLS mode a sequence has STARTTLS in it, in FORCEDTLS each begins with it: the lie, what is explored, and as above.
+TLS_LIES = {
+    "selective_keeps_structured": ("on", ["--explore", 2], "starttls_forgets_state", "STRUCTURED_REPLY,STARTTLS,GO"),
+    "selective_keeps_contexts": ("on", ["--explore-walks", 20000], "starttls_forgets_state", f"{BASE},STARTTLS,STRUCTURED_REPLY,GO"),
+    "selective_second_acked": ("on", ["--explore", 2], "selectivetls_second_starttls_invalid", "STARTTLS,STARTTLS,GO"),
+    "selective_starttls_denied_once_asked": ("on", ["--explore", 2], "selectivetls_starttls_acked", "STRUCTURED_REPLY,STARTTLS,GO"),
+    "selective_wants_it_again": ("on", ["--explore", 1], "selectivetls_no_tls_reqd_after_tls", None),
+    "tls_in_common_with_nobody": ("on", ["--explore", 1], "tls_handshake_after_ack", None),
+    "tls_second_acked": ("require", ["--tls", "--explore", 1], "forcedtls_second_starttls_invalid", "STARTTLS,GO"),
+    "tls_second_unknown": ("require", ["--tls", "--explore", 1], "forcedtls_second_starttls_invalid", "STARTTLS,GO"),
+    "tls_wants_it_again": ("require", ["--tls", "--explore", 1], "forcedtls_no_tls_reqd_after_tls", "LIST,GO"),
+}
+# The others are about the handshake, about what comes in one piece with STARTTLS, or about clear text where all is to be over TLS.
 OVER_TLS = set(re.findall(r"^(?:LIE|PRIORITY_LIE)\((\w+)", open(f"{ROOT}/fakeserver/lies/tls.c", encoding="utf-8").read(), re.M))
 # What takes long is done by several shards; but not what is left behind by connections that only one of them has.
 SHARDS = {lie: 2 for lie, (depth, _, _) in LIES.items() if depth == 3} | {"info_enters_transmission": 3}
@@ -74,6 +86,43 @@ def explored(nbdspec, lie):
 def walked(message):
     count, symbols = re.match(r"(\d+) sequences of (\d+) symbols in [\d.]+ s, \d+ a second; ", message).groups()
     return int(count), int(symbols)
+
+
+@pytest.mark.parametrize("mode, options", [("on", ["--explore", 3, "-j", 2]), ("on", ["--tls", "--explore", 1]), ("require", ["--tls", "--explore", 2])])
+def test_over_tls_nobody_is_accused(nbdspec, mode, options):
+    findings, message = explore(nbdspec, *options, *serve("--tls", mode, "--tls-certificates", "{certs}"))
+    assert not findings and " 0 of them deviate" in message
+
+
+@pytest.mark.parametrize("lie", TLS_LIES)
+def test_a_lie_about_tls_is_found(nbdspec, lie):
+    mode, options, requirement, shortest = TLS_LIES[lie]
+    nbdspec("server", "-q", "--strict", "--destructive", "--case", "explore/haggling", "--time-factor", "0.2", "--json", "json", *options,
+            *serve("--tls", mode, "--tls-certificates", "{certs}", "--lie", lie), status=1)
+    results = json.loads((nbdspec.cwd / "json").read_text())["results"]
+    assert (requirement, shortest) in {(r.get("requirement"), r["point"]) for r in results}
+
+
+@pytest.mark.parametrize("lie", ["selective_keeps_structured", "tls_second_acked"])
+def test_a_finding_about_tls_comes_again(nbdspec, lie):
+    mode, options, requirement, shortest = TLS_LIES[lie]
+    server = ["--tls", mode, "--tls-certificates", "{certs}"]
+    findings, _ = explore(nbdspec, *options, *serve(*server, "--lie", lie), status=1)
+    comes_again(nbdspec, next(r for r in findings if (r["requirement"], r["point"]) == (requirement, shortest)), "--lie", lie,
+                tls=options[:-2], server=server)
+
+
+def test_the_product_and_connections_go_over_tls(nbdspec):
+    nbdspec("server", "-q", "--destructive", "--tls", "--explore", 0, "-c", "explore/transmission", "-c", "explore/connections", "--json", "json",
+            *serve("--tls", "require", "--tls-certificates", "{certs}"))
+    told = {r["case"]: r for r in json.loads((nbdspec.cwd / "json").read_text())["results"]}
+    assert " 24576 tried; 0 deviate" in told["explore/transmission"]["message"] and " 0 deviate" in told["explore/connections"]["message"]
+
+
+def test_a_server_that_always_contradicts_itself_hides_nothing_else(nbdspec):
+    findings, _ = explore(nbdspec, "--explore-sequence", f"{BASE},EXPORT_NAME",
+                          *serve("--lie", "export_name_size_off_by_one", "--lie", "export_name_clears_contexts"), status=1)
+    assert {r["requirement"] for r in findings} == {"info_export_same_as_export_name", "status_error_code"}
 
 
 def test_every_lie_about_the_state_is_here():
@@ -160,23 +209,27 @@ def test_unchecked_tells_both_rates(nbdspec):
     assert also == count and abs(percent - 100 * checked / bare) < 2
 
 
+def comes_again(nbdspec, found, *lie, tls=(), server=()):
+    """By its command, and by its case, which is C that compiles and fails for the same requirement."""
+    command, _, case = found["again"].partition("\n\n")
+    assert command.startswith(f"nbdspec server --destructive --explore-sequence '{found['point']}' --")
+    again, _ = explore(nbdspec, *tls, "--explore-sequence", found["point"], *serve(*server, *lie), status=1)
+    assert (found["point"], found["requirement"]) in [(r["point"], r["requirement"]) for r in again]
+    assert not explore(nbdspec, *tls, "--explore-sequence", found["point"], *serve(*server))[0]
+    program = pasted(nbdspec, {"sequence": case})
+    assert f"R({found['requirement']})" in case
+    for liar, status in ([], 0), (lie, 1):
+        run = [program, "server", "-q", "--strict", "--destructive", *tls, "-c", "explored/*", *serve(*server, *liar)]
+        assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status
+
+
 @pytest.mark.parametrize("lie", ["set_for_another_export", "structured_for_all", "info_clears_contexts", "set_adds", "go_serves_first_export",
                                  "structured_of_the_last", "export_name_clears_contexts", "set_unstructured_served"])
 def test_a_finding_comes_again(nbdspec, lie):
-    """By its command, and by its case, which is C that compiles and fails for the same requirement."""
     _, requirement, shortest = LIES[lie]
     findings, _ = explored(nbdspec, lie)
     found = next(r for r in findings if (r["requirement"], r["point"]) == (requirement, shortest))
-    command, _, case = found["again"].partition("\n\n")
-    assert command.startswith(f"nbdspec server --destructive --explore-sequence '{shortest}' --")
-    again, _ = explore(nbdspec, "--explore-sequence", shortest, *serve("--lie", lie), status=1)
-    assert (shortest, requirement) in [(r["point"], r["requirement"]) for r in again]
-    assert not explore(nbdspec, "--explore-sequence", shortest, *serve())[0]
-    program = pasted(nbdspec, {"sequence": case})
-    assert f"R({requirement})" in case
-    for liar, status in ([], 0), (["--lie", lie], 1):
-        run = [program, "server", "-q", "--strict", "--destructive", "-c", "explored/*", *serve(*liar)]
-        assert subprocess.run(run, env=nbdspec.env, cwd=nbdspec.cwd, check=False, timeout=60).returncode == status
+    comes_again(nbdspec, found, "--lie", lie)
 
 
 def test_a_hang_is_bounded(nbdspec):

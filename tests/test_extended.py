@@ -1,8 +1,11 @@
 """Extended headers by hand: what `serve` answers, byte by byte (docs/extended-headers.md)."""
+import json
+import re
 import struct
 
 import pytest
 
+from conftest import NBDSPEC, until
 from test_serve import Client, ERR_UNSUP, OPT_STRUCTURED_REPLY, REP_ACK, serve  # noqa: F401
 
 EXTENDED_HEADERS, SET_META_CONTEXT, LIST_META_CONTEXT, EXPORT_NAME, GO = 11, 10, 9, 1, 7
@@ -165,6 +168,22 @@ def test_wide_contexts(serve):
     assert len(Extended.set_contexts(c, b"x-nbdspec:*")) == 2 and c.final == REP_ACK
 
 
+def test_the_log(serve, tmp_path):
+    c = Extended(serve("--knob", "extended_headers", "--log", tmp_path / "log"), b"base:allocation")
+    assert c.error(WRITE, 4096, 4096, b"w" * 4096, PAYLOAD_LEN) == 0
+    data = struct.pack(">QI", 8192, c.contexts[0][0])
+    c.status(4096, len(data), data, PAYLOAD_LEN)
+    c.s.close()
+    lines = until(lambda: [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()
+                           if "extended-" in line][3:] and [
+                               json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if "extended-" in line])
+    write, done, status, extents = lines
+    assert (write["command"], write["flags"], write["length"], write["bytes"]) == ("NBD_CMD_WRITE", "PAYLOAD_LEN", 4096, 4128)
+    assert (done["message"], done["request_offset"], done["bytes"]) == ("extended-chunk", 4096, 32)
+    assert (status["message"], status["command"], status["length"]) == ("extended-request", "NBD_CMD_BLOCK_STATUS", 12)
+    assert (extents["type"], extents["count"], extents["extents"]) == ("NBD_REPLY_TYPE_BLOCK_STATUS_EXT", 2, [[4096, 0], [4096, 3]])
+
+
 @pytest.mark.parametrize("knobs", [["read_fragments", "error_offsets", "error_messages"], ["requests_out_of_order"],
                                    ["chunks_interleaved", "read_holes"], ["simple_errors"]])
 def test_other_knobs(serve, knobs):
@@ -174,3 +193,55 @@ def test_other_knobs(serve, knobs):
     assert b"".join(payload[8:] for kind, payload in chunks if kind == DATA) == b"k" * 65536
     (kind, payload), = c.ask(TRIM, 1 << 62, 512)
     assert kind in (ERROR, 0x8002) and payload[:4] == struct.pack(">I", EINVAL)
+
+
+# ---- nbdspec server ----
+
+def judged(nbdspec, *options, knob="extended_headers", lie=None, case="extended/read", status=0):
+    """The results of a case against `serve`, and the summary."""
+    serve = [NBDSPEC, "serve", "-U", "{socket}", *(["--knob", knob] if knob else []), *(["--lie", lie] if lie else [])]
+    nbdspec("server", "-q", "-c", case, "--json", "json", *options, "--", *serve, status=status)
+    report = json.loads((nbdspec.cwd / "json").read_text())
+    return report["results"], report["summary"]
+
+
+def test_who_does_not_offer_them_skips(nbdspec):
+    results, summary = judged(nbdspec, knob=None, case="extended/[ar]*", status=3)
+    assert {r["verdict"] for r in results} == {"skip"} and {r["feature"] for r in results} == {"extended headers"}
+    judged(nbdspec, "--require", "extended headers", knob=None, case="extended/alone", status=1)
+
+
+def test_deviations_count_when_they_are_asked_for(nbdspec):
+    for options, status in ([], 0), (["--experimental"], 1):
+        results, summary = judged(nbdspec, *options, lie="extended_offset_zero", status=status)
+        assert {(r["verdict"], r["requirement"], r["experimental"], r["red"]) for r in results} == {
+            ("fail", "ext_offset_echoed", True, bool(status))}
+        assert summary["experimental"] == (0 if status else 2) and summary["red"] == (2 if status else 0)
+    for options, status in ([], 0), (["--strict"], 0), (["--experimental"], 0), (["--strict", "--experimental"], 1):
+        results, summary = judged(nbdspec, *options, lie="extended_takes_data", case="extended/with_data", status=status)
+        assert results[0]["verdict"] == "warn" and results[0]["experimental"]
+
+
+def test_what_the_standard_says_is_apart_there_as_well(nbdspec):
+    results, summary = judged(nbdspec, lie="data_offset_off_by_one")
+    assert {r["verdict"] for r in results} == {"fail"} and summary["experimental"] == 2
+
+
+def test_expectations_hold_all_the_same(nbdspec):
+    (nbdspec.cwd / "known").write_text("extended/read* fail ext_offset_echoed a lie\n")
+    for options in [], ["--experimental"]:
+        results, summary = judged(nbdspec, "--expect", "known", *options, lie="extended_offset_zero")
+        assert summary["known"] == 2 and not summary["experimental"]
+        judged(nbdspec, "--expect", "known", *options, status=1)
+
+
+def test_a_server_that_dies_is_no_experiment(nbdspec):
+    results, summary = judged(nbdspec, "--destructive", lie="fua_trim_dies", case="extended/commands", status=1)
+    assert any(r["red"] for r in results) and not any(r["experimental"] for r in results)
+
+
+def test_requirements_are_counted_apart(nbdspec):
+    lines = nbdspec("requirements", "--tls").stdout.splitlines()
+    assert re.fullmatch(r"\d+ requirements: \d+ testable, \d+ of them cited by a case \(\d+\.\d %\)", lines[-2])
+    assert re.fullmatch(r"\d+ of extended headers, which are experimental: \d+ testable, \d+ of them cited by a case \(.*\)", lines[-1])
+    assert "experimental" not in nbdspec("requirements", "read_*").stdout

@@ -178,10 +178,10 @@ def test_uri(serve, certs, fake, nbdspec):
     nbdspec("server", "-c", "tls/serves", uri + "&tls-verify-peer=false", status=0)
 
 
-@pytest.mark.parametrize("flags", [["--explore", "1"], ["--mutate", "10"]])
-def test_no_explorations(nbdspec, flags):
-    assert "without TLS so far" in nbdspec.usage("server", "--tls", *flags, "--", *SERVE)
-    assert "without TLS so far" in nbdspec.usage("server", *flags, "nbds+unix:///?socket=s")
+@pytest.mark.parametrize("flags", [["--explore", "1", "--unchecked"], ["--mutate", "10"]])
+def test_what_goes_in_clear_says_so(nbdspec, flags):
+    for target in ["--tls", "--", *SERVE], ["nbds+unix:///?socket=s"]:
+        assert f"{flags[-1] if len(flags) > 2 else flags[0]} goes in clear: leave out --tls, or say nbd://" in nbdspec.usage("server", *flags, *target)
 
 
 def test_in_clear_by_mistake(nbdspec):

@@ -1,8 +1,7 @@
 /* Sessions whose bytes are damaged at random, by a seed (nbdspec server --mutate). */
 #include "cases/explore/bytes.h"
-
+#include "cases/explore/told.h"
 #include "harness/clock.h"
-#include "harness/sum.h"
 #include "harness/test.h"
 
 #include <inttypes.h>
@@ -150,12 +149,6 @@ show(struct explorer *x, const struct inputs *s, const struct damage *d, bool ag
 	broken_finding(x->r.t, d->breach.broken, d->breach.expected, d->breach.got, text);
 }
 
-static bool
-is_enough(const struct explorer *x)
-{
-	return x->counts->bytes.unexpected >= EXPLORE_FINDINGS_MOST || x->counts->bytes.told >= EXPLORE_TOLD_MOST / 2;
-}
-
 /* What died has how it did in its name, so that who expects the one is not told of the other as the same. */
 static char *
 finding_name(const struct inputs *s, const struct damage *d, bool again)
@@ -176,14 +169,10 @@ report(struct explorer *x, const struct inputs *s, const struct damage *d, bool 
 {
 	enum requirement_id r = d->breach.broken[0];
 	char *name = finding_name(s, d, again || once);
-	uint64_t sum = sum_bytes(r, (const uint8_t *)name, strlen(name));
-	bool full, ours = exploration_claim(x->counts->bytes.found, EXPLORE_TOLD_MOST, sum, &full);
+	struct exploration_told *told = &x->counts->bytes.told;
 	bool expected = is_expected(x->r.t, name, r);
 
-	x->counts->bytes.untold += full;
-	x->counts->bytes.told += ours;
-	x->counts->bytes.unexpected += ours && !once && !expected;
-	if (ours)
+	if (once ? is_first_told(told, name, r) : is_to_be_told(x->r.t, told, name, r))
 		POINT(x->r.t, "%s", name) {
 			if (!once)
 				show(x, s, d, again);
@@ -212,7 +201,7 @@ is_explained(const struct explorer *x, const struct inputs *s, const struct dama
 	if (like < LIKE_ENOUGH)
 		return false;
 	/* Of so many, which may all be one, no more is told; but behind what is known there may be what is not. */
-	x->counts->bytes.untold += like == expected;
+	x->counts->bytes.told.untold += like == expected;
 	return true;
 }
 
@@ -282,8 +271,8 @@ found(struct explorer *x, const struct damage *seen)
 			return;
 		}
 	}
-	if (is_enough(x)) {
-		x->counts->bytes.untold++;
+	if (is_enough_told(&x->counts->bytes.told)) {
+		x->counts->bytes.told.untold++;
 		inputs_free(&s);
 		return;
 	}
@@ -447,14 +436,12 @@ tell_counts(struct explorer *x, uint64_t took_us)
 		fprintf(f, "; %" PRIu64 " connections were not ended when we had", c->bytes.lingered);
 	if (x->r.facts.n_windows > 0 && c->bytes.unseen > 0)
 		fprintf(f, "; in %" PRIu64 " the contents were unknown", c->bytes.unseen);
-	if (c->bytes.untold > 0)
-		fprintf(f, "; not all is told: enough was, and %" PRIu64 " times more something deviated",
-		        c->bytes.untold);
+	put_untold(f, &c->bytes.told);
 	if (c->bytes.undone > 0)
 		fprintf(f, "; not all is done: %" PRIu64 " not, for the server is gone, or hangs all the time",
 		        c->bytes.undone);
 	fclose(f);
-	sum_up(x->r.t, c->bytes.untold + c->bytes.undone == 0, text);
+	sum_up(x->r.t, c->bytes.told.untold + c->bytes.undone == 0, text);
 	free(text);
 }
 

@@ -107,12 +107,23 @@ greet(struct link *l, struct test *t)
 	return g.magic == NBD_MAGIC && g.option_magic == NBD_OPTION_MAGIC;
 }
 
+static bool
+starttls(struct link *l, struct entered *e)
+{
+	char error[512];
+
+	return ask(l, e, NBD_OPT_STARTTLS, &(struct buf){ 0 }) == NBD_REP_ACK && link_start_tls(l, error);
+}
+
 bool
 enter_link(struct link *l, struct test *t, enum mode mode, struct entered *e)
 {
 	*e = (struct entered){ .mode = mode, .minimum = 1, .maximum = NBD_DEFAULT_MAX_PAYLOAD };
 	if (!greet(l, t))
 		return false;
+	e->there = !is_over_tls(t) || starttls(l, e);
+	if (!e->there)
+		return l->end == LINK_OPEN;
 	e->there = mode == MODE_SIMPLE || ask(l, e, NBD_OPT_STRUCTURED_REPLY, &(struct buf){ 0 }) == NBD_REP_ACK;
 	e->there = e->there && (mode != MODE_CONTEXTS || select_base(l, e));
 	e->there = e->there && go(l, e);

@@ -107,6 +107,9 @@ learn_own(struct test *t, struct facts *f)
 
 	if (final == NBD_REP_ERR_UNSUP)
 		skip(t, "GO", "the server does not know NBD_OPT_INFO and NBD_OPT_GO");
+	if (is_over_tls(t))
+		EXPECT(t, f->tls_required ? R(forcedtls_no_tls_reqd_after_tls) : R(selectivetls_no_tls_reqd_after_tls),
+		       final != NBD_REP_ERR_TLS_REQD, "NBD_REP_ERR_TLS_REQD to NBD_OPT_INFO over TLS");
 	if (final == NBD_REP_ERR_TLS_REQD)
 		skip(t, "no TLS", "the server answers options over TLS only");
 	if (final == NBD_REP_ERR_UNKNOWN)
@@ -137,11 +140,11 @@ learn_list(struct test *t, struct facts *f, struct bytes names[EXPORTS_TRIED])
 
 /* Where the export under test is the default one, without a name, only what differs from it is surely another. */
 static void
-learn_other(struct test *t, struct facts *f, const struct bytes names[EXPORTS_TRIED])
+learn_other(struct test *t, struct facts *f, const struct bytes *names, unsigned n)
 {
 	struct export_fact *own = &f->export[OF_OWN], *other = &f->export[OF_OTHER];
 
-	for (unsigned i = 0; i < f->n_exports && i < EXPORTS_TRIED && !other->there; i++) {
+	for (unsigned i = 0; i < n && i < EXPORTS_TRIED && !other->there; i++) {
 		if (names[i].len == 0 || bytes_equal(names[i], own->name))
 			continue;
 		learn_export(t, f, OF_OTHER, names[i]);
@@ -206,24 +209,57 @@ learn_visitors(struct test *t, struct facts *f)
 	f->visitors = open_beside(t);
 }
 
-void
-learn_facts(struct test *t, struct facts *f)
+static uint32_t
+answer_in_clear(struct test *t, uint32_t option)
+{
+	struct option_reply r;
+
+	open_in_clear(t);
+	send_option(t, option, NULL, 0);
+	do
+		r = recv_option_reply(t, R(option_gets_reply));
+	while (r.type != NBD_REP_ACK && !is_error_reply(r.type));
+	disconnect(t);
+	return r.type;
+}
+
+static void
+learn(struct test *t, struct facts *f, const struct facts *clear)
 {
 	struct bytes names[EXPORTS_TRIED];
 	const uint8_t *own = export_name(t).at;
 
 	*f = (struct facts){ .served = { [NBD_OPT_INFO] = true, [NBD_OPT_GO] = true } };
+	f->tls_required = is_over_tls(t) && answer_in_clear(t, NBD_OPT_LIST) == NBD_REP_ERR_TLS_REQD;
 	f->may_write = may_write(t);
 	need_connections(t);
 	need_newstyle(t);
 	learn_own(t, f);
 	learn_list(t, f, names);
-	learn_other(t, f, names);
+	if (clear == NULL)
+		learn_other(t, f, names, f->n_exports);
+	else if (clear->export[OF_OTHER].there)
+		/* What a sequence speaks of is the same, whichever way it goes. */
+		learn_other(t, f, &clear->export[OF_OTHER].name, 1);
 	if (own[0] != '\0')
 		learn_export(t, f, OF_DEFAULT, BYTES_OF(""));
 	learn_export(t, f, OF_UNKNOWN, unknown_export_name());
 	learn_contexts(t, f);
 	learn_end(t, f);
 	learn_visitors(t, f);
+}
+
+void
+learn_facts(struct test *t, struct facts *f, struct facts *tls)
+{
+	learn(t, f, NULL);
+	if (is_over_tls(t)) {
+		f->tls = f;
+	} else if (speaks_tls(t) && answer_in_clear(t, NBD_OPT_STARTTLS) == NBD_REP_ACK) {
+		go_over_tls_from_now(t, true);
+		learn(t, tls, f);
+		go_over_tls_from_now(t, false);
+		f->tls = tls;
+	}
 	exploration_begins(t);
 }

@@ -7,7 +7,8 @@
 /*
  * What the server does with each option by itself, on new connections: the controls of all that follows. Skips where it
  * cannot be explored.
+ * Where STARTTLS is served, and we can speak TLS, f->tls is `tls`, what it does then; where all is over TLS, f.
  */
-void learn_facts(struct test *t, struct facts *f);
+void learn_facts(struct test *t, struct facts *f, struct facts *tls);
 
 #endif

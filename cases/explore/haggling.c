@@ -15,7 +15,7 @@ enum { BATCH = 64, LONGEST_WALK = 16, STUCK_ENOUGH = 16 };
 
 struct explorer {
 	struct search s;
-	struct facts facts;
+	struct facts facts, tls;
 	const struct exploration *plan;
 	struct exploration_pace *pace;
 	unsigned shard;
@@ -189,6 +189,27 @@ choose_symbols(struct explorer *x)
 	}
 }
 
+/* What each way into an export tells by itself. */
+static void
+learn_entries(struct explorer *x, struct facts *f, const struct symbol *before)
+{
+	for (unsigned i = 0; i < x->n_end; i++) {
+		const struct symbol *s = x->end[i];
+		struct export_fact *e = &f->export[s->of];
+		struct path p = { .at = { s }, .n = 1 };
+
+		if (s->kind != SYMBOL_OPTION || s->flaw != FLAW_NONE || s->bare || s->padded || !e->there)
+			continue;
+		if (before != NULL)
+			p = (struct path){ .at = { before, s }, .n = 2 };
+		walk(&x->s.w, &p, NULL);
+		if (s->option == NBD_OPT_GO)
+			e->by_go = x->s.w.model.export;
+		if (s->option == NBD_OPT_EXPORT_NAME)
+			e->by_name = x->s.w.model.export;
+	}
+}
+
 /* The i-th sequence of n symbols: the last one may be any, and the plainest ending stands behind it where it is none. */
 static struct path
 path_at(const struct explorer *x, unsigned n, uint64_t i)
@@ -335,11 +356,17 @@ CASE_EXPLORE(explore, haggling,
 	x.plan = exploration_of(t, &x.shard);
 	if (x.plan->sequence != NULL && (is_combinations(x.plan->sequence) || is_script(x.plan->sequence)))
 		return;
-	learn_facts(t, &x.facts);
+	learn_facts(t, &x.facts, &x.tls);
+	/* What goes over TLS is not the same bytes a second time. */
+	if (x.plan->unchecked)
+		x.facts.tls = NULL;
 	walker_start(&x.s.w, t, &x.facts);
+	choose_symbols(&x);
+	learn_entries(&x, &x.facts, NULL);
+	if (x.facts.tls == &x.tls)
+		learn_entries(&x, &x.tls, symbol_named("STARTTLS", 8));
 	/* What was learnt has left nothing behind. */
 	search_renews(&x.s);
-	choose_symbols(&x);
 	tell_plan(&x);
 	if (x.plan->sequence != NULL && x.shard == 0)
 		explore_sequence(&x, x.plan->sequence);

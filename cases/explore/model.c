@@ -40,12 +40,15 @@ model_breach(struct model *m, enum requirement_id r, const char *expected, const
 	return MODEL_BREACH;
 }
 
-/* A SHOULD: the session goes on. */
+/* The session goes on: a SHOULD, or what this server always says, which would hide all else. Said once. */
 static void __attribute__((format(printf, 4, 5)))
 warning(struct model *m, enum requirement_id r, const char *expected, const char *fmt, ...)
 {
 	va_list ap;
 
+	for (unsigned i = 0; i < m->n_warnings; i++)
+		if (m->warning[i].broken[0] == r && strcmp(m->warning[i].expected, expected) == 0)
+			return;
 	if (m->n_warnings == MOST_WARNINGS)
 		return;
 	va_start(ap, fmt);
@@ -137,7 +140,7 @@ model_sent(struct model *m, const struct symbol *s)
 	m->replies = m->n_export = 0;
 	m->told = 0;
 	m->violated_before = m->violated;
-	m->violated |= is_violation(s) || (is_set && !m->structured);
+	m->violated |= is_violation(s) || (is_set && !m->structured) || (s->option == NBD_OPT_STARTTLS && m->over_tls);
 	m->between |= !is_set && s->option != NBD_OPT_GO && s->option != NBD_OPT_EXPORT_NAME;
 	if (!is_set)
 		return;
@@ -194,7 +197,42 @@ model_ended(struct model *m, const char *how)
 	return astray(m, R(handshake_no_hard_disconnect), "an answer to the option", how);
 }
 
+static enum model_step
+unasked_df(struct model *m)
+{
+	model_breach(m, m->structured_in_clear ? R(starttls_forgets_state) : R(df_flag_without_structured),
+	             "no NBD_FLAG_SEND_DF without structured replies", "flags 0x%04x", m->export.flags);
+	snprintf(m->breach.holds, sizeof(m->breach.holds), "(t->s->flags & NBD_FLAG_SEND_DF) == 0");
+	m->breach.holds_inside = true;
+	if (m->structured_in_clear)
+		breaks_also(m, R(df_flag_without_structured));
+	return MODEL_BREACH;
+}
+
 /* ---- INFO and GO ---- */
+
+static bool
+differ(const struct info_export *a, const struct info_export *b)
+{
+	return a->size != b->size || ((a->flags ^ b->flags) & NBD_FLAG_READ_ONLY) != 0;
+}
+
+/* `alone` is what this option tells by itself: where that is no other the server is known to contradict itself so. */
+static enum model_step
+judge_export(struct model *m, const struct info_export *alone, const char *expected)
+{
+	static const char *const how = "size %" PRIu64 ", flags 0x%04x; before it was %" PRIu64 ", 0x%04x";
+	const struct export_fact *e = &m->facts->export[m->now->of];
+
+	if (!differ(&m->export, &(struct info_export){ e->size, e->flags }))
+		return MODEL_MORE;
+	if (differ(&m->export, alone))
+		return model_breach(m, R(info_export_same_as_export_name), expected, how, m->export.size,
+		                    m->export.flags, e->size, e->flags);
+	warning(m, R(info_export_same_as_export_name), expected, how, m->export.size, m->export.flags, e->size,
+	        e->flags);
+	return MODEL_MORE;
+}
 
 static enum model_step
 take_export(struct model *m, const struct rep_info *info)
@@ -209,13 +247,8 @@ take_export(struct model *m, const struct rep_info *info)
 	if ((m->export.flags & NBD_FLAG_HAS_FLAGS) == 0)
 		return model_breach(m, R(has_flags_set), "NBD_FLAG_HAS_FLAGS", "flags 0x%04x", m->export.flags);
 	if ((m->export.flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
-		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
-		                    "flags 0x%04x", m->export.flags);
-	if (e->there && (m->export.size != e->size || ((m->export.flags ^ e->flags) & NBD_FLAG_READ_ONLY) != 0))
-		return model_breach(m, R(info_export_same_as_export_name), "what this export is at other times",
-		                    "size %" PRIu64 ", flags 0x%04x; before it was %" PRIu64 ", 0x%04x", m->export.size,
-		                    m->export.flags, e->size, e->flags);
-	return MODEL_MORE;
+		return unasked_df(m);
+	return e->there ? judge_export(m, &e->by_go, "what this export is at other times") : MODEL_MORE;
 }
 
 static enum model_step
@@ -279,7 +312,7 @@ judge_info_acked(struct model *m)
 		return MODEL_NEXT;
 	}
 	if (before != NULL && before->of == s->of && before->bare == s->bare && m->told != m->info_told)
-		return model_breach(m, R(info_then_go_same), "what INFO has told just before", "something else");
+		warning(m, R(info_then_go_same), "what INFO has told just before", "something else");
 	m->entered = s->of;
 	m->by_go = true;
 	m->size = m->export.size;
@@ -500,12 +533,27 @@ judge_structured(struct model *m, const struct option_reply *r)
 	return MODEL_NEXT;
 }
 
-/* TLS is not spoken here: where the server agrees to it the session is over. */
+static enum model_step
+judge_second_starttls(struct model *m, const struct option_reply *r)
+{
+	return r->type == NBD_REP_ERR_INVALID || r->type == NBD_REP_ERR_SHUTDOWN
+	               ? MODEL_NEXT
+	               : wrong_type(m,
+	                            m->facts->tls_required ? R(forcedtls_second_starttls_invalid)
+	                                                   : R(selectivetls_second_starttls_invalid),
+	                            "NBD_REP_ERR_INVALID: this is TLS", r->type);
+}
+
+/* Where we cannot speak it, and the server agrees to it, the session is over. */
 static enum model_step
 judge_starttls(struct model *m, const struct option_reply *r)
 {
+	bool plain = m->now->flaw == FLAW_NONE;
+
+	if (m->over_tls)
+		return judge_second_starttls(m, r);
 	if (r->type == NBD_REP_ACK && !m->tls_refused)
-		return MODEL_OVER;
+		return m->facts->tls != NULL && plain ? MODEL_TLS : MODEL_OVER;
 	if (r->type == NBD_REP_ACK)
 		return wrong_type(m, R(tls_mode_consistent), "an error, as before", r->type);
 	if (!is_error(r->type))
@@ -513,7 +561,11 @@ judge_starttls(struct model *m, const struct option_reply *r)
 	if (r->type != NBD_REP_ERR_UNSUP && r->type != NBD_REP_ERR_POLICY && r->type != NBD_REP_ERR_INVALID &&
 	    r->type != NBD_REP_ERR_PLATFORM && r->type != NBD_REP_ERR_SHUTDOWN)
 		return wrong_type(m, R(notls_starttls_errors), "NBD_REP_ERR_UNSUP or NBD_REP_ERR_POLICY", r->type);
-	m->tls_refused |= m->now->flaw == FLAW_NONE;
+	if (m->facts->tls != NULL && plain && r->type != NBD_REP_ERR_SHUTDOWN)
+		return wrong_type(m,
+		                  m->facts->tls_required ? R(forcedtls_starttls_acked) : R(selectivetls_starttls_acked),
+		                  "NBD_REP_ACK: STARTTLS is served at other times", r->type);
+	m->tls_refused |= plain;
 	return MODEL_NEXT;
 }
 
@@ -549,16 +601,35 @@ judge_form(struct model *m, const struct option_reply *r)
 	if (r->option == BAIT_OPTION)
 		return model_breach(m, R(option_data_consumed), "the data of an option is skipped", "it is answered");
 	if (r->option != m->now->option)
-		return model_breach(m, R(option_reply_echoes_option), m->now->name, "a reply to %s",
-		                    name_text(NAME_OPTION, r->option, text));
+		return model_breach(m, R(option_reply_echoes_option), "the option that was sent", "%s for %s",
+		                    name_text(NAME_OPTION, r->option, text), m->now->name);
 	if (r->type == NBD_REP_ACK && r->length > 0)
 		return model_breach(m, R(rep_ack_empty), "NBD_REP_ACK without data", "%" PRIu32 " bytes", r->length);
 	if (is_error(r->type) && r->length > NBD_MAX_STRING)
 		return model_breach(m, R(option_reply_string_limits), "a text of 4096 bytes at most",
 		                    "%" PRIu32 " bytes", r->length);
+	if (r->type == NBD_REP_ERR_TLS_REQD && m->over_tls)
+		return wrong_type(m,
+		                  m->facts->tls_required ? R(forcedtls_no_tls_reqd_after_tls)
+		                                         : R(selectivetls_no_tls_reqd_after_tls),
+		                  "anything else: this is TLS", r->type);
 	if (r->type == NBD_REP_ERR_TLS_REQD && m->tls_refused)
 		return wrong_type(m, R(notls_no_tls_reqd), "anything else, for STARTTLS was refused", r->type);
 	return MODEL_NEXT;
+}
+
+/* Nothing that was agreed before holds from here on (proto.md:1236-1239). */
+void
+model_over_tls(struct model *m)
+{
+	m->facts = m->facts->tls;
+	m->over_tls = true;
+	m->structured_in_clear = m->structured;
+	m->selected_in_clear = m->n_contexts > 0;
+	m->structured = m->structured_refused = m->selected_before = m->between = m->unjudged = m->had_info = false;
+	m->selection = SELECTED_NEVER;
+	m->n_contexts = 0;
+	m->info = NULL;
 }
 
 enum model_step
@@ -608,13 +679,10 @@ model_export_name(struct model *m, const struct export_name_reply *r)
 			return model_breach(m, R(export_name_zeroes_padding), "124 zeroes", "byte %zu is 0x%02x", i,
 			                    r->padding.at[i]);
 	m->export = (struct info_export){ r->size, r->flags };
-	if (r->size != e->size || ((r->flags ^ e->flags) & NBD_FLAG_READ_ONLY) != 0)
-		return model_breach(m, R(info_export_same_as_export_name), "what INFO has told",
-		                    "size %" PRIu64 ", flags 0x%04x; it was %" PRIu64 ", 0x%04x", r->size, r->flags,
-		                    e->size, e->flags);
+	if (judge_export(m, &e->by_name, "what INFO has told") == MODEL_BREACH)
+		return MODEL_BREACH;
 	if ((r->flags & NBD_FLAG_SEND_DF) != 0 && !m->structured)
-		return model_breach(m, R(df_flag_without_structured), "no NBD_FLAG_SEND_DF without structured replies",
-		                    "flags 0x%04x", r->flags);
+		return unasked_df(m);
 	m->entered = m->now->of;
 	m->size = r->size;
 	m->flags = r->flags;

@@ -61,6 +61,7 @@ struct export_fact {
 	struct bytes name;
 	uint64_t size;
 	uint16_t flags;			/* by INFO */
+	struct info_export by_go, by_name;	/* what GO and EXPORT_NAME tell by themselves; all 0 where they were not asked */
 	uint32_t minimum;		/* block size; 1 where nothing was told */
 	bool by_export_name;		/* EXPORT_NAME enters it */
 	bool bare_go;			/* INFO tells of it although NBD_INFO_BLOCK_SIZE is not asked for */
@@ -75,6 +76,8 @@ struct facts {
 	unsigned n_all, n_selected;	/* so many of them SET_META_CONTEXT selects by name */
 	bool past_end_fails;		/* a READ behind the end */
 	bool may_write;			/* we, if the server lets us */
+	const struct facts *tls;	/* what holds once STARTTLS was served, where we can speak it; may be these; or NULL */
+	bool tls_required;		/* in clear the server refuses LIST: FORCEDTLS */
 	bool visitors;			/* more than one client is served at a time */
 	uint16_t handshake_flags;
 };
@@ -97,12 +100,14 @@ struct breach {
 	unsigned asked;			/* enum asks: in transmission, to what */
 	bool silent;			/* nothing came, for which a machine that is busy may be to blame */
 	char holds[80];			/* in C, of the option's final reply r, n others before it: what is not so; or "" */
+	bool holds_inside;		/* .holds is of t->s, once it was entered */
 };
 enum { MOST_WARNINGS = 4 };
 
 enum model_step {
 	MODEL_MORE,		/* another reply to the same option is due */
 	MODEL_NEXT,		/* the next option may be sent */
+	MODEL_TLS,		/* it begins; model_over_tls() is for the handshake's end */
 	MODEL_TRANSMISSION,
 	MODEL_OVER,		/* we go, or the server was free to */
 	MODEL_BREACH,
@@ -122,7 +127,8 @@ struct model {
 	uint32_t contexts[MOST_CONTEXTS];	/* their IDs */
 	unsigned n_contexts;
 	bool between;			/* other options came behind it */
-	bool tls_refused;
+	bool tls_refused, over_tls;
+	bool structured_in_clear, selected_in_clear;	/* which STARTTLS has put an end to */
 	bool listed;			/* LIST was answered; whether it is again is the server's choice (proto.md:212, 1211) */
 	bool violated_before;		/* as it was before the last option */
 	bool violated;			/* we broke a MUST: the server may leave us, now or later (proto.md:243, 447) */
@@ -140,7 +146,7 @@ struct model {
 	bool by_go;
 	uint64_t size;
 	uint16_t flags;
-	/* SHOULDs that were broken on the way */
+	/* What was broken on the way, and the session goes on */
 	struct breach warning[MOST_WARNINGS];
 	unsigned n_warnings;
 	struct breach breach;
@@ -148,6 +154,7 @@ struct model {
 
 void model_start(struct model *m, const struct facts *f, uint32_t client_flags);
 void model_sent(struct model *m, const struct symbol *s);
+void model_over_tls(struct model *m);
 enum model_step model_reply(struct model *m, const struct option_reply *r);
 /* To EXPORT_NAME; .padding is all that came in one piece with it. */
 enum model_step model_export_name(struct model *m, const struct export_name_reply *r);

@@ -64,7 +64,7 @@ put_enter(FILE *f, const struct walker *w, const struct symbol *s, const char *r
 }
 
 static void
-put_option(FILE *f, const struct walker *w, const struct symbol *s, const char *r)
+put_option(FILE *f, const struct walker *w, const struct symbol *s, const char *r, bool *over_tls)
 {
 	if (s->kind == SYMBOL_VISITOR) {
 		put_visit(f, s, r);
@@ -73,6 +73,9 @@ put_option(FILE *f, const struct walker *w, const struct symbol *s, const char *
 	} else if (s->option == NBD_OPT_STRUCTURED_REPLY && s->flaw == FLAW_NONE &&
 	           w->facts->served[NBD_OPT_STRUCTURED_REPLY]) {
 		fputs("\tnegotiate_structured(t);\n", f);
+	} else if (s->option == NBD_OPT_STARTTLS && s->flaw == FLAW_NONE && w->facts->tls != NULL && !*over_tls) {
+		*over_tls = true;
+		fputs("\tstart_tls(t, R(starttls_ack_or_error));\n", f);
 	} else {
 		put_send(f, w, s);
 		fprintf(f, "\tr = final_reply(t, R(%s), &n);\n", r);
@@ -118,17 +121,22 @@ static void
 put_last(FILE *f, const struct walker *w, const struct path *p, const struct breach *b)
 {
 	const char *r = requirement(b->broken[0])->id;
+	bool over_tls = is_over_tls(w->t);
 
 	for (unsigned i = 0; i + 1 < p->n && i <= b->at; i++)
-		put_option(f, w, p->at[i], r);
+		put_option(f, w, p->at[i], r, &over_tls);
 	if (b->at >= p->n) {
 		put_enter(f, w, p->at[p->n - 1], r);
 		put_trial(f, w, b);
+	} else if (b->at == p->n - 1 && b->holds_inside) {
+		put_enter(f, w, p->at[b->at], r);
 	} else if (b->at == p->n - 1) {
-		put_option(f, w, p->at[b->at], r);
+		put_option(f, w, p->at[b->at], r, &over_tls);
 	}
 	fprintf(f, "\t/* Expected: %s; got: %s. */\n", b->expected, b->got);
-	if (b->holds[0] != '\0')
+	if (b->holds_inside && b->at == p->n - 1)
+		fprintf(f, "\tEXPECT(t, R(%s), %s, \"flags 0x%%04x\", t->s->flags);\n", r, b->holds);
+	else if (b->holds[0] != '\0' && !b->holds_inside)
 		fprintf(f, "\tEXPECT(t, R(%s), %s, \"reply 0x%%08x behind %%u others\", r.type, n);\n", r, b->holds);
 	else if (b->at < p->n)
 		fprintf(f, "\texpect_in_step(t, R(%s));\n", r);
@@ -138,14 +146,15 @@ static void
 put_before(FILE *f, const struct walker *w, const struct path *p, const char *r)
 {
 	const struct symbol *last = p->at[p->n - 1];
+	bool over_tls = is_over_tls(w->t);
 
 	for (unsigned i = 0; i + 1 < p->n; i++)
-		put_option(f, w, p->at[i], r);
+		put_option(f, w, p->at[i], r, &over_tls);
 	if (last->option == NBD_OPT_GO || last->option == NBD_OPT_EXPORT_NAME) {
 		put_enter(f, w, last, r);
 		fprintf(f, "\texpect_in_step(t, R(%s));\n\tdisconnect(t);\n", r);
 	} else if (last->kind == SYMBOL_OPTION) {
-		put_option(f, w, last, r);
+		put_option(f, w, last, r, &over_tls);
 		fputs("\tdisconnect(t);\n", f);
 	}
 }

@@ -5,9 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* False where another shard has told the same. */
-static bool
-claim(struct exploration_told *told, const char *names, enum requirement_id r)
+bool
+is_first_told(struct exploration_told *told, const char *names, enum requirement_id r)
 {
 	bool full, first = exploration_claim(told->found, EXPLORE_TOLD_MOST,
 	                                     sum_bytes(r, (const uint8_t *)names, strlen(names)), &full);
@@ -19,7 +18,7 @@ claim(struct exploration_told *told, const char *names, enum requirement_id r)
 bool
 is_to_be_told(const struct test *t, struct exploration_told *told, const char *names, enum requirement_id r)
 {
-	if (!claim(told, names, r))
+	if (!is_first_told(told, names, r))
 		return false;
 	if (is_expected(t, names, r) || told->unexpected++ < EXPLORE_FINDINGS_MOST)
 		return true;

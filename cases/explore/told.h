@@ -6,7 +6,9 @@
 
 #include <stdio.h>
 
-/* False where another shard has told the same, or where enough was: that is counted. `names`: of its point. */
+/* False where another shard has told the same. `names`: of its point. */
+bool is_first_told(struct exploration_told *told, const char *names, enum requirement_id r);
+/* Nor where enough was: that is counted. */
 bool is_to_be_told(const struct test *t, struct exploration_told *told, const char *names, enum requirement_id r);
 /* From then on what deviates need not be brought down. What is expected is told however much it is: behind it may stand what is not. */
 bool is_enough_told(const struct exploration_told *told);

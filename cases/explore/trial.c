@@ -95,6 +95,8 @@ breaks(struct model *m, unsigned i, enum requirement_id r)
 static enum requirement_id
 why_none(const struct model *m)
 {
+	if (m->selected_in_clear && m->selection == SELECTED_NEVER)
+		return R(starttls_forgets_state);
 	if (m->selection == SELECTED_NOTHING && m->selected_before)
 		return R(set_meta_replaces);
 	if (m->selection == SELECTION_FAILED && m->selected_before && m->structured)
@@ -233,7 +235,10 @@ take_status(struct model *m, struct ask *a, const struct chunk *c)
 static enum model_step
 unasked_structure(struct model *m)
 {
-	model_breach(m, m->structured_refused ? R(structured_reply_refused_unused) : R(simple_reply_required),
+	model_breach(m,
+	             m->structured_in_clear  ? R(starttls_forgets_state)
+	             : m->structured_refused ? R(structured_reply_refused_unused)
+	                                     : R(simple_reply_required),
 	             "a simple reply: structured ones were not agreed", "a structured one");
 	breaks(m, 1, R(structured_reply_needs_negotiation));
 	breaks(m, 2, R(simple_reply_required));

@@ -147,6 +147,22 @@ say(struct walker *w, struct link *l, struct model *m, const struct symbol *s)
 	return model_endless(m);
 }
 
+static enum model_step
+say_option(struct walker *w, struct link *l, struct model *m, const struct symbol *s)
+{
+	enum model_step step = say(w, l, m, s);
+	char error[512];
+
+	if (step != MODEL_TLS)
+		return step;
+	if (link_start_tls(l, error)) {
+		model_over_tls(m);
+		return MODEL_NEXT;
+	}
+	w->stuck |= l->end == LINK_SILENT;
+	return model_breach(m, R(tls_handshake_after_ack), "a TLS handshake behind NBD_REP_ACK", "%s", error);
+}
+
 static void
 leave_in_the_middle(struct walker *w, struct link *l, const struct symbol *s)
 {
@@ -379,7 +395,7 @@ take_symbol(struct walker *w, struct link *l, struct model *m, const struct symb
 		send_out(w, l, NULL, (struct bytes){ 0 });
 		return MODEL_OVER;
 	default:
-		return say(w, l, m, s);
+		return say_option(w, l, m, s);
 	}
 }
 
@@ -404,6 +420,8 @@ session(struct walker *w, struct link *l, struct model *m, const struct path *p)
 	wire_put_client_flags(&flags, &(struct client_flags){ m->client_flags });
 	put_bytes(&w->out, bytes_in(&flags));
 	buf_free(&flags);
+	if (is_over_tls(w->t))
+		step = say_option(w, l, m, symbol_named("STARTTLS", 8));
 	for (unsigned i = 0; i < p->n && step == MODEL_NEXT; i++) {
 		w->at = ours ? i : w->at;
 		step = take_symbol(w, l, m, p->at[i]);

@@ -731,16 +731,6 @@ CASE(block_status, allocated_is_writable,
 
 /* ---- what is refused, or may be ---- */
 
-static uint32_t
-peek_magic(struct test *t)
-{
-	uint8_t bytes[4] = { 0 };
-	struct wire w = wire(bytes, sizeof(bytes));
-
-	peek_bytes(t, bytes, sizeof(bytes));
-	return wire_be32(&w);
-}
-
 /* Nothing says what is in it (proto.md:2228): only that it comes, for this cookie, and ends. */
 static void
 recv_any_reply(struct test *t, const struct sent *q)

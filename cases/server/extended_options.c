@@ -20,17 +20,6 @@ go(struct test *t, const uint16_t *list, size_t n)
 	return recv_infos(t, R(ext_go_supported));
 }
 
-/* Of the message that comes next; 0 where the connection ends. */
-static uint32_t
-peek_magic(struct test *t)
-{
-	uint8_t bytes[4] = { 0 };
-	struct wire w = wire(bytes, sizeof(bytes));
-
-	peek_bytes(t, bytes, sizeof(bytes));
-	return wire_be32(&w);
-}
-
 /* From haggling behind the ACK into transmission, where a READ shows which headers are in force. */
 static void
 expect_extended(struct test *t, enum requirement_id r)

@@ -199,14 +199,21 @@ static void
 step_request(struct program *p, struct buf *b)
 {
 	struct request r = { .magic = NBD_REQUEST_MAGIC };
+	uint8_t type = next_u8(p);
 
-	r.type = next_u8(p);
+	r.type = type & 0x3f;
 	r.flags = next_u8(p);
 	r.cookie = next_u8(p);
 	r.offset = next_number(p);
 	r.length = (uint32_t)next_number(p);
-	wire_put_request(b, &r);
-	if (r.type == NBD_CMD_WRITE && r.length <= PAYLOAD_MOST && r.length > 0)
+	if ((type & 0x40) != 0) {
+		r.magic = NBD_EXTENDED_REQUEST_MAGIC;
+		r.length = (type & 0x80) != 0 ? next_number(p) : r.length;
+		wire_put_extended_request(b, &r);
+	} else {
+		wire_put_request(b, &r);
+	}
+	if ((r.type == NBD_CMD_WRITE || ((type & 0x40) != 0 && request_has_payload(&r))) && r.length <= PAYLOAD_MOST && r.length > 0)
 		memset(buf_grow(b, r.length), r.flags, r.length);
 }
 
@@ -221,6 +228,8 @@ begin_transmission(struct program *p, struct buf *b)
 	put_be32(b, how & 3);
 	if ((how & 4) != 0)
 		put_option(b, NBD_OPT_STRUCTURED_REPLY, 0, (struct bytes){ NULL, 0 });
+	if ((how & 16) != 0)
+		put_option(b, NBD_OPT_EXTENDED_HEADERS, 0, (struct bytes){ NULL, 0 });
 	if ((how & 8) != 0) {
 		put_be32(&data, (uint32_t)name.len);
 		put_bytes(&data, name);
@@ -358,6 +367,7 @@ start(struct world *w, struct program *p, unsigned clients)
 		w->config.log = null;
 	if ((setup & 16) != 0)
 		w->config.buffers_most = 300 << 10;
+	w->config.knob[KNOB_wide_contexts] = true;
 	for (; n_knobs > 0; n_knobs--)
 		w->config.knob[next_u8(p) % N_KNOBS] = true;
 	w->server = fake_new(&w->config);
