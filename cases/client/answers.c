@@ -1,6 +1,7 @@
 #include "cases/client/answers.h"
 
 #include "cases/client/haggle.h"
+#include "cases/client/judge.h"
 #include "fakeserver/core.h"
 #include "fakeserver/disk.h"
 
@@ -182,8 +183,8 @@ permutation(unsigned *order, unsigned count, unsigned n)
 
 /* ---- sessions ---- */
 
-void
-enter_for_chunks(struct drive *d, const char *context)
+static void
+prepare_for_chunks(struct drive *d, const char *context)
 {
 	if (driver_has(d->driver, "set", "context")) {
 		ask(d, 1, "set context=");
@@ -192,6 +193,12 @@ enter_for_chunks(struct drive *d, const char *context)
 	}
 	d->chunked = true;
 	drive_ask_sizes(d, 1);
+}
+
+void
+enter_for_chunks(struct drive *d, const char *context)
+{
+	prepare_for_chunks(d, context);
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
 	if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0 && drive_options(d, NBD_OPT_EXTENDED_HEADERS) == 0)
 		skip(d->t, "structured replies", "the client does not ask for structured replies");
@@ -212,11 +219,32 @@ skip_unless_extended(struct drive *d)
 }
 
 void
+need_extended_client(struct drive *d)
+{
+	drive_serve(d, "", NULL);
+	d->config.knob[KNOB_extended_headers] = true;
+	want_extended(d);
+	ask(d, 1, "connect %s", d->uri);
+	skip_unless_extended(d);
+	ask(d, 1, "disconnect");
+	let_leave(d);
+	drive_finish_as(d, &(struct referee_setup){ .server_lies = true, .left_unjudged = true });
+}
+
+void
 enter_with_extended(struct drive *d, const char *context)
 {
+	struct driver_answer a;
+
 	want_extended(d);
-	enter_for_chunks(d, context);
+	prepare_for_chunks(d, context);
+	a = ask(d, 1, "connect %s", d->uri);
+	/* A server may demand them (ext:1427). */
 	skip_unless_extended(d);
+	if (a.result == DRIVER_ERROR)
+		drive_skip_refused_sizes(d);
+	if (a.result != DRIVER_OK)
+		broken_values(d->t, R(baseline_client_info_go), "the client connects", a.text);
 }
 
 void

@@ -46,7 +46,9 @@ void answer_late(struct drive *d, struct conn *c, const struct request *r);
 
 /* Connects handle 1, with this context, escaped, or none; skips where the client does not agree to structured replies. */
 void enter_for_chunks(struct drive *d, const char *context);
-/* Likewise with extended headers; skips where the client does not ask for them. */
+/* Once for each case: skips it as a whole where the client does not ask for extended headers. */
+void need_extended_client(struct drive *d);
+/* As enter_for_chunks, with extended headers; skips where the client does not ask for them. */
 void enter_with_extended(struct drive *d, const char *context);
 void want_extended(struct drive *d);		/* before connect: the user does, where the driver has a setting for it */
 void skip_unless_extended(struct drive *d);	/* behind it */

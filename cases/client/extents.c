@@ -205,6 +205,7 @@ CASE_DRIVER(
 {
 	struct drive *d = drive_new(t);
 
+	need_extended_client(d);
 	drive_needs(d, "block_status", NULL);
 	drive_needs(d, "set", "context");
 	for (volatile unsigned i = 0; i < N_ANSWERS + N_WIDE_ANSWERS; i++) {

@@ -437,6 +437,7 @@ CASE_DRIVER(
 	static struct play now;
 	struct drive *d = drive_new(t);
 
+	need_extended_client(d);
 	for (volatile unsigned i = 0; i < 2 * (N_WRONGS + N_WIDE_WRONGS); i++) {
 		if (i % 2 == 0 && wrong_at(i / 2)->good_alone)
 			continue;
