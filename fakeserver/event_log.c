@@ -202,29 +202,23 @@ put_extent(json_t *extents, struct extent e)
 }
 
 static void
-put_extents(json_t *o, struct wire w)
+put_extents(json_t *o, struct wire w, bool wide)
 {
 	json_t *extents = json_array();
-	struct chunk_block_status m;
+	struct chunk_block_status_ext ext = { .count = 0 };
+	struct chunk_block_status m = { .context_id = 0 };
 
-	wire_get_chunk_block_status(w, &m);
-	put_number(o, "context", m.context_id);
+	if (wide)
+		wire_get_chunk_block_status_ext(w, &ext);
+	else
+		wire_get_chunk_block_status(w, &m);
+	put_number(o, "context", wide ? ext.context_id : m.context_id);
+	if (wide)
+		put_number(o, "count", ext.count);
+	for (size_t i = 0; i < ext.extents.len / EXTENT_EXT_SIZE; i++)
+		put_extent(extents, chunk_extent_ext(&ext, i));
 	for (size_t i = 0; i < m.extents.len / EXTENT_SIZE; i++)
 		put_extent(extents, chunk_extent(&m, i));
-	json_object_set_new(o, "extents", extents);
-}
-
-static void
-put_extents_ext(json_t *o, struct wire w)
-{
-	json_t *extents = json_array();
-	struct chunk_block_status_ext m;
-
-	wire_get_chunk_block_status_ext(w, &m);
-	put_number(o, "context", m.context_id);
-	put_number(o, "count", m.count);
-	for (size_t i = 0; i < m.extents.len / EXTENT_EXT_SIZE; i++)
-		put_extent(extents, chunk_extent_ext(&m, i));
 	json_object_set_new(o, "extents", extents);
 }
 
@@ -261,10 +255,8 @@ put_chunk(json_t *o, struct wire w, bool extended)
 	w = wire_over(m.data);
 	if ((m.type & 0x8000) != 0) {
 		put_error(o, &m);
-	} else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS) {
-		put_extents(o, w);
-	} else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT) {
-		put_extents_ext(o, w);
+	} else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS || m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT) {
+		put_extents(o, w, m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT);
 	} else if (m.type == NBD_REPLY_TYPE_OFFSET_DATA) {
 		put_number(o, "offset", wire_be64(&w));
 	} else if (m.type == NBD_REPLY_TYPE_OFFSET_HOLE && wire_get_chunk_offset_hole(w, &hole) == WIRE_EXACT) {

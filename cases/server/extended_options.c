@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+static const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
 static const char *const base[] = { "base:allocation" }, *const base_all[] = { "base:" };
 
 static struct option_reply
@@ -24,7 +25,6 @@ go(struct test *t, const uint16_t *list, size_t n)
 static void
 expect_extended(struct test *t, enum requirement_id r)
 {
-	static const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
 	uint32_t length;
 	struct sent q;
 
@@ -100,7 +100,7 @@ CASE(extended, structured_behind, "STRUCTURED_REPLY behind EXTENDED_HEADERS chan
 	r = ask(t, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
 	EXPECT_REPLY(t, R(ext_structured_superseded), r.type, NBD_REP_ACK, NBD_REP_ERR_EXT_HEADER_REQD,
 	             NBD_REP_ERR_INVALID, NBD_REP_ERR_UNSUP, NBD_REP_ERR_POLICY);
-	EXPECT(t, R(ext_structured_superseded), enter_by_go_here(t, (const uint16_t[]){ NBD_INFO_BLOCK_SIZE }, 1),
+	EXPECT(t, R(ext_structured_superseded), enter_by_go_here(t, &block_size, 1),
 	       "NBD_OPT_GO is not known any more");
 	q = send_command(t, 0, NBD_CMD_READ, 0, t->s->size < blocks(t, 512) ? 0 : blocks(t, 512), NULL);
 	if (!peer_goes_on(t, R(ext_structured_superseded)))
@@ -125,7 +125,6 @@ CASE(extended, twice, "A second EXTENDED_HEADERS is answered, and they stay agre
 CASE(extended, not_asked_for, "Who does not ask for them has compact headers, and gets in without them",
      R(ext_compact_read_simple), R(ext_interop_go_not_reqd), R(ext_df_flag_clear))
 {
-	static const uint16_t block_size = NBD_INFO_BLOCK_SIZE;
 	struct infos infos;
 
 	need_extended(t);
@@ -184,7 +183,7 @@ CASE(extended, forgotten_by_starttls, "Extended headers that were agreed in clea
 	negotiate_extended(t);
 	start_tls(t, R(selectivetls_starttls_acked));
 	t->s->extended = t->s->structured = false;
-	if (!enter_by_go_here(t, (const uint16_t[]){ NBD_INFO_BLOCK_SIZE }, 1))
+	if (!enter_by_go_here(t, &block_size, 1))
 		skip(t, "GO", "the server does not know NBD_OPT_GO over TLS");
 	length = t->s->size < blocks(t, 512) ? 0 : blocks(t, 512);
 	q = send_command(t, 0, NBD_CMD_READ, 0, length, NULL);
@@ -278,12 +277,19 @@ CASE(extended, contexts_unnegotiated,
 static bool
 is_wide(struct test *t, const char *name)
 {
-	struct contexts c = enter_extended_with_contexts(t, &name, 1);
-	uint32_t length = blocks(t, 65536);
+	struct contexts c;
+	uint32_t length;
 	bool wide = false;
 	struct reply r;
 
-	if (c.count != 1 || t->s->size < length)
+	open_fixed_newstyle(t);
+	negotiate_extended(t);
+	c = set(t, &name, 1);
+	/* What is listed may stand for many. */
+	if (c.final != NBD_REP_ACK || c.count != 1 || !enter_by_go_here(t, &block_size, 1))
+		return false;
+	length = blocks(t, 65536);
+	if (t->s->size < length)
 		return false;
 	r = exchange(t, 0, NBD_CMD_BLOCK_STATUS, 0, length, NULL, R(ext_status_ext_used));
 	for (unsigned i = 0; r.n_status > 0 && i < r.status[0].count; i++)
@@ -352,10 +358,9 @@ flags_with(struct test *t, bool extended, bool structured, bool contexts)
 		negotiate_structured(t);
 	if (extended)
 		negotiate_extended(t);
-	if (contexts && (is_error_reply(set(t, base, 1).final) ||
-	                 !enter_by_go_here(t, (const uint16_t[]){ NBD_INFO_BLOCK_SIZE }, 1)))
+	if (contexts && (is_error_reply(set(t, base, 1).final) || !enter_by_go_here(t, &block_size, 1)))
 		return 0;
-	if (!contexts && !enter_by_go_here(t, (const uint16_t[]){ NBD_INFO_BLOCK_SIZE }, 1))
+	if (!contexts && !enter_by_go_here(t, &block_size, 1))
 		return 0;
 	flags = t->s->flags;
 	disconnect(t);

@@ -244,33 +244,29 @@ CASE(extended, long_effects,
 }
 
 /* Past the end, where what is left of the length in 32 bits, or of the sum in 64, is one block of the export. */
-static void
-try_past_end(struct test *t, const struct command *c, bool wraps)
+static uint64_t
+past_end(struct test *t, uint32_t unit, bool wraps, uint64_t *offset)
 {
-	uint32_t unit, error;
-	uint64_t offset, length;
-	uint8_t *data;
-	struct sent q;
-
-	enter_for(t, c->type == NBD_CMD_READ ? NBD_CMD_READ : NBD_CMD_WRITE, c->exposed_by);
-	unit = blocks(t, 4096);
 	need_size(t, 4u * unit);
 	if (!wraps && t->s->size >= UINT64_C(1) << 62)
 		skip(t, "size", "the export has %" PRIu64 " bytes", t->s->size);
-	offset = wraps ? 2u * unit : unit;
-	length = wraps ? UINT64_MAX - unit + 1 : (UINT64_C(1) << 62) + unit;
+	*offset = wraps ? 2u * unit : unit;
+	return wraps ? UINT64_MAX - unit + 1 : (UINT64_C(1) << 62) + unit;
+}
+
+static void
+try_past_end(struct test *t, const struct command *c, bool wraps)
+{
+	uint64_t offset, length;
+	uint32_t unit, error;
+	uint8_t *data;
+	struct sent q;
+
+	enter_for(t, NBD_CMD_WRITE, c->exposed_by);
+	unit = blocks(t, 4096);
+	length = past_end(t, unit, wraps, &offset);
 	data = room(2u * unit);
-	if (c->type != NBD_CMD_READ)
-		store(t, 0, 2 * unit, 31, data);
-	if (c->type == NBD_CMD_READ) {
-		/* No room for all that it asks for: the first chunk says enough. */
-		send_request(t, 0, NBD_CMD_READ, new_cookie(t), offset, length, NULL);
-		if (!peer_goes_on(t, R(ext_effect_length)))
-			return;
-		EXPECT(t, R(ext_errors_in_chunks), (recv_chunk(t, R(ext_chunk_layout)).type & 0x8000) != 0,
-		       "a READ past the end does not begin with an error");
-		return;
-	}
+	store(t, 0, 2 * unit, 31, data);
 	q = send_command(t, c->flags, c->type, offset, length, NULL);
 	/* Our violation (proto.md:881). */
 	if (!peer_goes_on(t, R(ext_effect_length)))
@@ -282,17 +278,30 @@ try_past_end(struct test *t, const struct command *c, bool wraps)
 	free(data);
 }
 
+/* No room for all that it asks for: the first chunk says enough. */
+static void
+try_read_past_end(struct test *t, bool wraps)
+{
+	uint64_t offset, length;
+
+	enter_extended(t);
+	length = past_end(t, blocks(t, 4096), wraps, &offset);
+	send_request(t, 0, NBD_CMD_READ, new_cookie(t), offset, length, NULL);
+	if (!peer_goes_on(t, R(ext_effect_length)))
+		return;
+	EXPECT(t, R(ext_errors_in_chunks), (recv_chunk(t, R(ext_chunk_layout)).type & 0x8000) != 0,
+	       "a READ past the end does not begin with an error");
+}
+
 CASE(extended, past_the_end, "A length of 64 bits that goes past the end gets an error, and nothing is altered",
      R(ext_effect_length), R(ext_errors_in_chunks))
 {
-	static const struct command read = { "READ", NBD_CMD_READ, 0, 0 };
-
 	for (unsigned wraps = 0; wraps < 2; wraps++) {
 		for (size_t i = 0; i < N_EFFECTS; i++)
 			POINT(t, "%s,%s", effects[i].name, wraps ? "wraps" : "long")
 				try_past_end(t, &effects[i], wraps);
 		POINT(t, "READ,%s", wraps ? "wraps" : "long")
-			try_past_end(t, &read, wraps);
+			try_read_past_end(t, wraps);
 	}
 }
 

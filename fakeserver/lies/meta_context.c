@@ -163,7 +163,8 @@ replies_before(struct lie_use *l, const struct outgoing *m, uint32_t option)
 
 LIE(list_all_too_big, ON_OUTGOING, BREAKS(R(list_meta_no_query_not_too_big)), "a list of all contexts is too big")
 {
-	if (replies_before(l, m, LISTS) == N_META_CONTEXTS && ends(m, LISTS, NBD_REP_ACK) && LIE_NOW)
+	/* All but the one that takes a knob. */
+	if (replies_before(l, m, LISTS) == META_WIDE && ends(m, LISTS, NBD_REP_ACK) && LIE_NOW)
 		m->reply.type = NBD_REP_ERR_TOO_BIG;
 }
 
