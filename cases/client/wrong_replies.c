@@ -401,30 +401,38 @@ end_well(struct drive *d)
 		drive_end_driver(d, R(client_transmission_no_disconnect));
 }
 
+static const struct wrong *
+wrong_at(unsigned i)
+{
+	return i < N_WRONGS ? &wrongs[i] : &wide_wrongs[i - N_WRONGS];
+}
+
+/* The first n of them, each as the end of a reply, and before a good one. */
+static void
+play_all(struct drive *d, unsigned n, bool extended)
+{
+	static struct play now;
+
+	for (volatile unsigned i = 0; i < 2 * n; i++) {
+		if (i % 2 == 0 && wrong_at(i / 2)->good_alone)
+			continue;
+		POINT(d->t, "%s%s", wrong_at(i / 2)->name, i % 2 == 0 ? "" : ", then a good reply") {
+			now = (struct play){ .wrong = wrong_at(i / 2), .last = i % 2 == 0, .extended = extended };
+			play(d, &now);
+		}
+	}
+}
+
 CASE_DRIVER(wrong_replies, chunks,
             "After a chunk of an unknown or unexpected type, or whose contents cannot be, the client disconnects, "
             "and calls nothing good that is not",
             R(unknown_chunk_disconnects), R(inconsistent_chunk_disconnects), R(unknown_error_chunk_overlong),
             R(unknown_error_chunk_fails), R(client_transmission_no_disconnect))
 {
-	static struct play now;
 	struct drive *d = drive_new(t);
 
-	for (volatile unsigned i = 0; i < 2 * N_WRONGS; i++) {
-		if (i % 2 == 0 && wrongs[i / 2].good_alone)
-			continue;
-		POINT(t, "%s%s", wrongs[i / 2].name, i % 2 == 0 ? "" : ", then a good reply") {
-			now = (struct play){ .wrong = &wrongs[i / 2], .last = i % 2 == 0 };
-			play(d, &now);
-		}
-	}
+	play_all(d, N_WRONGS, false);
 	end_well(d);
-}
-
-static const struct wrong *
-wrong_at(unsigned i)
-{
-	return i < N_WRONGS ? &wrongs[i] : &wide_wrongs[i - N_WRONGS];
 }
 
 CASE_DRIVER(
@@ -438,14 +446,7 @@ CASE_DRIVER(
 	struct drive *d = drive_new(t);
 
 	need_extended_client(d);
-	for (volatile unsigned i = 0; i < 2 * (N_WRONGS + N_WIDE_WRONGS); i++) {
-		if (i % 2 == 0 && wrong_at(i / 2)->good_alone)
-			continue;
-		POINT(t, "%s%s", wrong_at(i / 2)->name, i % 2 == 0 ? "" : ", then a good reply") {
-			now = (struct play){ .wrong = wrong_at(i / 2), .last = i % 2 == 0, .extended = true };
-			play(d, &now);
-		}
-	}
+	play_all(d, N_WRONGS + N_WIDE_WRONGS, true);
 	POINT(t, "%s", unagreed_extents.name) {
 		now = (struct play){ .wrong = &unagreed_extents, .last = true };
 		play(d, &now);
