@@ -136,7 +136,7 @@ print_all(const struct query *q)
 	print_count(q, count[0], "requirements");
 	if (count[1][STANDING_UNTESTABLE] + count[1][STANDING_OPEN] + count[1][STANDING_CITED] +
 	    count[1][STANDING_PROVEN])
-		print_count(q, count[1], "of extended headers, which are experimental");
+		print_count(q, count[1], "of extended headers (experimental)");
 }
 
 static int
