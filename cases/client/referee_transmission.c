@@ -399,6 +399,11 @@ judge_request(struct session *s, const struct trace_record *r)
 		return;
 	/* Sent before the reply to the option that leads there was. */
 	s->stage = STAGE_TRANSMISSION;
+	/* The server reads another form than it has agreed to. */
+	if (s->extended && m.magic == NBD_EXTENDED_REQUEST_MAGIC && r->message != MSG_EXTENDED_REQUEST) {
+		s->stage = STAGE_LOST;
+		return;
+	}
 	if (m.magic != (s->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC)) {
 		judge_bad_magic(s, m.magic);
 		return;
