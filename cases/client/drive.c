@@ -658,29 +658,15 @@ drive_sent(struct drive *d, uint16_t type, uint16_t flags)
 	struct request q;
 	unsigned n = 0;
 
-	while (trace_next(&w, &r)) {
-		if (r.kind != TRACE_MESSAGE || r.message != MSG_REQUEST)
-			continue;
-		wire_get_request(wire_over(r.data), &q);
-		n += q.type == type && (q.flags & flags) == flags;
-	}
+	while (trace_next(&w, &r))
+		n += request_in(&r, &q) && q.type == type && (q.flags & flags) == flags;
 	return n;
 }
 
 unsigned
 drive_options(struct drive *d, uint32_t option)
 {
-	struct wire w = drive_records(d);
-	struct trace_record r;
-	struct option o;
-	unsigned n = 0;
-
-	while (trace_next(&w, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION) {
-			wire_get_option(wire_over(r.data), &o);
-			n += o.option == option;
-		}
-	return n;
+	return options_in(drive_records(d), option);
 }
 
 unsigned

@@ -93,12 +93,18 @@ judge_no_data(struct session *s, const struct option *o, enum requirement_id r)
 static void
 judge_export_name(struct session *s, const struct option *o)
 {
+	enum requirement_id prefers = s->extended_asked ? R(ext_client_prefers_go) : REQUIREMENT_NONE;
+
 	take_name(s, o->data);
 	s->export_name_sent = true;
 	if (!s->server_fixed || !s->client_fixed || s->blurred)
 		return;
+	if (s->extended)
+		accuse(s, RULES(R(ext_no_export_name)), "NBD_OPT_EXPORT_NAME, and extended headers were agreed");
 	if (!s->go_sent && !s->info_refused)
-		accuse(s, RULES(R(go_preferred), s->starttls_sent ? R(tls_client_uses_go) : REQUIREMENT_NONE),
+		accuse(s,
+		       RULES(R(go_preferred), s->starttls_sent ? R(tls_client_uses_go) : prefers,
+		             s->starttls_sent ? prefers : REQUIREMENT_NONE),
 		       "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
 	if (s->honours_block_size && !s->go_refused && !s->info_refused)
 		accuse(s, RULES(R(client_block_size_uses_go)),
@@ -181,6 +187,16 @@ judge_structured(struct session *s, const struct option *o)
 }
 
 static void
+judge_extended(struct session *s, const struct option *o)
+{
+	judge_no_data(s, o, R(ext_option_no_data));
+	s->extended_asked = true;
+	if (s->extended)
+		accuse(s, RULES(R(client_state_option_once)),
+		       "NBD_OPT_EXTENDED_HEADERS, which was acknowledged before in this session");
+}
+
+static void
 judge_starttls(struct session *s, const struct option *o)
 {
 	judge_no_data(s, o, R(starttls_no_data));
@@ -197,6 +213,9 @@ judge_starttls(struct session *s, const struct option *o)
 	if (!s->tls_demanded && (s->structured || s->n_selected > 0))
 		accuse(s, RULES(R(starttls_before_stateful)), "NBD_OPT_STARTTLS after %s, which it makes void",
 		       s->n_selected > 0 ? "NBD_OPT_SET_META_CONTEXT" : "NBD_OPT_STRUCTURED_REPLY");
+	if (s->extended)
+		accuse(s, RULES(R(ext_client_defers_until_tls)),
+		       "NBD_OPT_STARTTLS after NBD_OPT_EXTENDED_HEADERS, which it makes void");
 }
 
 /* "namespace:…"; the namespace is not empty (proto.md:948). */
@@ -225,6 +244,23 @@ judge_queries(struct session *s, const struct opt_meta_context *m, enum requirem
 	}
 }
 
+/* What is said of extended headers binds who knows them. */
+static void
+judge_chunks_agreed(struct session *s, const char *option, bool sets)
+{
+	bool knows = s->extended_asked;
+
+	if (in_chunks(s) || s->blurred)
+		return;
+	accuse(s,
+	       sets ? RULES(R(set_meta_after_structured), R(client_metadata_needs_structured),
+	                    knows ? R(ext_contexts_after_negotiation) : REQUIREMENT_NONE,
+	                    R(ext_contexts_need_negotiation))
+	            : RULES(R(list_meta_after_structured),
+	                    knows ? R(ext_list_contexts_after_negotiation) : REQUIREMENT_NONE),
+	       "%s, and structured replies were not agreed%s", option, knows ? ", nor extended headers" : "");
+}
+
 static void
 judge_meta_context(struct session *s, const struct option *o)
 {
@@ -232,11 +268,7 @@ judge_meta_context(struct session *s, const struct option *o)
 	const char *option = sets ? "NBD_OPT_SET_META_CONTEXT" : "NBD_OPT_LIST_META_CONTEXT";
 	struct opt_meta_context m;
 
-	if (!s->structured && !s->blurred && sets)
-		accuse(s, RULES(R(set_meta_after_structured), R(client_metadata_needs_structured)),
-		       "%s, and structured replies were not agreed", option);
-	else if (!s->structured && !s->blurred)
-		accuse(s, RULES(R(list_meta_after_structured)), "%s, and structured replies were not agreed", option);
+	judge_chunks_agreed(s, option, sets);
 	if (wire_get_opt_meta_context(wire_over(o->data), &m) != WIRE_EXACT) {
 		accuse(s, RULES(sets ? R(set_meta_request_layout) : R(list_meta_request_layout)),
 		       "%s: %u bytes of data, which a name of %u bytes and %u queries are not", option, o->length,
@@ -287,6 +319,9 @@ judge_one(struct session *s, const struct option *o)
 		break;
 	case NBD_OPT_STRUCTURED_REPLY:
 		judge_structured(s, o);
+		break;
+	case NBD_OPT_EXTENDED_HEADERS:
+		judge_extended(s, o);
 		break;
 	case NBD_OPT_LIST_META_CONTEXT:
 	case NBD_OPT_SET_META_CONTEXT:

@@ -46,6 +46,7 @@ struct fc_facts {
 	bool fixed, no_zeroes;		/* agreed */
 	bool structured;
 	bool tls;			/* it is up */
+	bool extended;			/* headers; .structured is set as well, since replies come in chunks */
 	struct fc_export export;
 	struct fc_context contexts[FC_CONTEXTS_MOST];
 	size_t n_contexts;
@@ -73,7 +74,7 @@ enum fc_ask {
 	FC_COMMAND,
 };
 
-enum fc_step { FC_TLS, FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
+enum fc_step { FC_TLS, FC_EXTENDED, FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
 
 struct fc_session;
 struct fc_handle;
@@ -97,8 +98,11 @@ struct fc_op {
 	struct buf said;		/* words of the answer */
 
 	/* commands */
-	struct request request;		/* .data of a WRITE points to .data */
+	struct request request;		/* .data of a WRITE points to .data; .length is that of the effect */
 	unsigned pattern;		/* of a WRITE without .data */
+	bool filtered;			/* a BLOCK_STATUS of these contexts only, by its payload: */
+	struct buf only;		/* be32 length, name, … */
+	struct buf payload;		/* as it is sent */
 	bool sent;
 	int64_t sent_at;		/* ms */
 	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
@@ -117,7 +121,8 @@ TAILQ_HEAD(fc_ops, fc_op);
 enum fc_tls_wish { FC_TLS_OFF, FC_TLS_ALLOWED, FC_TLS_REQUIRED };
 
 struct fc_settings {
-	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool strict, structured, extended, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool structured_first;		/* where it asks for extended headers: by a habit */
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
 	bool waits_for_tls_reqd;	/* where TLS is allowed it starts with the first NBD_REP_ERR_TLS_REQD: by a habit */
@@ -287,6 +292,7 @@ void fc_send_requests(struct fc_session *s);
 void fc_disconnect(struct fc_session *s);		/* NBD_CMD_DISC, now */
 void fc_drop_unsent(struct fc_session *s, const char *error);	/* it is answered to what is not sent yet */
 struct fc_op *fc_op_in_flight(struct fc_session *s, uint64_t cookie);
+bool fc_asks_for(const struct fc_op *op, const struct fc_context *c);	/* a BLOCK_STATUS */
 
 /* ---- reply.c ---- */
 void fc_name_of_error(uint32_t error, char text[40]);	/* "EIO" */

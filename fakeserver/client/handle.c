@@ -76,6 +76,7 @@ fc_facts_copy(struct fc_facts *to, const struct fc_facts *from)
 	to->no_zeroes = from->no_zeroes;
 	to->structured = from->structured;
 	to->tls = from->tls;
+	to->extended = from->extended;
 	copy_buf(&to->asked, &from->asked);
 	memcpy(to->error, from->error, sizeof(to->error));
 	fc_export_copy(&to->export, &from->export);
@@ -121,6 +122,8 @@ op_free(struct fc_op *op)
 	free(op->covered);
 	buf_free(&op->export);
 	buf_free(&op->queries);
+	buf_free(&op->only);
+	buf_free(&op->payload);
 	buf_free(&op->said);
 	free(op);
 }

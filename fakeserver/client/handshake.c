@@ -97,6 +97,18 @@ wants_tls(const struct fc_session *s, const struct fc_op *op)
 	       (s->settings.tls == FC_TLS_REQUIRED || s->tls_demanded || !s->settings.waits_for_tls_reqd);
 }
 
+/* Extended headers, and structured replies where they are not to be had; or those first (ext:1664). */
+static uint32_t
+option_of_headers(const struct fc_session *s, unsigned step)
+{
+	const struct fc_settings *is = &s->settings;
+	bool swapped = is->structured_first && is->structured && is->extended;
+
+	if ((step == FC_EXTENDED) != swapped)
+		return is->extended ? NBD_OPT_EXTENDED_HEADERS : 0;
+	return is->structured && !s->facts.extended ? NBD_OPT_STRUCTURED_REPLY : 0;
+}
+
 /* What each step of an operation sends; 0 where it has no such step. */
 static uint32_t
 option_of_step(const struct fc_session *s, const struct fc_op *op)
@@ -106,10 +118,10 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 	switch ((enum fc_step)op->step) {
 	case FC_TLS:
 		return wants_tls(s, op) ? NBD_OPT_STARTTLS : 0;
+	case FC_EXTENDED:
 	case FC_STRUCTURED:
-		return (op->ask == FC_CONNECT || op->ask == FC_HAGGLE || op->ask == FC_STARTTLS) &&
-		                       s->settings.structured
-		               ? NBD_OPT_STRUCTURED_REPLY
+		return op->ask == FC_CONNECT || op->ask == FC_HAGGLE || op->ask == FC_STARTTLS
+		               ? option_of_headers(s, op->step)
 		               : 0;
 	case FC_SELECT_CONTEXTS:
 		return enters && s->facts.structured && s->settings.n_queries > 0 ? NBD_OPT_SET_META_CONTEXT : 0;
@@ -123,7 +135,10 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 		       : op->ask == FC_DISCONNECT    ? NBD_OPT_ABORT
 		                                     : 0;
 	default:
-		return enters && s->option_unsupported && s->option == NBD_OPT_GO ? NBD_OPT_EXPORT_NAME : 0;
+		/* With extended headers there is no other way (ext:1295). */
+		return enters && s->option_unsupported && s->option == NBD_OPT_GO && !s->facts.extended
+		               ? NBD_OPT_EXPORT_NAME
+		               : 0;
 	}
 }
 
@@ -395,8 +410,8 @@ take_ack(struct fc_session *s, struct fc_op *op)
 
 	if (!fc_sound(s, !tells || s->facts.export.known, "an ACK without NBD_INFO_EXPORT"))
 		return false;
-	if (s->option == NBD_OPT_STRUCTURED_REPLY)
-		s->facts.structured = true;
+	s->facts.extended |= s->option == NBD_OPT_EXTENDED_HEADERS;
+	s->facts.structured |= s->option == NBD_OPT_STRUCTURED_REPLY || s->facts.extended;
 	s->in_option = false;
 	if (s->option == NBD_OPT_INFO)
 		fc_export_copy(&s->informed, &s->facts.export);
@@ -446,7 +461,7 @@ take_option_error(struct fc_session *s, struct fc_op *op, uint32_t type)
 			fc_fail(op, name);
 	} else if (s->tls_demanded && wants_tls(s, op)) {
 		op->step = FC_TLS;
-	} else if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported)) {
+	} else if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported && !s->facts.extended)) {
 		/* A session without structured replies or contexts will do; without NBD_OPT_GO there is the old way. */
 		fc_fail(op, name);
 	}

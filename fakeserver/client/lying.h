@@ -15,6 +15,7 @@ struct fc_sending {
 		struct option option;
 		struct request request;
 	};
+	bool extended;			/* of a request: its header is the extended one */
 	enum fc_option_data data;
 	struct opt_go go;
 	struct opt_meta_context meta;
@@ -38,6 +39,7 @@ struct fc_receiving {
 		struct simple_reply *simple;
 		struct chunk *chunk;
 	};
+	bool extended;			/* of a chunk: its header is the extended one */
 	struct fc_op *op;		/* to which it belongs, or NULL */
 	bool ignore;			/* as if it had not come */
 	bool leave;			/* closes the connection over it */

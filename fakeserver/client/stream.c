@@ -259,7 +259,9 @@ take_all(struct fc_session *s)
 static void
 receive_once(struct fc_session *s)
 {
-	size_t want = s->want > s->in.len ? s->want - s->in.len : 0, room = want > RECEIVE ? want : RECEIVE;
+	size_t want = s->want > s->in.len ? s->want - s->in.len : 0;
+	/* More than any READ has need not come. */
+	size_t room = want < RECEIVE ? RECEIVE : want > FC_READ_MOST ? FC_READ_MOST : want;
 	ssize_t n = fc_recv(s, buf_grow(&s->in, room), room);
 	int error = errno;
 

@@ -58,7 +58,7 @@ static void
 secured(struct fc_session *s)
 {
 	s->secured = s->facts.tls = true;
-	s->facts.structured = false;
+	s->facts.structured = s->facts.extended = false;
 	fc_contexts_reset(&s->facts);
 	buf_clear(&s->selected_for);
 	fc_lie_state(s, FC_STATE_SECURED);
