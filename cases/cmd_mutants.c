@@ -167,6 +167,32 @@ check_cases(const struct matrix *m)
 	return wrong;
 }
 
+/* What the suite is held to: of all testable statements, those about TLS too, so many per cent are proven. */
+enum { PROVEN_LEAST = 95 };
+
+static unsigned
+check_share(const struct matrix *servers, const struct matrix *clients, bool experimental)
+{
+	unsigned testable = 0, proven = 0;
+	bool enough;
+
+	for (int r = 1; r < N_REQUIREMENTS; r++) {
+		char *by = NULL;
+
+		if (requirement((enum requirement_id)r)->untestable != NULL ||
+		    requirement_experimental((enum requirement_id)r) != experimental)
+			continue;
+		testable++;
+		proven += is_proven(servers, clients, (enum requirement_id)r, &by);
+		free(by);
+	}
+	enough = proven * 100 >= testable * PROVEN_LEAST;
+	printf("%u of %u testable statements%s are proven (%.1f %%)%s\n", proven, testable,
+	       experimental ? " of extended headers" : "", 100.0 * proven / testable,
+	       enough ? "" : ": that is less than 95 %");
+	return !enough;
+}
+
 /* ---- the matrix ---- */
 
 static void
@@ -269,6 +295,8 @@ run_mutants(struct cli *cli)
 	status = prove(cli, &q, &servers, matrix_run, "server", &wrong);
 	if (status == 0)
 		status = prove(cli, &q, &clients, matrix_run_clients, "client", &wrong);
+	if (status == 0 && q.case_glob == NULL && q.mutant_glob == NULL)
+		wrong += check_share(&servers, &clients, false) + check_share(&servers, &clients, true);
 	if (status == 0 && is_empty(&servers) && is_empty(&clients))
 		status = cli_usage_error(cli, "nothing matches");
 	if (status == 0 && q.matrix_path != NULL && !write_matrix(&servers, q.matrix_path))

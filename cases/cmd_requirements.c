@@ -30,6 +30,17 @@ struct query {
 enum standing { STANDING_UNTESTABLE, STANDING_OPEN, STANDING_CITED, STANDING_PROVEN };
 static const char *const standing_names[] = { "untestable", "open", "cited", "proven" };
 
+bool
+is_proven(const struct matrix *servers, const struct matrix *clients, enum requirement_id r, char **by)
+{
+	const struct mutant *m = matrix_proof(servers, r);
+
+	*by = requirement(r)->level == LEVEL_MAY ? freedom_proof(r) : NULL;
+	if (*by == NULL && (m != NULL || (m = matrix_proof(clients, r)) != NULL))
+		*by = strdup(m->name);
+	return *by != NULL;
+}
+
 static bool
 is_cited(enum requirement_id r)
 {
@@ -41,25 +52,17 @@ is_cited(enum requirement_id r)
 	return false;
 }
 
-/*
- * A duty is proven by a lie that declares to break it and turns a case that cites it red; a freedom by both choices:
- * the default and a knob or a profile, under which the whole suite is green (the run fails otherwise).
- */
 static enum standing
 standing_of(const struct query *q, enum requirement_id id, char **by)
 {
 	const struct requirement *r = requirement(id);
-	const struct mutant *m;
 
 	*by = NULL;
 	if (r->untestable != NULL)
 		return STANDING_UNTESTABLE;
-	if (r->level == LEVEL_MAY && (*by = freedom_proof(id)) != NULL)
+	/* Without a run the matrices are empty. */
+	if (is_proven(&q->servers, &q->clients, id, by))
 		return STANDING_PROVEN;
-	if (q->prove && ((m = matrix_proof(&q->servers, id)) != NULL || (m = matrix_proof(&q->clients, id)) != NULL)) {
-		*by = strdup(m->name);
-		return STANDING_PROVEN;
-	}
 	return is_cited(id) ? STANDING_CITED : STANDING_OPEN;
 }
 

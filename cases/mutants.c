@@ -106,10 +106,16 @@ static const struct {
 
 /* What the plain fake client does in some cases, and not in others, by its user's wish or its server's. */
 static const enum requirement_id done_by_client[] = {
-	R(client_haggling_soft_disconnect), /* `disconnect` in option haggling */
-	R(client_abandons_negotiation),     /* likewise */
-	R(client_disc_any_time),            /* `disconnect`, before the first request and behind any */
-	R(client_export_name_first),        /* where the server is not fixed newstyle */
+	R(client_haggling_soft_disconnect),   /* `disconnect` in option haggling */
+	R(client_abandons_negotiation),       /* likewise */
+	R(client_disc_any_time),              /* `disconnect`, before the first request and behind any */
+	R(client_export_name_first),          /* where the server is not fixed newstyle */
+	R(client_refuses_without_tls),        /* `set tls=require`, and not `set tls=allow` */
+	R(client_terminates_without_ack),     /* likewise */
+	R(client_starttls_any_time),          /* `starttls` behind other options, and `connect` */
+	R(client_tls_reqd_terminates),        /* `set tls=off`, in contrast to the habit waits_for_tls_reqd */
+	R(client_export_tls_reqd_terminates), /* likewise */
+	R(client_export_tls_reqd_continues),  /* `info` of another export */
 	REQUIREMENT_NONE,
 };
 

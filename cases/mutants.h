@@ -76,4 +76,11 @@ const struct mutant *matrix_proof(const struct matrix *m, enum requirement_id r)
  */
 char *freedom_proof(enum requirement_id r);
 
+/*
+ * A duty is proven by a lie that declares to break it and turns a case that cites it red; a freedom by both choices:
+ * the default and a knob or a profile, under which the whole suite is green (the run fails otherwise). *by: whose proof it
+ * is, malloc'd, or NULL. (cmd_requirements.c)
+ */
+bool is_proven(const struct matrix *servers, const struct matrix *clients, enum requirement_id r, char **by);
+
 #endif

@@ -230,6 +230,8 @@ bool tls_is_required(const struct conn *c, const struct fake_export *e);	/* for 
 void handle_starttls(struct conn *c, const struct option *o);
 void conn_begin_tls(struct conn *c);
 bool conn_advance_tls(struct conn *c);
+/* The client has ended the connection, or what came is no TLS. */
+void conn_see_tls_end(const struct conn *c, bool by_client, bool garbled);
 
 /* ---- meta.c ---- */
 void handle_meta_context(struct conn *c, const struct option *o);	/* LIST or SET */

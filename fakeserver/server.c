@@ -456,6 +456,7 @@ input_ends(struct conn *c)
 	struct conn_private *p = c->private;
 
 	p->input_ended = true;
+	conn_see_tls_end(c, true, false);
 	record_event(c, TRACE_CLOSED, NO_DIRECTION, "");
 	/* A pipe without a writer would be reported for ever. */
 	if (c->out != c->in)
@@ -499,6 +500,7 @@ read_input(struct conn *c)
 	} else if (n == 0) {
 		input_ends(c);
 	} else if (errno != EAGAIN && errno != EINTR) {
+		conn_see_tls_end(c, errno != EPROTO, errno == EPROTO);
 		conn_close_by(c, TRACE_RESET, TO_SERVER);
 	}
 }

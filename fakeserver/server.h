@@ -49,12 +49,27 @@ struct fake_export {
 	struct cache *cache;		/* owned; NULL: what is written is durable at once */
 };
 
+/* What became of TLS, connection by connection; for who asks. */
+enum { TLS_SEEN_MOST = 64 };
+struct tls_seen {
+	size_t n;			/* connections; at most TLS_SEEN_MOST of them are kept */
+	struct tls_seen_connection {
+		unsigned connection;	/* conn.number */
+		bool up, failed;	/* the handshake */
+		bool clear_text;	/* what came in place of it, or later, is no TLS */
+		bool left, shut;	/* the client has ended the connection; and sent close_notify before */
+		unsigned version;	/* TLS 1.N: N */
+		char why[64];		/* it failed */
+	} of[TLS_SEEN_MOST];
+};
+
 /* Without credentials the server is in NOTLS mode, else in SELECTIVETLS. */
 struct fake_tls {
 	struct tls_credentials *credentials;	/* borrowed */
 	bool forced;			/* FORCEDTLS */
 	bool verify;			/* who has no certificate of our authority is turned away */
 	const char *priority;		/* as tls_setup.priority */
+	struct tls_seen *seen;		/* is told; or NULL */
 };
 
 struct fake_config {

@@ -215,7 +215,7 @@ request_size(const struct conn *c)
 static void
 arrived(struct conn *c, struct incoming *m, struct bytes kept, uint64_t length)
 {
-	bool extended = m->kind == MSG_REQUEST && c->extended;
+	bool extended = m->kind == MSG_REQUEST && c->extended && m->request.magic != NBD_REQUEST_MAGIC;
 
 	if (c->server->traced)
 		conn_record(c, (struct trace_record){ .kind = TRACE_MESSAGE,
@@ -322,12 +322,28 @@ take_option(struct conn *c, struct wire in)
 	return true;
 }
 
+/* Not what was agreed; and who sends it does not send the rest of an extended one. */
+static bool
+take_compact_request(struct conn *c, struct wire in)
+{
+	struct incoming m = { .kind = MSG_REQUEST, .consumed = REQUEST_SIZE };
+
+	wire_get_request(wire(in.at, REQUEST_SIZE), &m.request);
+	arrived(c, &m, (struct bytes){ in.at, REQUEST_SIZE }, REQUEST_SIZE);
+	return true;
+}
+
 static bool
 take_extended_request(struct conn *c, struct wire in)
 {
 	struct incoming m = { .kind = MSG_REQUEST, .consumed = EXTENDED_REQUEST_SIZE };
+	struct wire magic = in;
 	uint64_t payload;
 
+	if (in.left < REQUEST_SIZE)
+		return wait_for(c, REQUEST_SIZE);
+	if (wire_be32(&magic) == NBD_REQUEST_MAGIC)
+		return take_compact_request(c, in);
 	if (in.left < EXTENDED_REQUEST_SIZE)
 		return wait_for(c, EXTENDED_REQUEST_SIZE);
 	wire_get_extended_request(in, &m.request);

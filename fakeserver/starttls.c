@@ -13,6 +13,54 @@ tls_is_required(const struct conn *c, const struct fake_export *e)
 	return tls->credentials != NULL && !c->over_tls && (tls->forced || (e != NULL && e->tls_only));
 }
 
+/* Its entry, or NULL. */
+static struct tls_seen_connection *
+seen_of(const struct conn *c)
+{
+	struct tls_seen *seen = c->server->config->tls.seen;
+
+	for (size_t i = 0; seen != NULL && i < seen->n && i < TLS_SEEN_MOST; i++)
+		if (seen->of[i].connection == c->number)
+			return &seen->of[i];
+	return NULL;
+}
+
+static void
+see_begin(const struct conn *c)
+{
+	struct tls_seen *seen = c->server->config->tls.seen;
+
+	if (seen != NULL && seen->n++ < TLS_SEEN_MOST)
+		seen->of[seen->n - 1] = (struct tls_seen_connection){ .connection = c->number };
+}
+
+static void
+see_handshake(const struct conn *c, bool up)
+{
+	struct tls_seen_connection *s = seen_of(c);
+	const struct tls *tls = c->private->tls;
+
+	if (s == NULL)
+		return;
+	s->up = up;
+	s->failed = !up;
+	s->version = up ? tls_version(tls) : 0;
+	s->clear_text = !up && tls_saw_clear_text(tls);
+	snprintf(s->why, sizeof(s->why), "%s", tls_why(tls));
+}
+
+void
+conn_see_tls_end(const struct conn *c, bool by_client, bool garbled)
+{
+	struct tls_seen_connection *s = seen_of(c);
+
+	if (s == NULL)
+		return;
+	s->clear_text |= garbled;
+	s->left |= by_client;
+	s->shut |= c->private->tls != NULL && tls_was_shut(c->private->tls);
+}
+
 /* Nothing that was agreed in clear holds from here on (proto.md:1259-1264). */
 static void
 forget_negotiation(struct conn *c)
@@ -69,6 +117,7 @@ conn_begin_tls(struct conn *c)
 
 	p->tls = tls_new(c->in, &setup, (struct bytes){ c->input.at, behind });
 	p->tls_counted = behind;
+	see_begin(c);
 	if (!change->keep_input)
 		buf_clear(&c->input);
 }
@@ -88,6 +137,7 @@ conn_advance_tls(struct conn *c)
 	snprintf(text, sizeof(text), progress == TLS_UP ? "TLS is up%s" : "the TLS handshake has failed: %s",
 	         tls_why(p->tls));
 	conn_note(c, text);
+	see_handshake(c, progress == TLS_UP);
 	c->over_tls = progress == TLS_UP;
 	c->phase = PHASE_HAGGLING;
 	if (progress == TLS_UP)

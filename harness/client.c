@@ -24,6 +24,7 @@ struct client *
 client_new(struct test *t)
 {
 	struct client *c = calloc(1, sizeof(*c));
+	struct nbd_uri u = { .transport = URI_UNIX };
 
 	if (c == NULL)
 		abort();
@@ -31,8 +32,13 @@ client_new(struct test *t)
 	c->at = *t->private->server;
 	c->at.pid = 0;
 	c->log = join_path(c->at.dir, "output");
-	c->at.uri = uri_format(&(struct nbd_uri){
-		.transport = URI_UNIX, .socket = c->at.socket, .export = (char *)c->at.target->export_name });
+	u.socket = c->at.socket;
+	u.export = (char *)c->at.target->export_name;
+	u.tls = client_is_over_tls(c);
+	c->at.uri = NULL;
+	if (client_is_over_tls(c))
+		client_put_credentials(c, &u);
+	client_go_to(c, &u);
 	return c;
 }
 
@@ -126,6 +132,12 @@ client_out(const struct client *c)
 	return target_names(c->at.target, "{out}") ? c->at.out : NULL;
 }
 
+bool
+client_names(const struct client *c, const char *placeholder)
+{
+	return target_names(c->at.target, placeholder);
+}
+
 uint64_t
 client_size(const struct client *c)
 {
@@ -165,6 +177,60 @@ int
 client_limit_ms(const struct client *c)
 {
 	return (int)(RUN_MS * c->at.target->factor);
+}
+
+/* ---- TLS ---- */
+
+struct target_tls *
+client_tls(const struct client *c)
+{
+	return c->at.target->tls;
+}
+
+bool
+client_is_over_tls(const struct client *c)
+{
+	return c->at.target->tls != NULL && c->at.target->tls->always;
+}
+
+static bool
+has_keys(const struct client *c)
+{
+	return c->at.target->tls->bare == NULL;
+}
+
+struct tls_credentials *
+client_server_credentials(const struct client *c, enum tls_flaw flaw)
+{
+	static struct tls_credentials *made[N_TLS_FLAWS];
+	char error[TLS_ERROR];
+
+	if (has_keys(c) && flaw != TLS_NO_FLAW)
+		return NULL;
+	if (made[flaw] == NULL)
+		made[flaw] = has_keys(c) ? tls_credentials_psk_file(c->at.psk, error)
+		                         : tls_credentials_x509(TLS_SERVER, &c->at.target->tls->made[flaw], error);
+	if (made[flaw] == NULL)
+		harness_error(c->t, "TLS: %s", error);
+	return made[flaw];
+}
+
+void
+client_put_credentials(const struct client *c, struct nbd_uri *u)
+{
+	if (!has_keys(c)) {
+		u->tls_certificates = c->at.certs;
+		return;
+	}
+	u->tls_psk_file = c->at.psk;
+	u->user = (char *)TARGET_TLS_USER;
+}
+
+void
+client_go_to(struct client *c, const struct nbd_uri *u)
+{
+	free(c->at.uri);
+	c->at.uri = uri_format(u);
 }
 
 struct trace *

@@ -6,6 +6,7 @@
 #define NBDSPEC_CLIENT_H
 
 #include "harness/test.h"
+#include "harness/uri.h"
 #include "harness/trace.h"
 #include "harness/work.h"
 
@@ -31,6 +32,7 @@ struct client_end client_finish(struct client *c);
 /* The files that the command names as {in} and {out}, or NULL. {out} is not there before the client makes it. */
 const char *client_in(const struct client *c);
 const char *client_out(const struct client *c);
+bool client_names(const struct client *c, const char *placeholder);	/* the command does */
 uint64_t client_size(const struct client *c);	/* of the export to serve, bytes (--size) */
 const char *client_export(const struct client *c);
 char *const *client_driver(const struct client *c);	/* the driver's command, or NULL: it is a plain command */
@@ -38,6 +40,15 @@ int (*client_run_driver(const struct client *c))(char *const *argv);	/* or NULL:
 bool client_pairwise(const struct client *c);	/* combinations pair by pair are enough */
 double client_factor(const struct client *c);	/* on every time limit */
 int client_limit_ms(const struct client *c);	/* for one run of the command */
+/* ---- TLS ---- */
+struct target_tls *client_tls(const struct client *c);	/* NULL: nothing is known of it */
+bool client_is_over_tls(const struct client *c);	/* every session is, by the user's wish */
+/* A server's that the client is to trust, or one with this flaw, which shared keys have not: then NULL. Kept for the process. */
+struct tls_credentials *client_server_credentials(const struct client *c, enum tls_flaw flaw);
+/* Where its certificates or keys are is put into *u, borrowed. */
+void client_put_credentials(const struct client *c, struct nbd_uri *u);
+void client_go_to(struct client *c, const struct nbd_uri *u);	/* {uri} from now on, for a plain command */
+
 /* For the server of the case, so that one transcript shows both: the trace of this case. */
 struct trace *client_trace(struct client *c);
 

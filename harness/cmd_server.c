@@ -47,6 +47,7 @@ enum option_id {
 	OPT_QUIET,
 	OPT_FRESH,
 	OPT_TLS,
+	OPT_TLS_PSK,
 	OPT_DAEMON,
 	OPT_CHECK,
 	OPT_SEED,
@@ -155,6 +156,10 @@ static const struct cli_option client_options[] = {
 	OPTIONS_OF_ALL_1{ "driver", 0, "PROGRAM", "a driver of the client, in place of a command", OPT_DRIVER, false },
 	{ "pairwise", 0, NULL, "combinations pair by pair, and a sample of the lies: for a slow client", OPT_PAIRWISE,
 	  false },
+	{ "tls", 0, NULL, "every session is over TLS, save where a case is about clear text; {uri} is nbds://", OPT_TLS,
+	  false },
+	{ "tls-psk", 0, NULL, "likewise, with a key that is shared before in place of certificates", OPT_TLS_PSK,
+	  false },
 	{ "export", 0, "NAME", "the name of the export (default: none)", OPT_EXPORT, false },
 	{ "size", 0, "SIZE", "size of the export, with suffix k, M, G, T (default: 1M)", OPT_SIZE, false },
 	{ "explore", 0, "DEPTH", "in place of the cases: all sequences of up to DEPTH replies, all ways to cut reads",
@@ -178,7 +183,7 @@ struct server_run {
 	enum suite suite;
 	unsigned runs; /* with seeds of their own; of an exploration, its shards */
 	struct exploration explore;
-	bool strict, experimental, list, quiet, sized, tls;
+	bool strict, experimental, list, quiet, sized, tls, tls_psk;
 	const char *filesystem, *driver; /* as given */
 	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
 	struct expectations *expect;
@@ -202,9 +207,9 @@ struct server_run {
 static const struct cli_option *
 option_with(int id)
 {
-	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE      ? client_options
-	                             : id >= OPT_EXPLORE && id <= OPT_CORPUS_NEW ? server_options
-	                                                                         : durability_options;
+	const struct cli_option *o = id == OPT_DRIVER || id == OPT_PAIRWISE || id == OPT_TLS_PSK ? client_options
+	                             : id >= OPT_EXPLORE && id <= OPT_CORPUS_NEW                 ? server_options
+	                                                                                         : durability_options;
 
 	while (o->name != NULL && o->id != id)
 		o++;
@@ -233,6 +238,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_DESTRUCTIVE, &run->target.destructive, NULL },
 		{ OPT_FRESH, &run->target.fresh, NULL },
 		{ OPT_TLS, &run->tls, NULL },
+		{ OPT_TLS_PSK, &run->tls_psk, NULL },
 		{ OPT_DAEMON, &run->target.daemon, NULL },
 		{ OPT_WAIVED, &run->target.waived, NULL },
 		{ OPT_DIRECT, &run->target.direct, NULL },
@@ -475,9 +481,9 @@ check_lower(struct server_run *run)
 }
 
 /* What a failure's own command line has of ours; the case, the seed and where results go it has anew. */
-static const enum option_id kept[] = { OPT_TLS,        OPT_EXPORT, OPT_SIZE,  OPT_VIA,    OPT_PREPARE,
-	                               OPT_DAEMON,     OPT_FACTOR, OPT_CHECK, OPT_DIRECT, OPT_LOWER_FLAGS,
-	                               OPT_FILESYSTEM, OPT_DRIVER, 0 };
+static const enum option_id kept[] = { OPT_TLS,        OPT_EXPORT, OPT_SIZE,    OPT_VIA,    OPT_PREPARE,
+	                               OPT_DAEMON,     OPT_FACTOR, OPT_CHECK,   OPT_DIRECT, OPT_LOWER_FLAGS,
+	                               OPT_FILESYSTEM, OPT_DRIVER, OPT_TLS_PSK, 0 };
 
 static bool
 is_among(int id, const enum option_id *list)
@@ -596,6 +602,29 @@ driver_command(const struct server_run *run)
 	return words;
 }
 
+/* A driver, and {uri}, are told where certificates or keys are; else the command names them. */
+static int
+take_tls_of_client(struct server_run *run)
+{
+	struct target *t = &run->target;
+	bool names_certs = target_names(t, "{certs}"), names_psk = target_names(t, "{psk}");
+	bool psk = run->tls_psk || names_psk, told = t->driver || target_names(t, "{uri}") || names_certs || names_psk;
+	char error[TLS_ERROR];
+
+	if (!run->tls && !run->tls_psk && !names_certs && !names_psk)
+		return 0;
+	if (names_certs && psk)
+		return cli_usage_error(run->cli, "want one of {certs} and {psk} (--tls-psk): the server has only one");
+	if (!told)
+		return cli_usage_error(run->cli, "--tls: the command names none of {uri}, {certs} and {psk}: put one "
+		                                 "where the client learns what it needs for TLS");
+	t->tls = target_tls_make(psk, error);
+	if (t->tls == NULL)
+		return cli_broken(run->cli, "%s", error);
+	t->tls->always = run->tls || run->tls_psk;
+	return 0;
+}
+
 static int
 take_client(struct server_run *run)
 {
@@ -607,7 +636,7 @@ take_client(struct server_run *run)
 		t->driver = true;
 		t->program = driver_command(run);
 		t->again = again_text(run);
-		return 0;
+		return take_tls_of_client(run);
 	}
 	if (run->cli->program == NULL || run->cli->n_args > 0)
 		return cli_usage_error(run->cli, "want -- and the client's command, or --driver");
@@ -619,7 +648,7 @@ take_client(struct server_run *run)
 		                       "the command names neither {uri} nor {socket}: put one where the client "
 		                       "takes the server's address");
 	t->again = again_text(run);
-	return 0;
+	return take_tls_of_client(run);
 }
 
 static int
@@ -1274,6 +1303,9 @@ run_suite(struct cli *cli, enum suite suite)
 	else if (status == 0)
 		status = conduct(&run);
 	expect_free(run.expect);
+	if (run.target.driver)
+		free(run.target.program);
+	target_tls_free(run.target.tls);
 	uri_free(&run.target.uri);
 	free((char *)run.target.again);
 	free(run.globs);
@@ -1346,13 +1378,17 @@ COMMAND(client) = {
 		"and the copy that it makes. COMMAND may have the placeholders " TARGET_CLIENT_PLACEHOLDERS ";\n"
 		"{in} is a file of the export's size to be copied to it, {out} a file that is not there and gets the "
 		"export's data.\n"
+		"{certs} is a directory with the client's certificate and the authority's, {psk} a file with the key "
+		"of the "
+		"user nbdspec.\n"
 		"A driver (docs/driver-protocol.md) does with a client library what the cases ask, one by one: there "
 		"are more cases,\n"
 		"and what the client tells its user is judged, too.\n\n"
 		"  nbdspec client -- nbdinfo {uri}\n"
 		"  nbdspec client -- nbdcopy {uri} {out}\n"
 		"  nbdspec client -- nbdcopy --flush {in} {uri}\n"
-		"  nbdspec client --driver build/drivers/libnbd\n",
+		"  nbdspec client --driver build/drivers/libnbd\n"
+		"  nbdspec client --tls -- nbdinfo {uri}\n",
 	.options = client_options,
 	.takes_program = true,
 	.run = run_client,

@@ -535,7 +535,7 @@ server_start(struct server *s, const struct target *t, char error[512])
 	}
 	if (t->via == VIA_CLIENT) {
 		s->out = join_path(s->dir, "out");
-		return true;
+		return make_certificates(s, error);
 	}
 	ok = (t->cuts && t->via != VIA_FORK ? make_lower(s, error)
 	                                    : s->file == NULL || !target_names(t, "{file}") || make_file(s, error)) &&

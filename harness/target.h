@@ -151,7 +151,7 @@ bool server_greets(const struct server *s, char error[512]);
 /* The placeholders that a command may have, for messages. */
 #define TARGET_PLACEHOLDERS "{socket} {file} {size} {port} {export} {dir} {certs} {psk}"
 #define TARGET_LOWER_PLACEHOLDERS "{uri}"
-#define TARGET_CLIENT_PLACEHOLDERS "{uri} {socket} {export} {in} {out} {size} {dir}"
+#define TARGET_CLIENT_PLACEHOLDERS "{uri} {socket} {export} {in} {out} {size} {dir} {certs} {psk}"
 /* The line that says what is wrong with a command, or NULL. Chooses the via. */
 const char *target_check_program(struct target *t, const char *via, bool bracket);
 char *target_describe(const struct target *t);		/* malloc'd */

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define USER "nbdspec"
 enum { KEY_BYTES = 32 };
 
 static struct target_tls *
@@ -47,7 +46,7 @@ new_key(void)
 		abort();
 	for (size_t i = 0; i < KEY_BYTES; i++)
 		snprintf(hex + 2 * i, 3, "%02x", key[i]);
-	if (asprintf(&line, USER ":%s\n", hex) < 0)
+	if (asprintf(&line, TARGET_TLS_USER ":%s\n", hex) < 0)
 		abort();
 	return line;
 }

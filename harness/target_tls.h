@@ -4,6 +4,8 @@
 
 #include "harness/tls.h"
 
+#define TARGET_TLS_USER "nbdspec"	/* whose key is made */
+
 struct target_tls {
 	struct tls_credentials *own;	/* with which the server lets us in */
 	struct tls_credentials *bare;	/* without a certificate; NULL for shared keys */

@@ -1,6 +1,7 @@
 #include "cases/client/answers.h"
 
 #include "cases/client/haggle.h"
+#include "cases/client/judge.h"
 #include "fakeserver/core.h"
 #include "fakeserver/disk.h"
 
@@ -62,9 +63,14 @@ say_extents(struct conn *c, uint16_t flags, uint32_t context_id, const struct ex
 	struct buf b = { 0 };
 
 	put_be32(&b, context_id);
+	if (c->extended)
+		put_be32(&b, (uint32_t)n);
 	for (size_t i = 0; i < n; i++)
-		wire_put_extent(&b, extents[i]);
-	say_chunk(c, flags, NBD_REPLY_TYPE_BLOCK_STATUS, b.at, b.len);
+		if (c->extended)
+			wire_put_extent_ext(&b, extents[i]);
+		else
+			wire_put_extent(&b, extents[i]);
+	say_chunk(c, flags, c->extended ? NBD_REPLY_TYPE_BLOCK_STATUS_EXT : NBD_REPLY_TYPE_BLOCK_STATUS, b.at, b.len);
 	buf_free(&b);
 	return true;
 }
@@ -177,8 +183,8 @@ permutation(unsigned *order, unsigned count, unsigned n)
 
 /* ---- sessions ---- */
 
-void
-enter_for_chunks(struct drive *d, const char *context)
+static void
+prepare_for_chunks(struct drive *d, const char *context)
 {
 	if (driver_has(d->driver, "set", "context")) {
 		ask(d, 1, "set context=");
@@ -187,9 +193,58 @@ enter_for_chunks(struct drive *d, const char *context)
 	}
 	d->chunked = true;
 	drive_ask_sizes(d, 1);
+}
+
+void
+enter_for_chunks(struct drive *d, const char *context)
+{
+	prepare_for_chunks(d, context);
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
-	if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0)
+	if (drive_options(d, NBD_OPT_STRUCTURED_REPLY) == 0 && drive_options(d, NBD_OPT_EXTENDED_HEADERS) == 0)
 		skip(d->t, "structured replies", "the client does not ask for structured replies");
+}
+
+void
+want_extended(struct drive *d)
+{
+	if (driver_has(d->driver, "set", "extended"))
+		ask(d, 1, "set extended=on");
+}
+
+void
+skip_unless_extended(struct drive *d)
+{
+	if (drive_options(d, NBD_OPT_EXTENDED_HEADERS) == 0)
+		skip(d->t, "extended headers", "the client does not ask for extended headers");
+}
+
+void
+need_extended_client(struct drive *d)
+{
+	drive_serve(d, "", NULL);
+	d->config.knob[KNOB_extended_headers] = true;
+	want_extended(d);
+	ask(d, 1, "connect %s", d->uri);
+	skip_unless_extended(d);
+	ask(d, 1, "disconnect");
+	let_leave(d);
+	drive_finish_as(d, &(struct referee_setup){ .server_lies = true, .left_unjudged = true });
+}
+
+void
+enter_with_extended(struct drive *d, const char *context)
+{
+	struct driver_answer a;
+
+	want_extended(d);
+	prepare_for_chunks(d, context);
+	a = ask(d, 1, "connect %s", d->uri);
+	/* A server may demand them (ext:1427). */
+	skip_unless_extended(d);
+	if (a.result == DRIVER_ERROR)
+		drive_skip_refused_sizes(d);
+	if (a.result != DRIVER_OK)
+		broken_values(d->t, R(baseline_client_info_go), "the client connects", a.text);
 }
 
 void

@@ -15,6 +15,7 @@ bool say_hole(struct conn *c, uint16_t flags, uint32_t at, uint32_t size);
 bool say_none(struct conn *c);
 /* An error chunk of this type, with a text and, where the type is NBD_REPLY_TYPE_ERROR_OFFSET, an offset. */
 bool say_failure(struct conn *c, uint16_t flags, uint16_t type, uint32_t error, const char *text, uint32_t at);
+/* As wide as the session has agreed. */
 bool say_extents(struct conn *c, uint16_t flags, uint32_t context_id, const struct extent *extents, size_t n);
 /* A reply to the request as it should be: a READ gets its data, all others success. BLOCK_STATUS: for each context, `status`. */
 bool say_success(struct conn *c, uint32_t status);
@@ -45,6 +46,12 @@ void answer_late(struct drive *d, struct conn *c, const struct request *r);
 
 /* Connects handle 1, with this context, escaped, or none; skips where the client does not agree to structured replies. */
 void enter_for_chunks(struct drive *d, const char *context);
+/* Once for each case: skips it as a whole where the client does not ask for extended headers. */
+void need_extended_client(struct drive *d);
+/* As enter_for_chunks, with extended headers; skips where the client does not ask for them. */
+void enter_with_extended(struct drive *d, const char *context);
+void want_extended(struct drive *d);		/* before connect: the user does, where the driver has a setting for it */
+void skip_unless_extended(struct drive *d);	/* behind it */
 /* The nth permutation of 0 … count - 1. */
 void permutation(unsigned *order, unsigned count, unsigned n);
 /* A read of what nobody has disturbed must succeed with the disk's data: the client is in step; and it must leave by DISC. */

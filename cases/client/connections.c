@@ -512,6 +512,8 @@ CASE_DRIVER(connections, default_port, "Where nobody says which port, the client
 	unsigned other;
 
 	drive_serve(d, "", NULL);
+	/* The port is another matter than TLS. */
+	d->config.tls = (struct fake_tls){ 0 };
 	other = listen_at(d, 0, address);
 	if (other == 0 || listen_at(d, NBD_PORT, address) == 0)
 		skip(t, "port 10809", "%s port %d is taken, or there is no TCP", address, NBD_PORT);

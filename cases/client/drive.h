@@ -26,6 +26,7 @@
 enum { DRIVE_EXPORTS = 8, DRIVE_PATTERN = 1, DRIVE_FILLED = 1 << 20 };
 
 struct client;
+struct nbd_uri;
 
 struct drive {
 	struct test *t;
@@ -79,6 +80,7 @@ void drive_stop_server(struct drive *d);
  */
 void drive_desert(struct drive *d);
 char *drive_uri(struct drive *d, const char *export);		/* malloc'd, escaped */
+char *drive_write_uri(struct drive *d, struct nbd_uri *u);	/* the same of another address; .tls and what goes with it are set */
 
 /* A request and its answer. A copy of the text is kept as long as the case runs. */
 struct driver_answer ask(struct drive *d, unsigned handle, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

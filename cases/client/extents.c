@@ -56,6 +56,22 @@ static const struct answer answers[] = {
 };
 enum { N_ANSWERS = sizeof(answers) / sizeof(answers[0]) };
 
+/* Of extended headers: what does not fit into 32 bits, or would be 0 there. */
+#define GIB UINT64_C(0x40000000)
+static const struct answer wide_answers[] = {
+	{ "one of 4 GiB", R(client_takes_any_extent_length), { { 4 * GIB, 0 } }, { { 0 } } },
+	{ "the last one of more than 4 GiB",
+	  R(client_takes_any_extent_length),
+	  { { 4096, NOTHING }, { 4 * GIB + 512, 0 } },
+	  { { 0 } } },
+	{ "one to the end", R(client_takes_any_extent_length), { { 8 * GIB - AT, NOTHING } }, { { 0 } } },
+	{ "longer extents of one context than 4 GiB",
+	  R(client_takes_unequal_contexts),
+	  { { 512, 0 }, { 5 * GIB, NOTHING } },
+	  { { LENGTH, 1 } } },
+};
+enum { N_WIDE_ANSWERS = sizeof(wide_answers) / sizeof(wide_answers[0]) };
+
 static size_t
 count(const struct extent *extents)
 {
@@ -127,15 +143,41 @@ judge_told(struct drive *d, const struct answer *a, const char *key, const struc
 }
 
 static void
-select_contexts(struct drive *d, bool dirty)
+select_contexts(struct drive *d, bool dirty, bool extended)
 {
+	if (extended)
+		want_extended(d);
 	ask(d, 1, "set context=");
 	ask(d, 1, "set context=base%%3aallocation");
 	if (dirty && ask(d, 1, "set context=x-nbdspec%%3adirty").result == DRIVER_UNSUPPORTED)
 		skip(d->t, "contexts", "the client asks for no other context than base:allocation");
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
+	if (extended)
+		skip_unless_extended(d);
 	if (drive_options(d, NBD_OPT_SET_META_CONTEXT) == 0)
 		skip(d->t, "contexts", "the client asks for no context");
+}
+
+static void
+play(struct drive *d, const struct answer *a, bool extended)
+{
+	bool dirty = a->dirty[0].length != 0;
+	const char *text;
+
+	drive_serve(d, extended ? "size=8G" : "size=1M", NULL);
+	d->config.knob[KNOB_extended_headers] = extended;
+	d->owed = a->r;
+	drive_follow(d, &(struct script){ .take = answer_status, .arg = (void *)a });
+	select_contexts(d, dirty, extended);
+	text = must(d, a->r, 1, "block_status %d %d", AT, LENGTH);
+	judge_told(d, a, "base%3aallocation", a->allocation, text);
+	if (dirty)
+		judge_told(d, a, "x-nbdspec%3adirty", a->dirty, text);
+	/* Whatever the status says, what is read is what the server has. */
+	must_read_disk(
+		d, a->r == R(client_takes_hole_without_zero) ? R(client_hole_not_zero) : R(client_reads_chunk_length),
+		1, &d->exports[0], AT, LENGTH);
+	must_go_on(d, R(client_reads_chunk_length));
 }
 
 CASE_DRIVER(extents, told,
@@ -150,23 +192,26 @@ CASE_DRIVER(extents, told,
 	drive_needs(d, "set", "context");
 	for (volatile unsigned i = 0; i < N_ANSWERS; i++)
 		POINT(t, "%s", answers[i].name) {
-			const struct answer *a = &answers[i];
-			bool dirty = a->dirty[0].length != 0;
-			const char *text;
-
-			drive_serve(d, "size=1M", NULL);
-			d->owed = a->r;
-			drive_follow(d, &(struct script){ .take = answer_status, .arg = (void *)a });
-			select_contexts(d, dirty);
-			text = must(d, a->r, 1, "block_status %d %d", AT, LENGTH);
-			judge_told(d, a, "base%3aallocation", a->allocation, text);
-			if (dirty)
-				judge_told(d, a, "x-nbdspec%3adirty", a->dirty, text);
-			/* Whatever the status says, what is read is what the server has. */
-			must_read_disk(d,
-			               a->r == R(client_takes_hole_without_zero) ? R(client_hole_not_zero)
-			                                                         : R(client_reads_chunk_length),
-			               1, &d->exports[0], AT, LENGTH);
-			must_go_on(d, R(client_reads_chunk_length));
+			play(d, &answers[i], false);
 		}
+}
+
+CASE_DRIVER(
+	extended_client, extents,
+	"With extended headers extents of any length, number and status are told to the user as they are, or cut off",
+	R(client_takes_any_extent_length), R(extents_same_status_handled), R(client_ignores_status_flags),
+	R(client_takes_hole_without_zero), R(client_hole_not_zero), R(client_takes_unequal_contexts),
+	R(client_reads_chunk_length))
+{
+	struct drive *d = drive_new(t);
+
+	need_extended_client(d);
+	drive_needs(d, "block_status", NULL);
+	drive_needs(d, "set", "context");
+	for (volatile unsigned i = 0; i < N_ANSWERS + N_WIDE_ANSWERS; i++) {
+		const struct answer *a = i < N_ANSWERS ? &answers[i] : &wide_answers[i - N_ANSWERS];
+
+		POINT(t, "%s", a->name)
+			play(d, a, true);
+	}
 }

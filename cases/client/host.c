@@ -4,6 +4,7 @@
 #include "fakeserver/disk.h"
 #include "fakeserver/listen.h"
 #include "harness/nbd.h"
+#include "harness/uri.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -84,6 +85,9 @@ host_new(struct test *t, const char *settings)
 	fill_disk(h->export.disk, h->export.size);
 	h->config = (struct fake_config){ .exports = &h->export, .n_exports = 1, .seed = 1 };
 	h->config.trace = client_trace(client);
+	if (client_is_over_tls(client))
+		h->config.tls = (struct fake_tls){ .credentials = client_server_credentials(client, TLS_NO_FLAW),
+			                           .forced = true };
 	return h;
 }
 
@@ -189,16 +193,42 @@ start_server(struct host *h)
 		fake_fail(h->fake, h->failing, h->failures, NBD_EIO, false);
 }
 
+static void
+listen_by_tcp(struct host *h)
+{
+	struct nbd_uri u = { .transport = URI_TCP, .export = h->export.name };
+	char error[LISTEN_MAX_ERROR], port[16];
+	struct tcp_listeners l;
+
+	if (listen_on_tcp("0", &l, error) != LISTEN_OK)
+		skip(h->t, "tcp", "%s", error);
+	for (size_t i = 0; i < l.n; i++)
+		if (fake_add_listener(h->fake, l.fds[i]) != 0)
+			harness_error(h->t, "the fake server: %s", strerror(errno));
+	snprintf(port, sizeof(port), "%u", l.port);
+	u.host = (char *)h->tcp;
+	u.port = port;
+	u.tls = h->config.tls.credentials != NULL;
+	if (u.tls)
+		client_put_credentials(h->client, &u);
+	client_go_to(h->client, &u);
+}
+
 void
 host_run(struct host *h)
 {
 	const char *in = client_in(h->client);
 	pid_t server = 0;
 
+	if (client_is_over_tls(h->client) && h->config.tls.credentials != NULL &&
+	    (h->config.oldstyle || h->config.knob[KNOB_no_fixed_newstyle]))
+		skip(h->t, "TLS", "there is none without fixed newstyle");
 	h->seen_from = trace_end(h->config.trace);
 	if (in != NULL)
 		fill_file(h->t, in, h->export.size);
 	start_server(h);
+	if (h->tcp != NULL)
+		listen_by_tcp(h);
 	if (h->lying)
 		server = serve_apart(h);
 	client_start(h->client);
@@ -216,6 +246,12 @@ host_run(struct host *h)
 	fake_free(h->fake);
 	h->fake = NULL;
 	unlink(client_socket(h->client));
+}
+
+struct wire
+host_records(struct host *h)
+{
+	return trace_records(h->t, h->config.trace, h->seen_from);
 }
 
 /* ---- the judgement ---- */

@@ -26,6 +26,7 @@ struct host {
 	 */
 	bool lying;
 	bool unlawful;			/* likewise, of a server in this process, by its script: set while it runs */
+	const char *tcp;		/* {uri} leads to this name of our machine by TCP; or NULL; set while it runs */
 	uint16_t failing;		/* so many of this command fail with NBD_EIO */
 	unsigned failures;
 	/* Afterwards: */
@@ -54,6 +55,8 @@ void judge_copy(struct host *h, enum requirement_id r);
  * that lies it is not asked.
  */
 void judge_rules(struct host *h);
+/* All records of the last run, for trace_next. Valid until the trace grows. */
+struct wire host_records(struct host *h);
 bool copies(const struct host *h);		/* the command names {in} or {out} */
 
 #endif

@@ -50,6 +50,40 @@ map_trace(struct test *t, const struct trace *trace, off_t end)
 	return map;
 }
 
+struct wire
+trace_records(struct test *t, const struct trace *trace, off_t from)
+{
+	static void *map;
+	static size_t mapped;
+
+	if (map != NULL)
+		munmap(map, mapped);
+	mapped = (size_t)trace_end(trace);
+	map = map_trace(t, trace, (off_t)mapped);
+	return wire((uint8_t *)map + from, mapped - (size_t)from);
+}
+
+unsigned
+options_in(struct wire records, uint32_t option)
+{
+	struct trace_record r;
+	struct option o;
+	unsigned n = 0;
+
+	while (trace_next(&records, &r))
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_OPTION) {
+			wire_get_option(wire_over(r.data), &o);
+			n += o.option == option;
+		}
+	return n;
+}
+
+unsigned
+options_sent(struct test *t, const struct trace *trace, off_t from, uint32_t option)
+{
+	return options_in(trace_records(t, trace, from), option);
+}
+
 bool
 goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t until, uint64_t ms)
 {
@@ -61,10 +95,7 @@ goes_forward(struct test *t, const struct trace *trace, off_t from, uint64_t unt
 	struct wire w = wire((uint8_t *)map + from, (size_t)(end - from));
 
 	while (trace_next(&w, &record)) {
-		if (record.kind != TRACE_MESSAGE || record.message != MSG_REQUEST)
-			continue;
-		wire_get_request(wire(record.data.at, record.data.len), &request);
-		if (request.offset > reached) {
+		if (request_in(&record, &request) && request.offset > reached) {
 			reached = request.offset;
 			grew = record.ns;
 		}

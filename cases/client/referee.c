@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { REST_KEPT = REQUEST_SIZE }; /* bytes; enough to say what they were to become */
+enum { REST_KEPT = EXTENDED_REQUEST_SIZE }; /* bytes; enough to say what they were to become */
 
 /* ---- the rules ---- */
 
@@ -101,19 +101,20 @@ leaving_is_judged(const struct session *s)
 static void
 judge_rest_of_transmission(struct session *s)
 {
+	size_t header = request_header(s);
 	struct request m;
 
-	if (s->rest_length < REQUEST_SIZE) {
-		accuse(s, RULES(R(request_layout)), "a request ends after %u of %d bytes", s->rest_length,
-		       REQUEST_SIZE);
+	if (s->rest_length < header) {
+		accuse(s, RULES(R(request_layout)), "a request ends after %u of %zu bytes", s->rest_length, header);
 		return;
 	}
-	wire_get_request(wire(s->rest.at, s->rest.len), &m);
+	get_request(s, wire(s->rest.at, s->rest.len), &m);
 	/* Who leaves with requests under way leaves amid the data of one or between two: that is chance. */
-	if (m.magic == NBD_REQUEST_MAGIC && m.type == NBD_CMD_WRITE && !leaving_is_judged(s))
+	if (m.magic == (s->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC) && m.type == NBD_CMD_WRITE &&
+	    !leaving_is_judged(s))
 		accuse(s, RULES(R(write_payload_follows), R(request_payload_client)),
-		       "NBD_CMD_WRITE of %" PRIu64 " bytes at %" PRIu64 ": %u bytes of data followed, then the end",
-		       m.length, m.offset, s->rest_length - REQUEST_SIZE);
+		       "NBD_CMD_WRITE of %" PRIu64 " bytes at %" PRIu64 ": %zu bytes of data followed, then the end",
+		       m.length, m.offset, s->rest_length - header);
 }
 
 /* The connection has ended in the midst of a message. */
@@ -136,12 +137,15 @@ rest_is_whole(const struct session *s)
 	struct wire w = wire(s->rest.at, s->rest.len);
 	struct request request;
 	struct option option;
+	bool has_payload;
 
 	wire_get_option(w, &option);
 	if (option.magic == NBD_OPTION_MAGIC)
 		return s->rest_length >= OPTION_HEADER_SIZE + (uint64_t)option.length;
-	wire_get_request(w, &request);
-	return s->rest_length >= REQUEST_SIZE + (request.type == NBD_CMD_WRITE ? (uint64_t)request.length : 0);
+	get_request(s, w, &request);
+	has_payload = s->extended ? request_has_payload(&request) : request.type == NBD_CMD_WRITE;
+	return s->rest_length >= request_header(s) &&
+	       (!has_payload || s->rest_length - request_header(s) >= request.length);
 }
 
 /* The first bytes in answer to an oldstyle greeting are no request. */
@@ -233,11 +237,26 @@ see_client(struct session *s, const struct trace_record *r)
 			judge_option(s, r);
 		break;
 	case MSG_REQUEST:
+	case MSG_EXTENDED_REQUEST:
 		judge_request(s, r);
 		break;
 	default:
 		break;
 	}
+}
+
+bool
+request_in(const struct trace_record *r, struct request *m)
+{
+	bool extended = r->message == MSG_EXTENDED_REQUEST;
+
+	if (r->kind != TRACE_MESSAGE || (r->message != MSG_REQUEST && !extended))
+		return false;
+	if (extended)
+		wire_get_extended_request(wire_over(r->data), m);
+	else
+		wire_get_request(wire_over(r->data), m);
+	return true;
 }
 
 static void

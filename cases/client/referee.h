@@ -14,6 +14,7 @@
 
 #include "harness/requirement.h"
 #include "harness/trace.h"
+#include "harness/wire.h"
 
 struct referee_setup {
 	bool server_lies;		/* nobody is accused of how he left, or of bytes that the server took for a message */
@@ -43,5 +44,8 @@ typedef void referee_broken(void *arg, uint16_t connection, enum requirement_id 
 struct referee *referee_new(const struct referee_setup *setup, referee_broken *broken, void *arg);
 void referee_see(struct referee *ref, const struct trace_record *r);
 void referee_end(struct referee *ref);			/* judges what is known only at the end, and frees it */
+
+/* A request of either header; of one that is cut off what is there of it. False: it is something else. */
+bool request_in(const struct trace_record *r, struct request *m);
 
 #endif

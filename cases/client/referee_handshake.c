@@ -93,16 +93,19 @@ judge_no_data(struct session *s, const struct option *o, enum requirement_id r)
 static void
 judge_export_name(struct session *s, const struct option *o)
 {
+	enum requirement_id prefers = s->extended_asked ? R(ext_client_prefers_go) : REQUIREMENT_NONE;
+
 	take_name(s, o->data);
 	s->export_name_sent = true;
 	if (!s->server_fixed || !s->client_fixed || s->blurred)
 		return;
-	if (!s->go_sent && !s->info_refused) {
-		accuse(s, RULES(R(go_preferred)), "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
-		if (s->starttls_sent)
-			accuse(s, RULES(R(tls_client_uses_go)),
-			       "NBD_OPT_EXPORT_NAME after NBD_OPT_STARTTLS, and NBD_OPT_GO was not tried");
-	}
+	if (s->extended)
+		accuse(s, RULES(R(ext_no_export_name)), "NBD_OPT_EXPORT_NAME, and extended headers were agreed");
+	if (!s->go_sent && !s->info_refused)
+		accuse(s,
+		       RULES(R(go_preferred), s->starttls_sent ? R(tls_client_uses_go) : prefers,
+		             s->starttls_sent ? prefers : REQUIREMENT_NONE),
+		       "NBD_OPT_EXPORT_NAME, and NBD_OPT_GO was not tried");
 	if (s->honours_block_size && !s->go_refused && !s->info_refused)
 		accuse(s, RULES(R(client_block_size_uses_go)),
 		       "NBD_OPT_EXPORT_NAME after an NBD_OPT_GO that asked for NBD_INFO_BLOCK_SIZE, which the server "
@@ -184,22 +187,35 @@ judge_structured(struct session *s, const struct option *o)
 }
 
 static void
+judge_extended(struct session *s, const struct option *o)
+{
+	judge_no_data(s, o, R(ext_option_no_data));
+	s->extended_asked = true;
+	if (s->extended)
+		accuse(s, RULES(R(client_state_option_once)),
+		       "NBD_OPT_EXTENDED_HEADERS, which was acknowledged before in this session");
+}
+
+static void
 judge_starttls(struct session *s, const struct option *o)
 {
 	judge_no_data(s, o, R(starttls_no_data));
 	s->starttls_sent = true;
 	if (s->blurred)
 		return;
-	if (!s->server_fixed || !s->client_fixed)
+	/* As the first option, or where it was not offered, judge_fixed() tells of it. */
+	if (s->server_fixed && !s->client_fixed && s->option != 0)
 		accuse(s, RULES(R(client_starttls_needs_fixed_newstyle)),
-		       "NBD_OPT_STARTTLS, and fixed newstyle was not agreed: the server did%s offer it, the client "
-		       "did%s answer",
-		       s->server_fixed ? "" : " not", s->client_fixed ? "" : " not");
+		       "NBD_OPT_STARTTLS, and fixed newstyle was not agreed: the client flags did not answer it");
 	if (s->tls)
 		accuse(s, RULES(R(client_starttls_once)), "NBD_OPT_STARTTLS, and TLS is up already");
-	if (s->structured || s->n_selected > 0)
+	/* Who is told so by NBD_REP_ERR_TLS_REQD has no other way (proto.md:676-692). */
+	if (!s->tls_demanded && (s->structured || s->n_selected > 0))
 		accuse(s, RULES(R(starttls_before_stateful)), "NBD_OPT_STARTTLS after %s, which it makes void",
 		       s->n_selected > 0 ? "NBD_OPT_SET_META_CONTEXT" : "NBD_OPT_STRUCTURED_REPLY");
+	if (s->extended)
+		accuse(s, RULES(R(ext_client_defers_until_tls)),
+		       "NBD_OPT_STARTTLS after NBD_OPT_EXTENDED_HEADERS, which it makes void");
 }
 
 /* "namespace:…"; the namespace is not empty (proto.md:948). */
@@ -228,6 +244,23 @@ judge_queries(struct session *s, const struct opt_meta_context *m, enum requirem
 	}
 }
 
+/* What is said of extended headers binds who knows them. */
+static void
+judge_chunks_agreed(struct session *s, const char *option, bool sets)
+{
+	bool knows = s->extended_asked;
+
+	if (in_chunks(s) || s->blurred)
+		return;
+	accuse(s,
+	       sets ? RULES(R(set_meta_after_structured), R(client_metadata_needs_structured),
+	                    knows ? R(ext_contexts_after_negotiation) : REQUIREMENT_NONE,
+	                    R(ext_contexts_need_negotiation))
+	            : RULES(R(list_meta_after_structured),
+	                    knows ? R(ext_list_contexts_after_negotiation) : REQUIREMENT_NONE),
+	       "%s, and structured replies were not agreed%s", option, knows ? ", nor extended headers" : "");
+}
+
 static void
 judge_meta_context(struct session *s, const struct option *o)
 {
@@ -235,11 +268,7 @@ judge_meta_context(struct session *s, const struct option *o)
 	const char *option = sets ? "NBD_OPT_SET_META_CONTEXT" : "NBD_OPT_LIST_META_CONTEXT";
 	struct opt_meta_context m;
 
-	if (!s->structured && !s->blurred && sets)
-		accuse(s, RULES(R(set_meta_after_structured), R(client_metadata_needs_structured)),
-		       "%s, and structured replies were not agreed", option);
-	else if (!s->structured && !s->blurred)
-		accuse(s, RULES(R(list_meta_after_structured)), "%s, and structured replies were not agreed", option);
+	judge_chunks_agreed(s, option, sets);
 	if (wire_get_opt_meta_context(wire_over(o->data), &m) != WIRE_EXACT) {
 		accuse(s, RULES(sets ? R(set_meta_request_layout) : R(list_meta_request_layout)),
 		       "%s: %u bytes of data, which a name of %u bytes and %u queries are not", option, o->length,
@@ -291,6 +320,9 @@ judge_one(struct session *s, const struct option *o)
 	case NBD_OPT_STRUCTURED_REPLY:
 		judge_structured(s, o);
 		break;
+	case NBD_OPT_EXTENDED_HEADERS:
+		judge_extended(s, o);
+		break;
 	case NBD_OPT_LIST_META_CONTEXT:
 	case NBD_OPT_SET_META_CONTEXT:
 		judge_meta_context(s, o);
@@ -317,15 +349,17 @@ judge_haste(struct session *s, uint32_t option)
 static void
 judge_fixed(struct session *s, uint32_t option)
 {
+	enum requirement_id too =
+		option == NBD_OPT_STARTTLS ? R(client_starttls_needs_fixed_newstyle) : REQUIREMENT_NONE;
 	char text[NAME_MAX_TEXT];
 
 	if (s->blurred || option == NBD_OPT_EXPORT_NAME)
 		return;
 	if (!s->server_fixed)
-		accuse(s, RULES(R(nonfixed_only_export_name)), "%s to a server that did not offer fixed newstyle",
+		accuse(s, RULES(R(nonfixed_only_export_name), too), "%s to a server that did not offer fixed newstyle",
 		       option_name(option, text));
 	else if (!s->client_fixed && s->option == 0)
-		accuse(s, RULES(R(client_fixed_newstyle_flag)),
+		accuse(s, RULES(R(client_fixed_newstyle_flag), too),
 		       "%s, and the client flags did not answer NBD_FLAG_FIXED_NEWSTYLE", option_name(option, text));
 }
 
@@ -341,6 +375,7 @@ judge_option(struct session *s, const struct trace_record *r)
 		       option_name(o.option, text));
 		return;
 	}
+	s->awaits_tls = false;
 	judge_haste(s, o.option);
 	if (s->shutdown && o.option != NBD_OPT_ABORT)
 		accuse(s, RULES(R(client_aborts_on_shutdown)), "%s after NBD_REP_ERR_SHUTDOWN",
@@ -367,11 +402,11 @@ judge_bad_option_magic(struct session *s, uint64_t magic)
 		accuse(s, RULES(R(client_starttls_refused)), "a TLS handshake, and NBD_OPT_STARTTLS had failed");
 	else if (magic == __builtin_bswap64(NBD_OPTION_MAGIC))
 		accuse(s, RULES(R(numbers_big_endian)), "an option's magic is little-endian");
-	else if (s->option != 0 && !s->tls)
+	else if (s->option != 0 && !s->awaits_tls)
 		accuse(s, RULES(R(option_layout_client)),
 		       "0x%016llx where the next option begins: the data before it have not the length they say",
 		       (unsigned long long)magic);
-	else if (!s->tls)
+	else if (!s->awaits_tls)
 		accuse(s, RULES(R(option_magic_client)), "an option begins with 0x%016llx", (unsigned long long)magic);
 	s->stage = STAGE_LOST;
 }
@@ -390,7 +425,7 @@ judge_handshake_left(struct session *s)
 	const char *how = how_left(s);
 
 	/* Without fixed newstyle there is no NBD_OPT_ABORT; while the server owes a reply, it may not be sent. */
-	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->tls)
+	if (!s->server_fixed || !s->client_fixed || s->awaits_reply || s->awaits_tls)
 		return;
 	judge_fallback(s, how);
 	if (s->shutdown)

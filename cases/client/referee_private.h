@@ -18,9 +18,10 @@ enum stage {
 struct pending {
 	uint64_t cookie, offset;
 	uint16_t type, flags;
-	uint32_t length;
+	uint64_t length;	/* of the effect */
 	uint64_t content;	/* bytes that content chunks have described */
 	unsigned contents, statuses;
+	unsigned owed_statuses;	/* of a BLOCK_STATUS */
 	bool failed;
 };
 
@@ -61,7 +62,9 @@ struct session {
 
 	/* the handshake */
 	bool structured, structured_before_tls, tls;
-	bool starttls_sent, starttls_refused, shutdown;
+	bool awaits_tls;	/* NBD_OPT_STARTTLS was acknowledged, and nothing has come since: its handshake may fail */
+	bool starttls_sent, starttls_refused, tls_demanded, shutdown;
+	bool extended_asked, extended, extended_before_tls;	/* headers */
 	bool info_without_block_size, honours_block_size;
 	bool go_sent, listed, export_name_sent;
 	bool go_unsupported;		/* NBD_REP_ERR_UNSUP */
@@ -77,7 +80,7 @@ struct session {
 	bool eshutdown, unexpected_error;
 	bool had_request;
 	uint16_t last_type;	/* of the last request, and its length */
-	uint32_t last_length;
+	uint64_t last_length;
 	uint64_t last_command;	/* when it came: the referee's count of commands; 0: none yet */
 };
 
@@ -92,6 +95,29 @@ struct referee {
 #define RULES(...) ((const enum requirement_id[]){ __VA_ARGS__, REQUIREMENT_NONE })
 void accuse(struct session *s, const enum requirement_id *rules, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* Replies come in chunks, structured or extended. */
+static inline bool
+in_chunks(const struct session *s)
+{
+	return s->structured || s->extended;
+}
+
+/* Of a request, as the session has agreed it. */
+static inline size_t
+request_header(const struct session *s)
+{
+	return s->extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+}
+
+static inline void
+get_request(const struct session *s, struct wire w, struct request *m)
+{
+	if (s->extended)
+		wire_get_extended_request(w, m);
+	else
+		wire_get_request(w, m);
+}
 
 /* referee_handshake.c */
 void judge_client_flags(struct session *s, uint32_t flags);

@@ -43,7 +43,8 @@ is_sound_block_size(const struct info_block_size *b)
 static bool
 is_sound_flags(const struct session *s, uint16_t flags)
 {
-	return (flags & NBD_FLAG_HAS_FLAGS) != 0 && (s->structured || (flags & NBD_FLAG_SEND_DF) == 0) &&
+	return (flags & NBD_FLAG_HAS_FLAGS) != 0 && (in_chunks(s) || (flags & NBD_FLAG_SEND_DF) == 0) &&
+	       (s->extended || (flags & NBD_FLAG_BLOCK_STATUS_PAYLOAD) == 0) &&
 	       ((flags & NBD_FLAG_SEND_FAST_ZERO) == 0 || (flags & NBD_FLAG_SEND_WRITE_ZEROES) != 0);
 }
 
@@ -85,7 +86,7 @@ enter_transmission(struct session *s, uint64_t size, uint16_t flags)
 	s->terms.size = size;
 	s->terms.flags = flags;
 	s->terms.has_contexts =
-		s->structured && s->set_contexts && s->n_selected > 0 && same_export(&s->context_name, &s->name);
+		in_chunks(s) && s->set_contexts && s->n_selected > 0 && same_export(&s->context_name, &s->name);
 	blame(s, !is_sound_flags(s, flags));
 }
 
@@ -177,15 +178,19 @@ hear_ack(struct session *s)
 	case NBD_OPT_STRUCTURED_REPLY:
 		s->structured = true;
 		break;
+	case NBD_OPT_EXTENDED_HEADERS:
+		s->extended = true;
+		break;
 	case NBD_OPT_SET_META_CONTEXT:
 		s->n_selected = s->n_contexts;
 		break;
 	case NBD_OPT_STARTTLS:
 		/* All that was agreed before is void (proto.md:1236). */
-		s->tls = true;
+		s->tls = s->awaits_tls = true;
 		s->structured_before_tls |= s->structured;
 		s->contexts_before_tls |= s->n_selected > 0;
-		s->structured = s->set_contexts = false;
+		s->extended_before_tls |= s->extended;
+		s->structured = s->extended = s->set_contexts = false;
 		s->n_selected = 0;
 		break;
 	}
@@ -204,11 +209,14 @@ hear_option_error(struct session *s, const struct option_reply *m)
 {
 	s->shutdown |= m->type == NBD_REP_ERR_SHUTDOWN && s->stage == STAGE_HAGGLING;
 	if (s->option == NBD_OPT_GO) {
-		s->go_unsupported = m->type == NBD_REP_ERR_UNSUP;
+		/* With extended headers there is no way but NBD_OPT_GO (ext:1443). */
+		s->go_unsupported = m->type == NBD_REP_ERR_UNSUP && !s->extended;
+		blame(s, m->type == NBD_REP_ERR_UNSUP && s->extended);
 		s->go_refused |= refuses_option(m->type);
 	}
 	s->info_refused |= s->option == NBD_OPT_INFO && refuses_option(m->type);
 	s->starttls_refused |= s->option == NBD_OPT_STARTTLS;
+	s->tls_demanded |= m->type == NBD_REP_ERR_TLS_REQD;
 	blame(s, m->data.len > NBD_MAX_STRING || s->option == NBD_OPT_ABORT ||
 	                 (m->type == NBD_REP_ERR_BLOCK_SIZE_REQD && s->asked_block_size));
 }
@@ -299,7 +307,7 @@ hear_simple_reply(struct session *s, struct wire w, uint32_t length)
 	}
 	hear_error(s, m.error);
 	blur(s, payload != (p->type == NBD_CMD_READ && m.error == NBD_SUCCESS ? p->length : 0));
-	blame(s, s->structured && p->type == NBD_CMD_READ);
+	blame(s, s->extended || (s->structured && p->type == NBD_CMD_READ));
 	blame(s, p->type == NBD_CMD_BLOCK_STATUS && m.error == NBD_SUCCESS);
 	/* What is so long may be called a denial of service (proto.md:846). */
 	blame(s, payload > NBD_DEFAULT_MAX_PAYLOAD);
@@ -338,14 +346,20 @@ hear_content(struct session *s, struct pending *p, const struct chunk *m)
 static void
 hear_status(struct session *s, struct pending *p, const struct chunk *m)
 {
+	bool wide = m->type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
 	struct chunk_block_status status;
+	struct chunk_block_status_ext ext;
 	uint64_t before_last = 0;
+	enum wire_end end;
 	size_t n;
 
-	blur(s, wire_get_chunk_block_status(wire_over(m->data), &status) != WIRE_EXACT && m->data.len == m->length);
-	n = status.extents.len / EXTENT_SIZE;
+	end = wide ? wire_get_chunk_block_status_ext(wire_over(m->data), &ext)
+	           : wire_get_chunk_block_status(wire_over(m->data), &status);
+	n = wide ? ext.extents.len / EXTENT_EXT_SIZE : status.extents.len / EXTENT_SIZE;
+	blur(s, (end != WIRE_EXACT || (wide && ext.count != n)) && m->data.len == m->length);
+	blame(s, wide != s->extended);
 	for (size_t i = 0; i < n; i++) {
-		struct extent e = chunk_extent(&status, i);
+		struct extent e = wide ? chunk_extent_ext(&ext, i) : chunk_extent(&status, i);
 
 		blame(s, e.length == 0);
 		before_last += i + 1 < n ? e.length : 0;
@@ -353,7 +367,7 @@ hear_status(struct session *s, struct pending *p, const struct chunk *m)
 	}
 	p->statuses++;
 	blame(s, p->type != NBD_CMD_BLOCK_STATUS || (n > 1 && before_last >= p->length) ||
-	                 p->statuses > s->n_selected || (n > 1 && (p->flags & NBD_CMD_FLAG_REQ_ONE) != 0));
+	                 p->statuses > p->owed_statuses || (n > 1 && (p->flags & NBD_CMD_FLAG_REQ_ONE) != 0));
 }
 
 static void
@@ -374,39 +388,43 @@ hear_error_chunk(struct session *s, struct pending *p, const struct chunk *m)
 }
 
 static bool
-is_complete(const struct session *s, const struct pending *p)
+is_complete(const struct pending *p)
 {
 	return p->failed || ((p->type != NBD_CMD_READ || p->content == p->length) &&
-	                     (p->type != NBD_CMD_BLOCK_STATUS || p->statuses == s->n_selected));
+	                     (p->type != NBD_CMD_BLOCK_STATUS || p->statuses == p->owed_statuses));
 }
 
 static void
 hear_chunk(struct session *s, const struct trace_record *r)
 {
+	bool extended = r->message == MSG_EXTENDED_CHUNK;
 	struct chunk m;
-	enum wire_end end = wire_get_chunk(wire_over(r->data), &m);
+	enum wire_end end =
+		extended ? wire_get_extended_chunk(wire_over(r->data), &m) : wire_get_chunk(wire_over(r->data), &m);
 	struct pending *p = pending_of(s, m.cookie);
 	bool final = (m.flags & NBD_REPLY_FLAG_DONE) != 0;
 
 	if (is_cut(r))
-		m.data = kept_payload(r, CHUNK_HEADER_SIZE);
-	blur(s, (end != WIRE_EXACT && !is_cut(r)) || m.magic != NBD_STRUCTURED_REPLY_MAGIC);
+		m.data = kept_payload(r, extended ? EXTENDED_CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE);
+	blur(s, (end != WIRE_EXACT && !is_cut(r)) || extended != s->extended ||
+	                m.magic != (extended ? NBD_EXTENDED_REPLY_MAGIC : NBD_STRUCTURED_REPLY_MAGIC));
 	if (p == NULL) {
 		blur(s, true);
 		return;
 	}
-	blame(s, !s->structured || (m.flags & ~NBD_REPLY_FLAG_DONE) != 0 || m.length > NBD_DEFAULT_MAX_PAYLOAD + 8);
+	blame(s, !in_chunks(s) || (extended && m.offset != p->offset) || (m.flags & ~NBD_REPLY_FLAG_DONE) != 0 ||
+	                 m.length > NBD_DEFAULT_MAX_PAYLOAD + 8);
 	if ((m.type & 0x8000) != 0)
 		hear_error_chunk(s, p, &m);
 	else if (m.type == NBD_REPLY_TYPE_OFFSET_DATA || m.type == NBD_REPLY_TYPE_OFFSET_HOLE)
 		hear_content(s, p, &m);
-	else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS)
+	else if (m.type == NBD_REPLY_TYPE_BLOCK_STATUS || m.type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT)
 		hear_status(s, p, &m);
 	else
 		blame(s, m.type != NBD_REPLY_TYPE_NONE || m.length != 0 || !final);
 	if (!final)
 		return;
-	blame(s, !is_complete(s, p));
+	blame(s, !is_complete(p));
 	remove_pending(s, p);
 }
 
@@ -432,6 +450,7 @@ hear_server(struct session *s, const struct trace_record *r)
 		hear_simple_reply(s, w, r->length);
 		break;
 	case MSG_CHUNK:
+	case MSG_EXTENDED_CHUNK:
 		hear_chunk(s, r);
 		break;
 	default:

@@ -8,8 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define NBD_EXTENDED_REQUEST_MAGIC UINT32_C(0x21e41c71) /* proto.md:483 */
-enum { TEXT_SIZE = 400, DEFAULT_MIN_BLOCK = 512 };      /* bytes; proto.md:793 */
+enum { TEXT_SIZE = 400, DEFAULT_MIN_BLOCK = 512 }; /* bytes; proto.md:793 */
 
 static const struct command {
 	bool known, ranged;
@@ -97,12 +96,18 @@ static void
 judge_flags(struct session *s, const struct request *m, const char *what)
 {
 	const struct command *c = command_of(m->type);
-	uint16_t strange = m->flags & (uint16_t) ~(c->flags | NBD_CMD_FLAG_FUA);
+	uint16_t payload = s->extended && (m->type == NBD_CMD_WRITE || m->type == NBD_CMD_BLOCK_STATUS)
+	                           ? NBD_CMD_FLAG_PAYLOAD_LEN
+	                           : 0;
+	uint16_t strange = m->flags & (uint16_t) ~(c->flags | NBD_CMD_FLAG_FUA | payload);
 	char text[NAME_MAX_TEXT];
 
 	if (strange != 0)
-		accuse(s, RULES(R(command_flags_documented_only)), "%s: the command has no flag %s", what,
-		       name_flags(NAME_COMMAND_FLAG, strange, text));
+		accuse(s,
+		       RULES(R(command_flags_documented_only), (strange & NBD_CMD_FLAG_PAYLOAD_LEN) != 0 && !s->extended
+		                                                       ? R(ext_compact_no_payload_flag)
+		                                                       : REQUIREMENT_NONE),
+		       "%s: the command has no flag %s", what, name_flags(NAME_COMMAND_FLAG, strange, text));
 	if ((m->flags & NBD_CMD_FLAG_FUA) != 0 && c->known) {
 		judge_unoffered(s, what, NBD_FLAG_SEND_FUA,
 		                RULES(R(client_uses_exposed_features), R(command_flags_documented_only)));
@@ -111,8 +116,10 @@ judge_flags(struct session *s, const struct request *m, const char *what)
 	}
 	if ((m->flags & c->flags & NBD_CMD_FLAG_DF) != 0 && c->known)
 		judge_unoffered(s, what, NBD_FLAG_SEND_DF,
-		                RULES(R(df_only_where_advertised), R(client_df_unadvertised),
-		                      R(command_flags_documented_only)));
+		                s->extended ? RULES(R(df_only_where_advertised), R(client_df_unadvertised),
+		                                    R(command_flags_documented_only), R(ext_df_needs_flag))
+		                            : RULES(R(df_only_where_advertised), R(client_df_unadvertised),
+		                                    R(command_flags_documented_only)));
 	if ((m->flags & c->flags & NBD_CMD_FLAG_FAST_ZERO) != 0 && c->known)
 		judge_unoffered(s, what, NBD_FLAG_SEND_FAST_ZERO,
 		                RULES(R(fast_zero_only_where_advertised), R(client_fast_zero_unadvertised),
@@ -139,18 +146,23 @@ judge_status(struct session *s, const char *what)
 	                  : !same_export(&s->context_name, &s->name) ? "the contexts are those of another export"
 	                                                             : "they were void after NBD_OPT_STARTTLS";
 
+	enum requirement_id too = REQUIREMENT_NONE;
+
 	if (!s->terms.known || s->terms.has_contexts)
 		return;
+	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls)) {
+		why = "what was agreed before NBD_OPT_STARTTLS is void";
+		too = R(starttls_client_renegotiates);
+	}
 	accuse(s,
-	       s->structured ? RULES(R(block_status_after_set_meta), R(client_status_needs_context),
-	                             R(client_selects_contexts), R(client_negotiates_extras))
-	                     : RULES(R(block_status_after_set_meta), R(client_status_needs_context),
-	                             R(client_selects_contexts), R(client_negotiates_extras),
-	                             R(client_metadata_needs_structured), R(payload_extensions_need_structured)),
-	       "%s: %s%s", what, why, s->structured ? "" : ", nor structured replies agreed");
-	if ((!s->structured && s->structured_before_tls) || (!s->set_contexts && s->contexts_before_tls))
-		accuse(s, RULES(R(starttls_client_renegotiates)), "%s: what was agreed before NBD_OPT_STARTTLS is void",
-		       what);
+	       in_chunks(s) ? RULES(R(block_status_after_set_meta), R(client_status_needs_context),
+	                            R(client_selects_contexts), R(client_negotiates_extras), too)
+	                    : RULES(R(block_status_after_set_meta), R(client_status_needs_context),
+	                            R(client_selects_contexts), R(client_negotiates_extras),
+	                            R(client_metadata_needs_structured), R(payload_extensions_need_structured),
+	                            s->extended_asked ? R(ext_contexts_need_negotiation) : too,
+	                            s->extended_asked ? too : REQUIREMENT_NONE),
+	       "%s: %s%s", what, why, in_chunks(s) ? "" : ", nor structured replies agreed");
 	recall_contexts(s, what);
 }
 
@@ -177,7 +189,7 @@ static void
 judge_sizes(struct session *s, const struct request *m, const char *what)
 {
 	const struct info_block_size *b = &s->terms.block;
-	bool has_payload = m->type == NBD_CMD_WRITE || (m->type == NBD_CMD_READ && !s->structured);
+	bool has_payload = m->type == NBD_CMD_WRITE || (m->type == NBD_CMD_READ && !in_chunks(s));
 
 	if (((m->offset | m->length) & (b->minimum - 1)) != 0)
 		accuse(s, RULES(R(client_minimum_aligned), R(client_abides_by_block_size)),
@@ -191,13 +203,23 @@ judge_sizes(struct session *s, const struct request *m, const char *what)
 		       "%s: the maximum payload size is %u", what, b->maximum);
 }
 
+static enum requirement_id
+empty_extended(const struct request *m)
+{
+	return m->type == NBD_CMD_READ           ? R(ext_read_nonzero)
+	       : m->type == NBD_CMD_BLOCK_STATUS ? R(ext_status_nonzero)
+	                                         : REQUIREMENT_NONE;
+}
+
 static void
 judge_range(struct session *s, const struct request *m, const char *what)
 {
 	const struct command *c = command_of(m->type);
 
 	if (m->length == 0 && c->empty != REQUIREMENT_NONE)
-		accuse(s, RULES(c->empty), "%s", what);
+		accuse(s, RULES(c->empty, s->extended ? empty_extended(m) : REQUIREMENT_NONE), "%s", what);
+	if (m->type == NBD_CMD_READ && m->length > UINT32_MAX)
+		accuse(s, RULES(R(ext_read_32bit)), "%s", what);
 	if (!s->terms.known)
 		return;
 	if (m->offset > s->terms.size || m->length > s->terms.size - m->offset)
@@ -224,7 +246,7 @@ judge_cookie(struct session *s, const struct request *m, const char *what)
 }
 
 static void
-add_pending(struct session *s, const struct request *m)
+add_pending(struct session *s, const struct request *m, unsigned owed_statuses)
 {
 	if (s->n_pending == s->cap_pending) {
 		s->cap_pending = s->cap_pending > 0 ? 2 * s->cap_pending : 16;
@@ -232,9 +254,12 @@ add_pending(struct session *s, const struct request *m)
 		if (s->pending == NULL)
 			abort();
 	}
-	s->pending[s->n_pending++] = (struct pending){
-		.cookie = m->cookie, .offset = m->offset, .type = m->type, .flags = m->flags, .length = m->length
-	};
+	s->pending[s->n_pending++] = (struct pending){ .cookie = m->cookie,
+		                                       .offset = m->offset,
+		                                       .type = m->type,
+		                                       .flags = m->flags,
+		                                       .length = m->length,
+		                                       .owed_statuses = owed_statuses };
 }
 
 /* Proof that both are in use: the other was used after this one had been, or waits for an answer. */
@@ -272,8 +297,14 @@ judge_bad_magic(struct session *s, uint32_t magic)
 	if (s->ref->setup.server_lies)
 		;
 	else if (magic == NBD_EXTENDED_REQUEST_MAGIC)
-		accuse(s, RULES(R(extended_request_magic_negotiated)),
-		       "an extended request, and extended headers were not agreed");
+		accuse(s,
+		       s->extended_before_tls
+		               ? RULES(R(extended_request_magic_negotiated), R(ext_renegotiated_after_starttls))
+		               : RULES(R(extended_request_magic_negotiated)),
+		       "an extended request, and extended headers were not agreed%s",
+		       s->extended_before_tls ? " behind NBD_OPT_STARTTLS" : "");
+	else if (s->extended && magic == NBD_REQUEST_MAGIC)
+		accuse(s, RULES(R(ext_requests_extended)), "a compact request, and extended headers were agreed");
 	else if (s->oldstyle && !s->had_request && (is_option || magic <= 3))
 		accuse(s, RULES(R(oldstyle_client_silent)), "%s after an oldstyle greeting",
 		       is_option ? "an option" : "client flags");
@@ -284,7 +315,7 @@ judge_bad_magic(struct session *s, uint32_t magic)
 		       "an option before the final reply to %s", name_of(NAME_OPTION, s->option));
 	else if (is_option && s->option == NBD_OPT_GO)
 		accuse(s, RULES(R(go_then_no_options)), "an option after NBD_OPT_GO, which had succeeded");
-	else if (magic == __builtin_bswap32(NBD_REQUEST_MAGIC))
+	else if (magic == __builtin_bswap32(s->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC))
 		accuse(s, RULES(R(numbers_big_endian)), "a request's magic is little-endian");
 	else if (s->had_request)
 		accuse(s,
@@ -292,7 +323,8 @@ judge_bad_magic(struct session *s, uint32_t magic)
 		               ? RULES(R(zeroes_sent_without_payload), R(request_payload_client))
 		       : s->last_type == NBD_CMD_WRITE ? RULES(R(request_payload_client), R(write_payload_follows))
 		                                       : RULES(R(request_payload_client)),
-		       "0x%08x where the next request begins: %s of %u bytes before it brought more or less data",
+		       "0x%08x where the next request begins: %s of %" PRIu64
+		       " bytes before it brought more or less data",
 		       magic,
 		       name_of(NAME_COMMAND, s->last_type) != NULL ? name_of(NAME_COMMAND, s->last_type)
 		                                                   : "the command",
@@ -313,12 +345,35 @@ judge_disc(struct session *s, const struct request *m, const char *what)
 	s->stage = STAGE_DISCONNECTED;
 }
 
+/* What the flag says is so; of a BLOCK_STATUS .length becomes that of its effect. The contexts that it asks for. */
+static unsigned
+judge_payload(struct session *s, struct request *m, const char *what)
+{
+	bool flagged = (m->flags & NBD_CMD_FLAG_PAYLOAD_LEN) != 0;
+	struct block_status_payload p;
+
+	if (!flagged && s->extended && m->type == NBD_CMD_WRITE)
+		accuse(s, RULES(R(ext_write_payload_flag)), "%s: its flags lack NBD_CMD_FLAG_PAYLOAD_LEN", what);
+	if (!flagged || !s->extended || m->type != NBD_CMD_BLOCK_STATUS)
+		return s->n_selected;
+	judge_unoffered(s, what, NBD_FLAG_BLOCK_STATUS_PAYLOAD, RULES(R(ext_status_payload_needs_flag)));
+	if (wire_get_block_status_payload(wire_over(m->data), &p) != WIRE_EXACT) {
+		accuse(s, RULES(R(ext_status_payload_layout)),
+		       "%s: a payload of %" PRIu64 " bytes, not 8 and a multiple of 4", what, m->length);
+		return 0;
+	}
+	m->length = p.length;
+	return (unsigned)(p.ids.len / sizeof(uint32_t));
+}
+
 static void
-judge_good_request(struct session *s, const struct request *m)
+judge_good_request(struct session *s, struct request *m)
 {
 	char what[TEXT_SIZE];
+	unsigned owed;
 
 	show(m, what);
+	owed = judge_payload(s, m, what);
 	judge_command(s, m, what);
 	judge_flags(s, m, what);
 	if (command_of(m->type)->ranged)
@@ -333,7 +388,7 @@ judge_good_request(struct session *s, const struct request *m)
 	}
 	judge_cookie(s, m, what);
 	judge_connections(s, what);
-	add_pending(s, m);
+	add_pending(s, m, owed);
 }
 
 void
@@ -341,21 +396,26 @@ judge_request(struct session *s, const struct trace_record *r)
 {
 	struct request m;
 
-	wire_get_request(wire_over(r->data), &m);
+	request_in(r, &m);
 	if (s->stage == STAGE_DISCONNECTED)
 		accuse(s, RULES(R(disc_nothing_after)), "more bytes after NBD_CMD_DISC");
 	if (s->stage == STAGE_DISCONNECTED || s->stage == STAGE_LOST)
 		return;
 	/* Sent before the reply to the option that leads there was. */
 	s->stage = STAGE_TRANSMISSION;
-	if (m.magic != NBD_REQUEST_MAGIC) {
+	/* The server reads another form than it has agreed to. */
+	if (s->extended && m.magic == NBD_EXTENDED_REQUEST_MAGIC && r->message != MSG_EXTENDED_REQUEST) {
+		s->stage = STAGE_LOST;
+		return;
+	}
+	if (m.magic != (s->extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC)) {
 		judge_bad_magic(s, m.magic);
 		return;
 	}
+	s->last_length = m.length;
 	judge_good_request(s, &m);
 	s->had_request = true;
 	s->last_type = m.type;
-	s->last_length = m.length;
 }
 
 void

@@ -7,11 +7,21 @@
 static struct script current;
 static bool saying;
 
+/* What leads to TLS is the honest server's, the greeting apart. */
+static bool
+is_asked(const struct conn *c, enum message_kind kind)
+{
+	const struct fake_tls *tls = &c->server->config->tls;
+
+	return kind == MSG_GREETING || kind == MSG_CLIENT_FLAGS || current.clear || c->over_tls ||
+	       tls->credentials == NULL || !tls->forced;
+}
+
 static void
 on_incoming(struct lie_use *l, struct conn *c, struct incoming *m)
 {
 	(void)l;
-	if (current.take != NULL && !m->close)
+	if (current.take != NULL && !m->close && is_asked(c, m->kind))
 		m->ignore = current.take(current.arg, c, m);
 }
 
@@ -19,7 +29,7 @@ static void
 on_outgoing(struct lie_use *l, struct conn *c, struct outgoing *m)
 {
 	(void)l;
-	if (current.edit != NULL && !saying)
+	if (current.edit != NULL && !saying && is_asked(c, m->kind))
 		current.edit(current.arg, c, m);
 }
 

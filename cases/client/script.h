@@ -23,6 +23,7 @@ struct script {
 	bool (*take)(void *arg, struct conn *c, const struct incoming *m);
 	/* What the honest server is about to send, to be changed. */
 	void (*edit)(void *arg, struct conn *c, struct outgoing *m);
+	bool clear;	/* asked in clear text as well, where all sessions are over TLS */
 	void *arg;
 };
 

@@ -319,7 +319,9 @@ measure(struct twice *w, const struct terms *two)
 {
 	twice_serve(w);
 	w->handle = 1;
+	/* It may be skipped. */
 	free(w->measure);
+	w->measure = NULL;
 	w->measure = w->alone(w, NULL, two);
 	/* What a process keeps for ever from its first session would be just what is right. */
 	drive_finish(w->d);

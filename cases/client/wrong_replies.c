@@ -219,9 +219,57 @@ static const struct wrong {
 };
 enum { N_WRONGS = sizeof(wrongs) / sizeof(wrongs[0]) };
 
+/* Of extended headers: extents of 64 bits, behind their count (ext:2100-2131). */
+#define EXT          NBD_REPLY_TYPE_BLOCK_STATUS_EXT
+#define EXTENT_OF(n) "00000000" n "0000000000000000"
+#define ONE_EXTENT   EXTENT_OF("00001000")
+static const struct wrong wide_wrongs[] = {
+	{ "extents of 64 bits to a READ", READ, EXT, "0000000100000001" ONE_EXTENT, 0, UNEXPECTED },
+	{ "extents of 64 bits to a WRITE", WRITE, EXT, "0000000100000001" ONE_EXTENT, 0, UNEXPECTED },
+	{ "extents of 32 bits", STATUS, NBD_REPLY_TYPE_BLOCK_STATUS,
+	  "cccccccc"
+	  "00001000"
+	  "00000000",
+	  0, INVALID },
+	{ "no extents, without a count", STATUS, EXT, "cccccccc", 0, INVALID },
+	{ "a count of 0", STATUS, EXT, "cccccccc00000000", 0, INVALID },
+	{ "a count of 1 for no extent", STATUS, EXT, "cccccccc00000001", 0, INVALID },
+	{ "a count of 0 for one extent", STATUS, EXT, "cccccccc00000000" ONE_EXTENT, 0, INVALID },
+	{ "a count of 2 for one extent", STATUS, EXT, "cccccccc00000002" ONE_EXTENT, 0, INVALID },
+	{ "a count of 1 for two extents", STATUS, EXT, "cccccccc00000001" EXTENT_OF("00000800") EXTENT_OF("00000800"),
+	  0, INVALID },
+	{ "a count of all ones", STATUS, EXT, "ccccccccffffffff" ONE_EXTENT, 0, INVALID },
+	{ "half an extent of 64 bits", STATUS, EXT,
+	  "cccccccc00000001"
+	  "0000000000001000",
+	  0, INVALID },
+	{ "an extent of 64 bits and a half", STATUS, EXT, "cccccccc00000001" ONE_EXTENT "0000000000001000", 0,
+	  INVALID },
+	{ "an extent of 64 bits and length 0", STATUS, EXT, "cccccccc00000001" EXTENT_OF("00000000"), 0, LEFT_TO_IT },
+	{ "extents of 64 bits and another context", STATUS, EXT, "0badcafe00000001" ONE_EXTENT, 0, INVALID },
+	{ "a status of base:allocation with high bits", STATUS, EXT,
+	  "cccccccc00000001"
+	  "0000000000001000"
+	  "8000000000000000",
+	  0, ANY, R(inconsistent_chunk_disconnects), false },
+	{ "extents of 64 bits that wrap round", STATUS, EXT,
+	  "cccccccc00000002"
+	  "ffffffffffffffff"
+	  "0000000000000000"
+	  "0000000000001000"
+	  "0000000000000000",
+	  0, ANY, R(inconsistent_chunk_disconnects), false },
+};
+enum { N_WIDE_WRONGS = sizeof(wide_wrongs) / sizeof(wide_wrongs[0]) };
+
+static const struct wrong unagreed_extents = {
+	"extents of 64 bits behind compact headers", STATUS, EXT, "cccccccc00000001" ONE_EXTENT, 0, UNEXPECTED
+};
+
 struct play {
 	const struct wrong *wrong;
 	bool last; /* it ends the reply; else a good one follows */
+	bool extended;
 	uint16_t connection;
 	bool said;
 };
@@ -245,8 +293,8 @@ answer_wrongly(void *arg, struct conn *c, const struct incoming *m)
 	struct play *p = arg;
 	struct buf b = { 0 };
 
-	if (m->kind != MSG_REQUEST || m->request.offset != AT || m->request.length != LENGTH || !c->structured ||
-	    p->said)
+	if (m->kind != MSG_REQUEST || m->request.offset != AT || m->request.length != LENGTH ||
+	    !(c->structured || c->extended) || p->said)
 		return false;
 	put_hex(&b, p->wrong->payload, c->n_contexts > 0 ? c->contexts[0].id : 0);
 	if (p->wrong->zeroes > 0)
@@ -264,10 +312,11 @@ same_connection(struct drive *d, uint16_t connection)
 {
 	struct wire w = drive_records(d);
 	struct trace_record r;
+	struct request request;
 	bool same = false;
 
 	while (trace_next(&w, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST)
+		if (request_in(&r, &request))
 			same = r.connection == connection;
 	return same;
 }
@@ -331,7 +380,11 @@ play(struct drive *d, struct play *p)
 	drive_serve(d, "contexts=base:allocation", NULL);
 	d->owed = p->wrong->broken;
 	drive_follow(d, &(struct script){ .take = answer_wrongly, .arg = p });
-	enter_for_chunks(d, "base%3aallocation");
+	d->config.knob[KNOB_extended_headers] = p->extended;
+	if (p->extended)
+		enter_with_extended(d, "base%3aallocation");
+	else
+		enter_for_chunks(d, "base%3aallocation");
 	a = ask(d, 1, "%s", p->wrong->words);
 	if (!p->said)
 		skip(d->t, p->wrong->operation, "the client does not send this request here: %s", a.text);
@@ -348,22 +401,55 @@ end_well(struct drive *d)
 		drive_end_driver(d, R(client_transmission_no_disconnect));
 }
 
+static const struct wrong *
+wrong_at(unsigned i)
+{
+	return i < N_WRONGS ? &wrongs[i] : &wide_wrongs[i - N_WRONGS];
+}
+
+/* The first n of them, each as the end of a reply, and before a good one. */
+static void
+play_all(struct drive *d, unsigned n, bool extended)
+{
+	static struct play now;
+
+	for (volatile unsigned i = 0; i < 2 * n; i++) {
+		if (i % 2 == 0 && wrong_at(i / 2)->good_alone)
+			continue;
+		POINT(d->t, "%s%s", wrong_at(i / 2)->name, i % 2 == 0 ? "" : ", then a good reply") {
+			now = (struct play){ .wrong = wrong_at(i / 2), .last = i % 2 == 0, .extended = extended };
+			play(d, &now);
+		}
+	}
+}
+
 CASE_DRIVER(wrong_replies, chunks,
             "After a chunk of an unknown or unexpected type, or whose contents cannot be, the client disconnects, "
             "and calls nothing good that is not",
             R(unknown_chunk_disconnects), R(inconsistent_chunk_disconnects), R(unknown_error_chunk_overlong),
             R(unknown_error_chunk_fails), R(client_transmission_no_disconnect))
 {
+	struct drive *d = drive_new(t);
+
+	play_all(d, N_WRONGS, false);
+	end_well(d);
+}
+
+CASE_DRIVER(
+	extended_client, wrong_chunks,
+	"With extended headers, too, the client disconnects after a chunk of an unknown or unexpected type, or whose "
+	"contents cannot be, and calls nothing good that is not",
+	R(unknown_chunk_disconnects), R(inconsistent_chunk_disconnects), R(unknown_error_chunk_overlong),
+	R(unknown_error_chunk_fails), R(client_transmission_no_disconnect))
+{
 	static struct play now;
 	struct drive *d = drive_new(t);
 
-	for (volatile unsigned i = 0; i < 2 * N_WRONGS; i++) {
-		if (i % 2 == 0 && wrongs[i / 2].good_alone)
-			continue;
-		POINT(t, "%s%s", wrongs[i / 2].name, i % 2 == 0 ? "" : ", then a good reply") {
-			now = (struct play){ .wrong = &wrongs[i / 2], .last = i % 2 == 0 };
-			play(d, &now);
-		}
+	need_extended_client(d);
+	play_all(d, N_WRONGS + N_WIDE_WRONGS, true);
+	POINT(t, "%s", unagreed_extents.name) {
+		now = (struct play){ .wrong = &unagreed_extents, .last = true };
+		play(d, &now);
 	}
 	end_well(d);
 }

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <libnbd.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,12 +24,29 @@
 #define SET_BLOCK_SIZE ""
 #endif
 
+/* Before 1.16 it sends it by itself or not at all. */
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+#define STARTTLS " starttls"
+#else
+#define STARTTLS ""
+#endif
+/* From libnbd 1.18 on, with extents of 64 bits and the payload of NBD_CMD_BLOCK_STATUS. */
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_EXTENDED_HEADERS
+#define HAS_EXTENDED 1
+#define SET_EXTENDED "+extended"
+#define STATUS_ONLY  "+only"
+#else
+#define HAS_EXTENDED 0
+#define SET_EXTENDED ""
+#define STATUS_ONLY  ""
+#endif
+
 enum { LINE_MOST = 1 << 20, WORDS_MOST = 256, HANDLES = 256, EXTENTS_MOST = 10000 };
 
 #define DEPTH "4096"
 #define COMMANDS                                                                                                       \
 	"read+df+flags write+fua+flags flush+flags trim+fua+flags zero+no-hole+fast+fua+flags cache+flags "            \
-	"block_status+req-one+flags"
+	"block_status+req-one" STATUS_ONLY "+flags"
 
 enum settled {
 	BY_COMPLETION, /* when the completion callback was called */
@@ -58,7 +76,7 @@ struct handle {
 	struct nbd_handle *nbd; /* NULL: no session */
 	struct op *ops;
 	int last_error; /* why the connection ended */
-	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool strict, structured, extended, block_size, full_info, fixed_newstyle, no_zeroes;
 	int tls;
 	char *contexts[WORDS_MOST];
 	size_t n_contexts;
@@ -70,6 +88,8 @@ struct request {
 	char **words; /* behind the operation, NULL-terminated */
 	struct handle *handle;
 	uint32_t flags;
+	char *only[WORDS_MOST + 1]; /* contexts of a block_status, NULL-terminated */
+	size_t n_only;
 };
 
 static struct handle *handles;
@@ -161,18 +181,23 @@ put_state(FILE *f, const struct handle *h)
 	static const struct {
 		const char *key;
 		int (*get)(struct nbd_handle *nbd);
-	} flags[] = { { "read-only", nbd_is_read_only },
-		      { "flush", nbd_can_flush },
-		      { "fua", nbd_can_fua },
-		      { "rotational", nbd_is_rotational },
-		      { "trim", nbd_can_trim },
-		      { "zero", nbd_can_zero },
-		      { "fast-zero", nbd_can_fast_zero },
-		      { "df", nbd_can_df },
-		      { "multi-conn", nbd_can_multi_conn },
-		      { "cache", nbd_can_cache },
-		      { "structured", nbd_get_structured_replies_negotiated },
-		      { "tls", nbd_get_tls_negotiated } };
+	} flags[] = {
+		{ "read-only", nbd_is_read_only },
+		{ "flush", nbd_can_flush },
+		{ "fua", nbd_can_fua },
+		{ "rotational", nbd_is_rotational },
+		{ "trim", nbd_can_trim },
+		{ "zero", nbd_can_zero },
+		{ "fast-zero", nbd_can_fast_zero },
+		{ "df", nbd_can_df },
+		{ "multi-conn", nbd_can_multi_conn },
+		{ "cache", nbd_can_cache },
+		{ "structured", nbd_get_structured_replies_negotiated },
+#if HAS_EXTENDED
+		{ "extended", nbd_get_extended_headers_negotiated },
+#endif
+		{ "tls", nbd_get_tls_negotiated }
+	};
 	static const char *const sizes[] = { "min", "preferred", "max" };
 	const char *protocol = nbd_get_protocol(h->nbd);
 	int64_t n = nbd_get_size(h->nbd);
@@ -377,6 +402,10 @@ read_flags(struct request *r, char **words, const char *allowed)
 			r->flags |= (uint32_t)n;
 			continue;
 		}
+		if (strncmp(*words, "only=", 5) == 0 && HAS_EXTENDED && strstr(allowed, "only=") != NULL) {
+			r->only[r->n_only++] = unescape(*words + 5);
+			continue;
+		}
 		for (i = 0; i < 5 && strcmp(*words, table[i].name) != 0; i++)
 			continue;
 		if (i == 5 || strstr(allowed, *words) == NULL)
@@ -387,6 +416,8 @@ read_flags(struct request *r, char **words, const char *allowed)
 }
 
 /* ---- operations: each answers by itself, at once or by an op ---- */
+
+static int64_t call_read(struct request *r, struct op *op, uint64_t *n);
 
 /* A command of transmission: its flags, how many numbers come before them, and the call. */
 struct command {
@@ -407,6 +438,8 @@ do_command(struct request *r, const struct command *command)
 		answer_error(r->tag, EINVAL, "a number is missing or wrong");
 	else if (!read_flags(r, r->words + command->n_numbers, command->flags))
 		answer_unsupported(r->tag);
+	else if (command->call == call_read && n[1] > UINT32_MAX)
+		answer_unsupported(r->tag); /* no memory for it, nor the time */
 	else if (r->handle->nbd == NULL)
 		answer_error(r->tag, ENOTCONN, "");
 	else {
@@ -495,6 +528,32 @@ call_cache(struct request *r, struct op *op, uint64_t *n)
 	return nbd_aio_cache(r->handle->nbd, n[1], n[0], COMPLETION(op), r->flags);
 }
 
+#if HAS_EXTENDED
+static int
+on_extents(void *arg, const char *context, uint64_t offset, nbd_extent *extents, size_t n, int *error)
+{
+	struct op *op = arg;
+
+	(void)offset;
+	(void)error;
+	putc(' ', op->text);
+	put_escaped(op->text, context);
+	for (size_t i = 0; i < n && op->n_extents < EXTENTS_MOST; i++, op->n_extents++)
+		fprintf(op->text, "%c%" PRIu64 ":%" PRIu64, i == 0 ? '=' : ',', extents[i].length, extents[i].flags);
+	return 0;
+}
+
+static int64_t
+call_block_status(struct request *r, struct op *op, uint64_t *n)
+{
+	nbd_extent64_callback extents = { .callback = on_extents, .user_data = op };
+
+	if (r->n_only > 0)
+		return nbd_aio_block_status_filter(r->handle->nbd, n[1], n[0], r->only, extents, COMPLETION(op),
+		                                   r->flags);
+	return nbd_aio_block_status_64(r->handle->nbd, n[1], n[0], extents, COMPLETION(op), r->flags);
+}
+#else
 static int
 on_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries, size_t n, int *error)
 {
@@ -516,6 +575,7 @@ call_block_status(struct request *r, struct op *op, uint64_t *n)
 
 	return nbd_aio_block_status(r->handle->nbd, n[1], n[0], extents, COMPLETION(op), r->flags);
 }
+#endif
 
 /* ---- sessions ---- */
 
@@ -523,6 +583,16 @@ static uint32_t
 strict_mode(const struct handle *h)
 {
 	return h->strict ? LIBNBD_STRICT_MASK : 0;
+}
+
+static bool
+request_extended(const struct handle *h)
+{
+#if HAS_EXTENDED
+	return nbd_set_request_extended_headers(h->nbd, h->extended) == 0;
+#else
+	return h->extended;
+#endif
 }
 
 static bool
@@ -541,10 +611,10 @@ apply_settings(const struct handle *h, bool haggle)
 	uint32_t handshake = (h->fixed_newstyle ? LIBNBD_HANDSHAKE_FLAG_FIXED_NEWSTYLE : 0) |
 	                     (h->no_zeroes ? LIBNBD_HANDSHAKE_FLAG_NO_ZEROES : 0);
 	bool ok = nbd_set_strict_mode(h->nbd, strict_mode(h)) == 0 &&
-	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 && request_block_size(h) &&
-	          nbd_set_full_info(h->nbd, h->full_info) == 0 && nbd_set_handshake_flags(h->nbd, handshake) == 0 &&
-	          nbd_set_uri_allow_local_file(h->nbd, true) == 0 && nbd_set_tls(h->nbd, h->tls) == 0 &&
-	          nbd_set_opt_mode(h->nbd, haggle) == 0;
+	          nbd_set_request_structured_replies(h->nbd, h->structured) == 0 && request_extended(h) &&
+	          request_block_size(h) && nbd_set_full_info(h->nbd, h->full_info) == 0 &&
+	          nbd_set_handshake_flags(h->nbd, handshake) == 0 && nbd_set_uri_allow_local_file(h->nbd, true) == 0 &&
+	          nbd_set_tls(h->nbd, h->tls) == 0 && nbd_set_opt_mode(h->nbd, haggle) == 0;
 
 	for (size_t i = 0; i < h->n_contexts && ok; i++)
 		ok = nbd_add_meta_context(h->nbd, h->contexts[i]) == 0;
@@ -680,6 +750,17 @@ do_go(struct request *r)
 	begun(r, op, nbd_aio_opt_go(r->handle->nbd, COMPLETION(op)));
 }
 
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+static void
+do_starttls(struct request *r)
+{
+	struct op *op = haggle(r, BY_HANDSHAKE);
+
+	if (op != NULL)
+		begun(r, op, nbd_aio_opt_starttls(r->handle->nbd, COMPLETION(op)));
+}
+#endif
+
 static int
 on_export(void *arg, const char *name, const char *description)
 {
@@ -729,14 +810,19 @@ set_switch(struct handle *h, const char *key, const char *value)
 	const struct {
 		const char *key;
 		bool *to;
-	} switches[] = { { "strict", &h->strict },
-		         { "structured", &h->structured },
-#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
-		         { "block-size", &h->block_size },
+	} switches[] = {
+		{ "strict", &h->strict },
+		{ "structured", &h->structured },
+#if HAS_EXTENDED
+		{ "extended", &h->extended },
 #endif
-		         { "full-info", &h->full_info },
-		         { "no-zeroes", &h->no_zeroes },
-		         { "fixed-newstyle", &h->fixed_newstyle } };
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_BLOCK_SIZE
+		{ "block-size", &h->block_size },
+#endif
+		{ "full-info", &h->full_info },
+		{ "no-zeroes", &h->no_zeroes },
+		{ "fixed-newstyle", &h->fixed_newstyle }
+	};
 
 	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
 		return false;
@@ -809,12 +895,15 @@ static const struct operation {
 	{ "trim", NULL, { "fua", 2, call_trim } },
 	{ "zero", NULL, { "no-hole fast fua", 2, call_zero } },
 	{ "cache", NULL, { "", 2, call_cache } },
-	{ "block_status", NULL, { "req-one", 2, call_block_status } },
+	{ "block_status", NULL, { "req-one only=", 2, call_block_status } },
 	{ "haggle", do_haggle, { 0 } },
 	{ "list", do_list, { 0 } },
 	{ "info", do_info, { 0 } },
 	{ "contexts", do_contexts, { 0 } },
 	{ "go", do_go, { 0 } },
+#ifdef LIBNBD_HAVE_NBD_AIO_OPT_STARTTLS
+	{ "starttls", do_starttls, { 0 } },
+#endif
 };
 enum { N_OPERATIONS = sizeof(operations) / sizeof(operations[0]) };
 
@@ -828,8 +917,8 @@ greet(void)
 		exit(1);
 	}
 	printf("nbdspec-driver 1 libnbd %s depth=" DEPTH " handles=%d connect disconnect close " COMMANDS
-	       " set+strict+structured" SET_BLOCK_SIZE "+full-info+no-zeroes+fixed-newstyle+tls+context"
-	       " haggle list info contexts go\n",
+	       " set+strict+structured" SET_EXTENDED SET_BLOCK_SIZE "+full-info+no-zeroes+fixed-newstyle+tls+context"
+	       " haggle list info contexts go" STARTTLS "\n",
 	       nbd_get_version(nbd), HANDLES);
 	nbd_close(nbd);
 }
@@ -852,6 +941,7 @@ find_handle(unsigned long number)
 		              .next = handles,
 		              .strict = true,
 		              .structured = true,
+		              .extended = true,
 		              .block_size = true,
 		              .no_zeroes = true,
 		              .fixed_newstyle = true,
@@ -966,6 +1056,8 @@ int
 main(void)
 {
 	setlinebuf(stderr);
+	/* libnbd(3) leaves it to its users, and before 1.8 GnuTLS raises it on a connection that has ended. */
+	signal(SIGPIPE, SIG_IGN);
 	greet();
 	while (turn())
 		continue;

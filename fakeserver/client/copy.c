@@ -227,6 +227,7 @@ connect_to(struct copy *c, const char *uri, bool uploads)
 	static const char context[] = "base:allocation";
 
 	c->handle = fc_handle_new(1);
+	c->handle->settings.extended = true;
 	if (!uploads) {
 		put_be32(&c->handle->settings.queries, sizeof(context) - 1);
 		buf_put(&c->handle->settings.queries, context, sizeof(context) - 1);

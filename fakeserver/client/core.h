@@ -5,6 +5,7 @@
 #ifndef NBDSPEC_FAKESERVER_CLIENT_CORE_H
 #define NBDSPEC_FAKESERVER_CLIENT_CORE_H
 
+#include "harness/target_tls.h"
 #include "harness/wire.h"
 
 #include <stdbool.h>
@@ -44,6 +45,8 @@ struct fc_facts {
 	bool oldstyle, server_fixed, server_no_zeroes;
 	bool fixed, no_zeroes;		/* agreed */
 	bool structured;
+	bool tls;			/* it is up */
+	bool extended;			/* headers; .structured is set as well, since replies come in chunks */
 	struct fc_export export;
 	struct fc_context contexts[FC_CONTEXTS_MOST];
 	size_t n_contexts;
@@ -66,11 +69,12 @@ enum fc_ask {
 	FC_INFO,
 	FC_LIST,
 	FC_LIST_CONTEXTS,
+	FC_STARTTLS,
 	FC_DISCONNECT,
 	FC_COMMAND,
 };
 
-enum fc_step { FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
+enum fc_step { FC_TLS, FC_EXTENDED, FC_STRUCTURED, FC_SELECT_CONTEXTS, FC_INFORM, FC_MAIN, FC_OLD_WAY, FC_STEPS };
 
 struct fc_session;
 struct fc_handle;
@@ -94,8 +98,11 @@ struct fc_op {
 	struct buf said;		/* words of the answer */
 
 	/* commands */
-	struct request request;		/* .data of a WRITE points to .data */
+	struct request request;		/* .data of a WRITE points to .data; .length is that of the effect */
 	unsigned pattern;		/* of a WRITE without .data */
+	bool filtered;			/* a BLOCK_STATUS of these contexts only, by its payload: */
+	struct buf only;		/* be32 length, name, … */
+	struct buf payload;		/* as it is sent */
 	bool sent;
 	int64_t sent_at;		/* ms */
 	/* By lies: sent whatever was advertised; success without a request; told when it is sent. */
@@ -110,11 +117,17 @@ struct fc_op {
 };
 TAILQ_HEAD(fc_ops, fc_op);
 
+/* FC_TLS_ALLOWED: where the server has it. A URI of nbds:// is FC_TLS_REQUIRED. */
+enum fc_tls_wish { FC_TLS_OFF, FC_TLS_ALLOWED, FC_TLS_REQUIRED };
+
 struct fc_settings {
-	bool strict, structured, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool strict, structured, extended, block_size, full_info, fixed_newstyle, no_zeroes;
+	bool structured_first;		/* where it asks for extended headers: by a habit */
 	bool informs_itself;		/* NBD_OPT_INFO before NBD_OPT_GO: by a habit */
 	bool reconnects;		/* for a command, once the server has dropped a session: by a habit or a lie */
+	bool waits_for_tls_reqd;	/* where TLS is allowed it starts with the first NBD_REP_ERR_TLS_REQD: by a habit */
 	bool chosen;			/* one of them was set: no habit changes them */
+	enum fc_tls_wish tls;
 	unsigned connections;		/* of the handle, where the server lets it have several */
 	unsigned timeout_s;		/* in which a request has its reply, or the session ends; 0: no limit */
 	struct buf queries;		/* contexts: be32 length, text, … */
@@ -127,6 +140,7 @@ enum fc_stage {
 	FC_CONNECTING,
 	FC_GREETING,			/* waits for it */
 	FC_OPTIONS,			/* option haggling */
+	FC_SECURING,			/* the TLS handshake */
 	FC_EXPORT_NAME,			/* waits for the reply to NBD_OPT_EXPORT_NAME */
 	FC_TRANSMISSION,
 	FC_DISCONNECTING,		/* as soon as all replies are there */
@@ -135,6 +149,7 @@ enum fc_stage {
 };
 
 struct addrinfo;
+struct nbd_uri;
 
 struct fc_session {
 	struct fc_handle *handle;
@@ -168,6 +183,18 @@ struct fc_session {
 	uint32_t option;
 	bool option_unsupported;	/* the last one */
 	bool aborting;			/* NBD_OPT_ABORT is sent */
+
+	struct target_tls *credentials;	/* NULL: neither asked for, nor in the URI */
+	struct tls *tls;		/* from the ACK to NBD_OPT_STARTTLS on */
+	struct tls_setup tls_setup;	/* at FC_STATE_SECURING, for lies */
+	bool secured, tls_writes;	/* TLS is up; its handshake has something to send */
+	bool tls_refused, tls_demanded;	/* an error to NBD_OPT_STARTTLS; NBD_REP_ERR_TLS_REQD to another */
+	bool was_shut;			/* close_notify is sent */
+	/*
+	 * By lies: the ACK is for nothing; what came in clear behind it is acted on; where the handshake fails it goes on in
+	 * clear; no close_notify; clear text is taken, and sent, once TLS is up.
+	 */
+	bool skips_tls, keeps_input, survives_tls, drops_tls, takes_clear, sends_clear;
 };
 
 struct fc_handle {
@@ -238,6 +265,15 @@ void fc_watch_input(int fd);
 /* Waits for something to happen, and lets it. True: the input is readable. */
 bool fc_turn(void);
 
+/* ---- tls.c ---- */
+/* What the URI says; false: why it cannot be, as an errno's name. */
+bool fc_load_credentials(struct fc_session *s, const struct nbd_uri *u, char error[40]);
+void fc_secure(struct fc_session *s);			/* NBD_OPT_STARTTLS was acknowledged */
+void fc_go_on_securing(struct fc_session *s);
+void fc_shut_tls(struct fc_session *s);			/* if it is up: we send no more */
+ssize_t fc_recv(struct fc_session *s, void *data, size_t len);	/* as recv() */
+ssize_t fc_send_bytes(struct fc_session *s, const void *data, size_t len);	/* as send() */
+
 /* ---- handshake.c ---- */
 /* Each takes one message off the input: false when there is none yet. */
 bool fc_take_greeting(struct fc_session *s);
@@ -256,6 +292,7 @@ void fc_send_requests(struct fc_session *s);
 void fc_disconnect(struct fc_session *s);		/* NBD_CMD_DISC, now */
 void fc_drop_unsent(struct fc_session *s, const char *error);	/* it is answered to what is not sent yet */
 struct fc_op *fc_op_in_flight(struct fc_session *s, uint64_t cookie);
+bool fc_asks_for(const struct fc_op *op, const struct fc_context *c);	/* a BLOCK_STATUS */
 
 /* ---- reply.c ---- */
 void fc_name_of_error(uint32_t error, char text[40]);	/* "EIO" */

@@ -18,9 +18,9 @@ enum { WORDS_MOST = 300, DEPTH = 4096, HANDLES = 256, READ_SIZE = 1 << 16, TIMEO
 
 static const char greeting[] =
 	"connect disconnect close read+df+flags write+fua+flags flush+flags trim+fua+flags zero+no-hole+fast+fua+flags "
-	"cache+flags block_status+req-one+flags "
-	"set+strict+structured+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout "
-	"haggle list info contexts go\n";
+	"cache+flags block_status+req-one+only+flags "
+	"set+strict+structured+extended+block-size+full-info+fixed-newstyle+no-zeroes+context+connections+timeout+tls "
+	"haggle list info contexts go starttls\n";
 
 /* A line: its words, and what it asks for. */
 struct line {
@@ -131,7 +131,8 @@ fc_put_known(struct buf *b, const struct fc_session *s)
 		put_flags(b, fc_flags(f));
 	}
 	put_yes(b, "structured", f->structured);
-	put_yes(b, "tls", false);
+	put_yes(b, "extended", f->extended);
+	put_yes(b, "tls", f->tls);
 	if (e->has_block && s->settings.block_size) {
 		put_number(b, "min", e->block.minimum);
 		put_number(b, "preferred", e->block.preferred);
@@ -261,11 +262,11 @@ static const struct verb {
 	{ "trim", NBD_CMD_TRIM, 2, "fua" },
 	{ "zero", NBD_CMD_WRITE_ZEROES, 2, "no-hole fast fua" },
 	{ "cache", NBD_CMD_CACHE, 2, "" },
-	{ "block_status", NBD_CMD_BLOCK_STATUS, 2, "req-one" },
+	{ "block_status", NBD_CMD_BLOCK_STATUS, 2, "req-one only=" },
 };
 
 static bool
-read_flags(char **words, const char *allowed, uint16_t *flags)
+read_flags(char **words, const char *allowed, uint16_t *flags, struct buf *only)
 {
 	static const struct {
 		const char *name;
@@ -283,6 +284,10 @@ read_flags(char **words, const char *allowed, uint16_t *flags)
 			*flags |= (uint16_t)n;
 			continue;
 		}
+		if (strncmp(*words, "only=", 5) == 0 && strstr(allowed, "only") != NULL) {
+			put_query(only, *words + 5);
+			continue;
+		}
 		for (i = 0; i < 5 && strcmp(*words, table[i].name) != 0; i++)
 			continue;
 		if (i == 5 || strstr(allowed, *words) == NULL)
@@ -295,9 +300,9 @@ read_flags(char **words, const char *allowed, uint16_t *flags)
 static void
 do_command(const struct line *l, const struct verb *c)
 {
-	/* A length that no request can tell is refused like any other number that is wrong. */
-	static const uint64_t most[] = { UINT64_MAX, UINT32_MAX, UINT16_MAX };
+	static const uint64_t most[] = { UINT64_MAX, UINT64_MAX, UINT16_MAX };
 	uint64_t n[3] = { 0 };
+	struct buf only = { 0 };
 	uint16_t flags = 0;
 	struct fc_op *op;
 
@@ -306,16 +311,19 @@ do_command(const struct line *l, const struct verb *c)
 			answer_error(l->tag, "EINVAL");
 			return;
 		}
-	if (!read_flags(l->words + c->n_numbers, c->flags, &flags)) {
+	if (!read_flags(l->words + c->n_numbers, c->flags, &flags, &only)) {
 		answer(l->tag, " unsupported");
+		buf_free(&only);
 		return;
 	}
 	op = fc_op_new(handle_of(l), FC_COMMAND, l->tag, tell);
 	op->request.type = c->type;
 	op->request.flags = flags;
 	op->request.offset = n[0];
-	op->request.length = (uint32_t)n[1];
+	op->request.length = n[1];
 	op->pattern = (unsigned)n[2];
+	op->only = only;
+	op->filtered = only.len > 0;
 	fc_ask(op);
 }
 
@@ -352,11 +360,12 @@ do_option(const struct line *l)
 	enum fc_ask ask = l->operation[0] == 'l'   ? FC_LIST
 	                  : l->operation[0] == 'i' ? FC_INFO
 	                  : l->operation[0] == 'c' ? FC_LIST_CONTEXTS
+	                  : l->operation[0] == 's' ? FC_STARTTLS
 	                                           : FC_GO;
 	struct fc_op *op = fc_op_new(handle_of(l), ask, l->tag, tell);
 	char **words = l->words;
 
-	if (*words != NULL && strncmp(*words, "export=", 7) == 0 && ask != FC_LIST) {
+	if (*words != NULL && strncmp(*words, "export=", 7) == 0 && ask != FC_LIST && ask != FC_STARTTLS) {
 		unescape(&op->export, *words++ + 7);
 		op->has_export = true;
 	}
@@ -373,9 +382,13 @@ set_switch(struct fc_settings *s, const char *key, const char *value)
 	const struct {
 		const char *key;
 		bool *to;
-	} switches[] = { { "strict", &s->strict },         { "structured", &s->structured },
-		         { "block-size", &s->block_size }, { "full-info", &s->full_info },
-		         { "no-zeroes", &s->no_zeroes },   { "fixed-newstyle", &s->fixed_newstyle } };
+	} switches[] = { { "strict", &s->strict },
+		         { "structured", &s->structured },
+		         { "extended", &s->extended },
+		         { "block-size", &s->block_size },
+		         { "full-info", &s->full_info },
+		         { "no-zeroes", &s->no_zeroes },
+		         { "fixed-newstyle", &s->fixed_newstyle } };
 	bool on = strcmp(value, "on") == 0;
 
 	if (!on && strcmp(value, "off") != 0)
@@ -418,6 +431,19 @@ set_context(struct fc_settings *s, const char *value)
 	return true;
 }
 
+static bool
+set_tls(struct fc_settings *s, const char *key, const char *value)
+{
+	static const char *const wishes[] = { "off", "allow", "require" };
+
+	for (unsigned i = 0; strcmp(key, "tls") == 0 && i < 3; i++)
+		if (strcmp(value, wishes[i]) == 0) {
+			s->tls = (enum fc_tls_wish)i;
+			return true;
+		}
+	return false;
+}
+
 static void
 do_set(const struct line *l)
 {
@@ -427,8 +453,9 @@ do_set(const struct line *l)
 
 	if (value != NULL && l->words[1] == NULL) {
 		*value++ = '\0';
-		known = strcmp(key, "context") == 0 ? set_context(s, value)
-		                                    : set_switch(s, key, value) || set_number(s, key, value);
+		known = strcmp(key, "context") == 0
+		                ? set_context(s, value)
+		                : set_switch(s, key, value) || set_number(s, key, value) || set_tls(s, key, value);
 	}
 	answer(l->tag, known ? " ok" : " unsupported");
 }
@@ -442,6 +469,7 @@ static const struct operation {
 	{ "connect", do_connect }, { "haggle", do_connect },  { "disconnect", do_disconnect },
 	{ "close", do_close },     { "set", do_set },         { "list", do_option },
 	{ "info", do_option },     { "contexts", do_option }, { "go", do_option },
+	{ "starttls", do_option },
 };
 
 static void

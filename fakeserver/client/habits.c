@@ -28,6 +28,23 @@ CLIENT_HABIT(does_without_extras, STATE, USES(R(client_other_options)),
 		s->settings.structured = false;
 }
 
+CLIENT_HABIT(asks_extended_headers, STATE, USES(R(ext_structured_first)),
+             "asks for extended headers, and for structured replies only where it does not get them")
+{
+	if (moment == FC_STATE_NEW && !s->settings.chosen)
+		s->settings.extended = true;
+}
+
+CLIENT_HABIT(structured_before_extended, STATE, USES(R(ext_structured_first)),
+             "asks for extended headers once it has structured replies")
+{
+	if (moment != FC_STATE_NEW)
+		return;
+	s->settings.structured_first = true;
+	if (!s->settings.chosen)
+		s->settings.extended = true;
+}
+
 CLIENT_HABIT(informs_itself, STATE,
              USES(R(go_may_follow_info), R(go_may_come_without_info), R(client_learns_block_size)),
              "sends INFO before GO")
@@ -41,6 +58,13 @@ CLIENT_HABIT(reconnects_by_itself, STATE, USES(REQUIREMENT_NONE),
 {
 	if (moment == FC_STATE_NEW)
 		s->settings.reconnects = true;
+}
+
+CLIENT_HABIT(waits_for_tls_reqd, STATE, USES(R(client_tls_reqd_starttls), R(client_export_tls_reqd_starttls)),
+             "starts TLS, where it is allowed, only when the server demands it")
+{
+	if (moment == FC_STATE_NEW)
+		s->settings.waits_for_tls_reqd = true;
 }
 
 /* ---- requests ---- */
@@ -99,7 +123,7 @@ CLIENT_HABIT(tighter_sizes, COMMAND, USES(R(client_tighter_sizes)),
 		fc_fail(op, "ERANGE");
 }
 
-CLIENT_HABIT(effects_within_maximum, COMMAND, USES(R(client_effect_above_maximum)),
+CLIENT_HABIT(effects_within_maximum, COMMAND, USES(R(client_effect_above_maximum), R(ext_client_long_effect)),
              "refuses what is longer than the maximum payload, also where there is no payload")
 {
 	uint32_t maximum = s->facts.export.has_block ? s->facts.export.block.maximum : NBD_DEFAULT_MAX_PAYLOAD;
@@ -116,6 +140,13 @@ CLIENT_HABIT(leaves_at_unknown_errors, RECEIVING, USES(R(unknown_error_chunk_may
 	if (m->kind == MSG_CHUNK && (m->chunk->type & 0x8000) != 0 && m->chunk->type != NBD_REPLY_TYPE_ERROR &&
 	    m->chunk->type != NBD_REPLY_TYPE_ERROR_OFFSET)
 		m->leave = true;
+}
+
+CLIENT_HABIT(awaits_long_replies, VIOLATION, USES(R(ext_client_leaves_long_reply)),
+             "waits for all of a chunk with an extended header, however long it is to be")
+{
+	if (s->facts.extended && strcmp(v->what, "the length of a chunk") == 0)
+		v->forgive = true;
 }
 
 CLIENT_HABIT(bears_invalid_replies, VIOLATION,

@@ -75,6 +75,8 @@ fc_facts_copy(struct fc_facts *to, const struct fc_facts *from)
 	to->fixed = from->fixed;
 	to->no_zeroes = from->no_zeroes;
 	to->structured = from->structured;
+	to->tls = from->tls;
+	to->extended = from->extended;
 	copy_buf(&to->asked, &from->asked);
 	memcpy(to->error, from->error, sizeof(to->error));
 	fc_export_copy(&to->export, &from->export);
@@ -120,6 +122,8 @@ op_free(struct fc_op *op)
 	free(op->covered);
 	buf_free(&op->export);
 	buf_free(&op->queries);
+	buf_free(&op->only);
+	buf_free(&op->payload);
 	buf_free(&op->said);
 	free(op);
 }
@@ -245,6 +249,8 @@ session_free(struct fc_session *s)
 	buf_free(&s->settings.queries);
 	fc_export_reset(&s->informed);
 	fc_facts_reset(&s->facts);
+	tls_free(s->tls);
+	target_tls_free(s->credentials);
 	free(s->export);
 	free(s->uri);
 	free(s);
@@ -261,6 +267,7 @@ fc_over(struct fc_session *s, const char *error)
 			op->pretend |= op->ask == FC_DISCONNECT;
 	s->stage = FC_OVER;
 	snprintf(s->end, sizeof(s->end), "%s", error);
+	fc_shut_tls(s);
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
@@ -395,6 +402,8 @@ fc_ask(struct fc_op *op)
 	} else if (op->ask == FC_COMMAND && fc_is_connected(h)) {
 		fc_command(op);
 	} else if (op->ask != FC_DISCONNECT && op->ask != FC_COMMAND && haggles) {
+		if (op->ask == FC_STARTTLS && s->secured)
+			fc_fail(op, "EINVAL");
 		TAILQ_INSERT_TAIL(&s->ops, op, entry);
 		fc_next_option(s);
 	} else {

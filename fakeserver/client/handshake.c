@@ -30,6 +30,10 @@ take_oldstyle(struct fc_session *s)
 		return false;
 	wire_get_oldstyle_greeting(fc_input(s), &m);
 	s->in_at += OLDSTYLE_GREETING_SIZE;
+	if (s->settings.tls == FC_TLS_REQUIRED) {
+		fc_over(s, "ENOTSUP");
+		return false;
+	}
 	s->facts.oldstyle = true;
 	s->facts.export.known = true;
 	s->facts.export.size = m.size;
@@ -83,6 +87,28 @@ fc_take_greeting(struct fc_session *s)
 
 /* ---- which option is next ---- */
 
+/* Once, and where it is allowed, unless the server says that it has none. */
+static bool
+wants_tls(const struct fc_session *s, const struct fc_op *op)
+{
+	if (op->ask == FC_STARTTLS)
+		return true;
+	return op->ask != FC_DISCONNECT && s->settings.tls != FC_TLS_OFF && !s->facts.tls && !s->tls_refused &&
+	       (s->settings.tls == FC_TLS_REQUIRED || s->tls_demanded || !s->settings.waits_for_tls_reqd);
+}
+
+/* Extended headers, and structured replies where they are not to be had; or those first (ext:1664). */
+static uint32_t
+option_of_headers(const struct fc_session *s, unsigned step)
+{
+	const struct fc_settings *is = &s->settings;
+	bool swapped = is->structured_first && is->structured && is->extended;
+
+	if ((step == FC_EXTENDED) != swapped)
+		return is->extended ? NBD_OPT_EXTENDED_HEADERS : 0;
+	return is->structured && !s->facts.extended ? NBD_OPT_STRUCTURED_REPLY : 0;
+}
+
 /* What each step of an operation sends; 0 where it has no such step. */
 static uint32_t
 option_of_step(const struct fc_session *s, const struct fc_op *op)
@@ -90,9 +116,12 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 	bool enters = op->ask == FC_CONNECT || op->ask == FC_GO;
 
 	switch ((enum fc_step)op->step) {
+	case FC_TLS:
+		return wants_tls(s, op) ? NBD_OPT_STARTTLS : 0;
+	case FC_EXTENDED:
 	case FC_STRUCTURED:
-		return (op->ask == FC_CONNECT || op->ask == FC_HAGGLE) && s->settings.structured
-		               ? NBD_OPT_STRUCTURED_REPLY
+		return op->ask == FC_CONNECT || op->ask == FC_HAGGLE || op->ask == FC_STARTTLS
+		               ? option_of_headers(s, op->step)
 		               : 0;
 	case FC_SELECT_CONTEXTS:
 		return enters && s->facts.structured && s->settings.n_queries > 0 ? NBD_OPT_SET_META_CONTEXT : 0;
@@ -106,7 +135,10 @@ option_of_step(const struct fc_session *s, const struct fc_op *op)
 		       : op->ask == FC_DISCONNECT    ? NBD_OPT_ABORT
 		                                     : 0;
 	default:
-		return enters && s->option_unsupported && s->option == NBD_OPT_GO ? NBD_OPT_EXPORT_NAME : 0;
+		/* With extended headers there is no other way (ext:1295). */
+		return enters && s->option_unsupported && s->option == NBD_OPT_GO && !s->facts.extended
+		               ? NBD_OPT_EXPORT_NAME
+		               : 0;
 	}
 }
 
@@ -203,7 +235,9 @@ fc_abort_haggling(struct fc_session *s)
 static void
 next_unfixed(struct fc_session *s, struct fc_op *op)
 {
-	if (op->ask == FC_CONNECT || op->ask == FC_GO)
+	if (s->settings.tls == FC_TLS_REQUIRED && op->ask != FC_DISCONNECT)
+		fc_over(s, "ENOTSUP");
+	else if (op->ask == FC_CONNECT || op->ask == FC_GO)
 		send_option(s, op, NBD_OPT_EXPORT_NAME);
 	else if (op->ask == FC_DISCONNECT)
 		fc_over(s, "ECANCELED");
@@ -258,7 +292,7 @@ fc_next_option(struct fc_session *s)
 	uint32_t option = 0;
 
 	while (s->stage == FC_OPTIONS && !s->in_option && (op = TAILQ_FIRST(&s->ops)) != NULL) {
-		if (op->step == FC_STRUCTURED)
+		if (op->step == FC_TLS)
 			fc_lie_command(s, op);
 		if (!s->facts.fixed) {
 			next_unfixed(s, op);
@@ -271,7 +305,7 @@ fc_next_option(struct fc_session *s)
 			return;
 		}
 		/* A connect that fails leaves, as it has no use for the rest. */
-		if (op->error[0] != '\0' && op->ask == FC_CONNECT) {
+		if (op->error[0] != '\0' && (op->ask == FC_CONNECT || op->ask == FC_HAGGLE)) {
 			fc_abort_haggling(s);
 			return;
 		}
@@ -376,15 +410,17 @@ take_ack(struct fc_session *s, struct fc_op *op)
 
 	if (!fc_sound(s, !tells || s->facts.export.known, "an ACK without NBD_INFO_EXPORT"))
 		return false;
-	if (s->option == NBD_OPT_STRUCTURED_REPLY)
-		s->facts.structured = true;
+	s->facts.extended |= s->option == NBD_OPT_EXTENDED_HEADERS;
+	s->facts.structured |= s->option == NBD_OPT_STRUCTURED_REPLY || s->facts.extended;
 	s->in_option = false;
 	if (s->option == NBD_OPT_INFO)
 		fc_export_copy(&s->informed, &s->facts.export);
 	fc_lie_state(s, FC_STATE_AFTER_OPTION);
 	if (s->stage == FC_OVER)
 		return false;
-	if (s->option == NBD_OPT_GO)
+	if (s->option == NBD_OPT_STARTTLS)
+		fc_secure(s);
+	else if (s->option == NBD_OPT_GO)
 		enter_transmission(s);
 	else if (s->stage == FC_OPTIONS && op->step > FC_MAIN)
 		fc_finish(op);
@@ -418,9 +454,17 @@ take_option_error(struct fc_session *s, struct fc_op *op, uint32_t type)
 		fc_abort_haggling(s);
 		return;
 	}
-	/* A session without structured replies or contexts will do; without NBD_OPT_GO there is the old way. */
-	if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported))
+	s->tls_demanded |= type == NBD_REP_ERR_TLS_REQD;
+	if (s->option == NBD_OPT_STARTTLS) {
+		s->tls_refused = true;
+		if (op->ask == FC_STARTTLS || s->settings.tls == FC_TLS_REQUIRED)
+			fc_fail(op, name);
+	} else if (s->tls_demanded && wants_tls(s, op)) {
+		op->step = FC_TLS;
+	} else if (op->step > FC_MAIN && !(s->option == NBD_OPT_GO && s->option_unsupported && !s->facts.extended)) {
+		/* A session without structured replies or contexts will do; without NBD_OPT_GO there is the old way. */
 		fc_fail(op, name);
+	}
 	fc_lie_state(s, FC_STATE_AFTER_OPTION);
 }
 

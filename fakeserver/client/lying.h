@@ -15,6 +15,7 @@ struct fc_sending {
 		struct option option;
 		struct request request;
 	};
+	bool extended;			/* of a request: its header is the extended one */
 	enum fc_option_data data;
 	struct opt_go go;
 	struct opt_meta_context meta;
@@ -38,6 +39,7 @@ struct fc_receiving {
 		struct simple_reply *simple;
 		struct chunk *chunk;
 	};
+	bool extended;			/* of a chunk: its header is the extended one */
 	struct fc_op *op;		/* to which it belongs, or NULL */
 	bool ignore;			/* as if it had not come */
 	bool leave;			/* closes the connection over it */
@@ -57,6 +59,10 @@ enum fc_moment {
 	FC_STATE_FLAGS,			/* the greeting was read, the flags are chosen */
 	FC_STATE_BEFORE_OPTION,
 	FC_STATE_AFTER_OPTION,		/* its final reply was acted on */
+	FC_STATE_SECURING,		/* the TLS handshake is about to begin, as .tls_setup says */
+	FC_STATE_SECURED,		/* it is up */
+	FC_STATE_NOT_SECURED,		/* it has failed */
+	FC_STATE_CLOSING,		/* TLS is about to be shut down */
 	FC_STATE_TRANSMISSION,		/* it begins */
 	FC_STATE_EOF,			/* the server has closed the connection */
 	FC_STATE_END,			/* of the session */

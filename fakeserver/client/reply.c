@@ -1,4 +1,4 @@
-/* Replies, simple and structured: what the honest client makes of them, and what it does not put up with. */
+/* Replies, simple, structured and extended: what the honest client makes of them, and what it does not put up with. */
 #include "fakeserver/client/lying.h"
 #include "harness/names.h"
 
@@ -139,15 +139,45 @@ context_of(const struct fc_session *s, uint32_t id)
 	return i < s->facts.n_contexts ? i : NO_SUCH_CONTEXT;
 }
 
+/* A status chunk, of either width. */
+struct status {
+	uint32_t context_id;
+	size_t n;
+	bool wide;
+	struct chunk_block_status compact;
+	struct chunk_block_status_ext ext;
+};
+
+static struct extent
+extent_at(const struct status *m, size_t i)
+{
+	return m->wide ? chunk_extent_ext(&m->ext, i) : chunk_extent(&m->compact, i);
+}
+
+/* False: what it says of its length is not so. */
+static bool
+get_status(const struct chunk *c, struct status *m)
+{
+	enum wire_end end;
+
+	m->wide = c->type == NBD_REPLY_TYPE_BLOCK_STATUS_EXT;
+	end = m->wide ? wire_get_chunk_block_status_ext(wire_over(c->data), &m->ext)
+	              : wire_get_chunk_block_status(wire_over(c->data), &m->compact);
+	m->context_id = m->wide ? m->ext.context_id : m->compact.context_id;
+	m->n = m->wide ? m->ext.extents.len / EXTENT_EXT_SIZE : m->compact.extents.len / EXTENT_SIZE;
+	return end == WIRE_EXACT && (!m->wide || m->ext.count == m->n);
+}
+
 /* proto.md:1845-1868 */
 static bool
-are_extents_sound(const struct fc_op *op, const struct chunk_block_status *m, size_t n)
+are_extents_sound(const struct fc_op *op, const struct status *m)
 {
 	bool one = (op->request.flags & NBD_CMD_FLAG_REQ_ONE) != 0;
 	uint64_t before_last = 0;
+	size_t n = m->n;
 
 	for (size_t i = 0; i < n; i++) {
-		struct extent e = chunk_extent(m, i);
+		struct extent e = extent_at(m, i);
 
 		if (e.length == 0 || (one && e.length > op->request.length))
 			return false;
@@ -157,14 +187,14 @@ are_extents_sound(const struct fc_op *op, const struct chunk_block_status *m, si
 }
 
 static void
-tell_extents(struct fc_op *op, const struct fc_context *c, const struct chunk_block_status *m, size_t n)
+tell_extents(struct fc_op *op, const struct fc_context *c, const struct status *m)
 {
-	char text[40];
+	char text[48];
 
 	buf_put(&op->said, " ", 1);
 	fc_put_word(&op->said, (struct bytes){ c->name.at, c->name.len });
-	for (size_t i = 0; i < n && op->n_extents < FC_EXTENTS_MOST; i++, op->n_extents++) {
-		struct extent e = chunk_extent(m, i);
+	for (size_t i = 0; i < m->n && op->n_extents < FC_EXTENTS_MOST; i++, op->n_extents++) {
+		struct extent e = extent_at(m, i);
 		int len = snprintf(text, sizeof(text), "%c%" PRIu64 ":%" PRIu64, i == 0 ? '=' : ',', e.length, e.flags);
 
 		buf_put(&op->said, text, (size_t)len);
@@ -174,11 +204,12 @@ tell_extents(struct fc_op *op, const struct fc_context *c, const struct chunk_bl
 static bool
 take_status(struct fc_session *s, struct fc_op *op, const struct chunk *c)
 {
-	struct chunk_block_status m;
-	bool exact = wire_get_chunk_block_status(wire_over(c->data), &m) == WIRE_EXACT;
-	size_t n = m.extents.len / EXTENT_SIZE, i = context_of(s, m.context_id);
+	struct status m = { 0 };
+	bool exact = get_status(c, &m);
+	size_t i = context_of(s, m.context_id);
 
 	if (!fc_sound(s, op->request.type == NBD_CMD_BLOCK_STATUS, "extents in answer to another command") ||
+	    !fc_sound(s, m.wide == s->facts.extended, "extents of the wrong width") ||
 	    !fc_sound(s, exact, "the length of NBD_REPLY_TYPE_BLOCK_STATUS") ||
 	    !fc_sound(s, i != NO_SUCH_CONTEXT, "extents of no context that was selected"))
 		return false;
@@ -186,11 +217,12 @@ take_status(struct fc_session *s, struct fc_op *op, const struct chunk *c)
 		return true;
 	/* Whoever puts up with it takes it for the first one's. */
 	i = i == NO_SUCH_CONTEXT ? 0 : i;
-	if (!fc_sound(s, !op->told[i], "two chunks of extents of one context") ||
-	    !fc_sound(s, are_extents_sound(op, &m, n), "extents that cannot be"))
+	if (!fc_sound(s, fc_asks_for(op, &s->facts.contexts[i]), "extents of a context that was not asked for") ||
+	    !fc_sound(s, !op->told[i], "two chunks of extents of one context") ||
+	    !fc_sound(s, are_extents_sound(op, &m), "extents that cannot be"))
 		return false;
 	op->told[i] = true;
-	tell_extents(op, &s->facts.contexts[i], &m, n);
+	tell_extents(op, &s->facts.contexts[i], &m);
 	return true;
 }
 
@@ -241,6 +273,7 @@ act_on_chunk(struct fc_session *s, struct fc_op *op, const struct chunk *c)
 	case NBD_REPLY_TYPE_OFFSET_HOLE:
 		return take_hole(s, op, c);
 	case NBD_REPLY_TYPE_BLOCK_STATUS:
+	case NBD_REPLY_TYPE_BLOCK_STATUS_EXT:
 		return take_status(s, op, c);
 	default:
 		return fc_sound(s, false, "an unknown chunk type");
@@ -257,7 +290,8 @@ is_complete(const struct fc_session *s, const struct fc_op *op)
 		return true;
 	if (op->request.type == NBD_CMD_READ)
 		return op->n_covered == op->request.length;
-	while (op->request.type == NBD_CMD_BLOCK_STATUS && n < s->facts.n_contexts && op->told[n])
+	while (op->request.type == NBD_CMD_BLOCK_STATUS && n < s->facts.n_contexts &&
+	       (op->told[n] || !fc_asks_for(op, &s->facts.contexts[n])))
 		n++;
 	return op->request.type != NBD_CMD_BLOCK_STATUS || n == s->facts.n_contexts;
 }
@@ -266,25 +300,30 @@ is_complete(const struct fc_session *s, const struct fc_op *op)
 static bool
 is_bearable(const struct fc_op *op, const struct chunk *c)
 {
-	uint32_t length = op != NULL && op->request.type == NBD_CMD_READ ? op->request.length : 0;
+	uint64_t length = op != NULL && op->request.type == NBD_CMD_READ ? op->request.length : 0;
 
 	return c->length <= (length > CHUNK_MOST ? length : CHUNK_MOST) + sizeof(uint64_t);
 }
 
 static bool
-take_chunk(struct fc_session *s)
+take_chunk(struct fc_session *s, bool extended)
 {
+	size_t header = extended ? EXTENDED_CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE;
 	struct chunk c;
-	struct fc_receiving m = { .kind = MSG_CHUNK, .chunk = &c };
+	struct fc_receiving m = { .kind = MSG_CHUNK, .chunk = &c, .extended = extended };
 
-	if (!fc_has(s, CHUNK_HEADER_SIZE))
+	if (!fc_has(s, header))
 		return false;
-	wire_get_chunk(fc_input(s), &c);
+	if (extended)
+		wire_get_extended_chunk(fc_input(s), &c);
+	else
+		wire_get_chunk(fc_input(s), &c);
 	m.op = fc_op_in_flight(s, c.cookie);
 	if (!fc_sound(s, s->facts.structured, "a structured reply that was not agreed") ||
+	    !fc_sound(s, extended == s->facts.extended, "a chunk with the other header than was agreed") ||
 	    !fc_sound(s, is_bearable(m.op, &c), "the length of a chunk"))
 		return false;
-	s->want = CHUNK_HEADER_SIZE + (size_t)c.length;
+	s->want = header + (size_t)(c.length < SIZE_MAX / 2 ? c.length : SIZE_MAX / 2);
 	if (m.op != NULL && !fc_has(s, s->want))
 		return false;
 	fc_lie_receiving(s, &m);
@@ -298,6 +337,8 @@ take_chunk(struct fc_session *s)
 	s->want = 0;
 	if (m.op == NULL)
 		return true;
+	if (!fc_sound(s, !extended || c.offset == m.op->request.offset, "the offset of an extended reply"))
+		return false;
 	m.op->replied = true;
 	if (!m.ignore && !act_on_chunk(s, m.op, &c))
 		return false;
@@ -313,7 +354,8 @@ is_simple_sound(struct fc_session *s, const struct fc_op *op, const struct simpl
 {
 	uint16_t type = op->request.type;
 
-	return fc_sound(s, !op->replied, "a simple reply behind a chunk") &&
+	return fc_sound(s, !s->facts.extended, "a simple reply in spite of extended headers") &&
+	       fc_sound(s, !op->replied, "a simple reply behind a chunk") &&
 	       fc_sound(s, type != NBD_CMD_READ || !s->facts.structured, "a simple reply to NBD_CMD_READ") &&
 	       fc_sound(s, type != NBD_CMD_BLOCK_STATUS || r->error != NBD_SUCCESS,
 	                "a simple reply to NBD_CMD_BLOCK_STATUS");
@@ -364,8 +406,8 @@ fc_take_reply(struct fc_session *s)
 	if (!fc_has(s, sizeof(magic)))
 		return false;
 	magic = wire_be32(&w);
-	if (magic == NBD_STRUCTURED_REPLY_MAGIC)
-		return take_chunk(s);
+	if (magic == NBD_STRUCTURED_REPLY_MAGIC || magic == NBD_EXTENDED_REPLY_MAGIC)
+		return take_chunk(s, magic == NBD_EXTENDED_REPLY_MAGIC);
 	if (magic == NBD_SIMPLE_REPLY_MAGIC)
 		return take_simple(s);
 	return fc_sound(s, false, "the magic of a reply") && false;

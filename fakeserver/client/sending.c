@@ -42,9 +42,12 @@ encode_request(struct buf *b, struct fc_sending *m)
 		r->flags = __builtin_bswap16(r->flags);
 		r->type = __builtin_bswap16(r->type);
 		r->offset = __builtin_bswap64(r->offset);
-		r->length = __builtin_bswap32(r->length);
+		r->length = m->extended ? __builtin_bswap64(r->length) : __builtin_bswap32((uint32_t)r->length);
 	}
-	wire_put_request(b, r);
+	if (m->extended)
+		wire_put_extended_request(b, r);
+	else
+		wire_put_request(b, r);
 }
 
 void

@@ -37,7 +37,7 @@ over_with_errno(struct fc_session *s, int error)
 static void
 watch(struct fc_session *s)
 {
-	bool want = s->stage == FC_CONNECTING || s->out.len > s->out_at;
+	bool want = s->stage == FC_CONNECTING || (s->stage == FC_SECURING ? s->tls_writes : s->out.len > s->out_at);
 	struct epoll_event e = { .events = (want ? EPOLLOUT : 0u) | (want && s->blind ? 0u : EPOLLIN),
 		                 .data.ptr = s->handle };
 
@@ -139,7 +139,7 @@ connect_tcp(struct fc_session *s, const struct nbd_uri *u)
 void
 fc_connect(struct fc_session *s, const char *uri)
 {
-	char why[URI_MAX_ERROR];
+	char why[URI_MAX_ERROR], error[40];
 	struct nbd_uri u;
 
 	if (!uri_parse(uri, &u, why)) {
@@ -148,8 +148,8 @@ fc_connect(struct fc_session *s, const char *uri)
 	}
 	s->uri = strdup(uri);
 	s->export = strdup(u.export);
-	if (u.tls)
-		fc_over(s, "ENOTSUP");
+	if (!fc_load_credentials(s, &u, error))
+		fc_over(s, error);
 	else if (u.transport == URI_UNIX)
 		connect_unix(s, u.socket);
 	else if (u.transport == URI_TCP)
@@ -184,7 +184,7 @@ void
 fc_flush(struct fc_session *s)
 {
 	while (s->fd >= 0 && s->stage > FC_CONNECTING && s->out.len > s->out_at) {
-		ssize_t n = send(s->fd, s->out.at + s->out_at, s->out.len - s->out_at, MSG_NOSIGNAL);
+		ssize_t n = fc_send_bytes(s, s->out.at + s->out_at, s->out.len - s->out_at);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
@@ -201,8 +201,10 @@ fc_flush(struct fc_session *s)
 		}
 	}
 	/* Behind NBD_CMD_DISC comes nothing: a server that reads on sees so. */
-	if (s->stage == FC_LEAVING && !s->aborting && s->out.len == s->out_at && s->fd >= 0)
+	if (s->stage == FC_LEAVING && !s->aborting && s->out.len == s->out_at && s->fd >= 0) {
+		fc_shut_tls(s);
 		shutdown(s->fd, SHUT_WR);
+	}
 	if (s->close_behind && s->stage > FC_CONNECTING && s->out.len == s->out_at)
 		fc_over(s, "ECANCELED");
 	watch(s);
@@ -255,10 +257,12 @@ take_all(struct fc_session *s)
 }
 
 static void
-receive(struct fc_session *s)
+receive_once(struct fc_session *s)
 {
-	size_t want = s->want > s->in.len ? s->want - s->in.len : 0, room = want > RECEIVE ? want : RECEIVE;
-	ssize_t n = recv(s->fd, buf_grow(&s->in, room), room, 0);
+	size_t want = s->want > s->in.len ? s->want - s->in.len : 0;
+	/* More than any READ has need not come. */
+	size_t room = want < RECEIVE ? RECEIVE : want > FC_READ_MOST ? FC_READ_MOST : want;
+	ssize_t n = fc_recv(s, buf_grow(&s->in, room), room);
 	int error = errno;
 
 	s->in.len -= room - (n > 0 ? (size_t)n : 0);
@@ -277,6 +281,26 @@ receive(struct fc_session *s)
 	}
 }
 
+/* What TLS has read already no descriptor tells of. */
+static void
+receive(struct fc_session *s)
+{
+	do
+		receive_once(s);
+	while (s->fd >= 0 && s->secured && tls_waiting(s->tls) > 0);
+}
+
+static void
+secure(struct fc_session *s)
+{
+	fc_go_on_securing(s);
+	if (s->stage != FC_SECURING && s->fd >= 0) {
+		take_all(s);
+		receive(s);
+	}
+	fc_flush(s);
+}
+
 static void
 notify(struct fc_session *s, uint32_t events)
 {
@@ -286,7 +310,9 @@ notify(struct fc_session *s, uint32_t events)
 		finish_connecting(s);
 	else if (s->stage > FC_CONNECTING && (events & EPOLLOUT) != 0)
 		fc_flush(s);
-	if (s->stage > FC_CONNECTING && s->fd >= 0 && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0)
+	if (s->stage == FC_SECURING)
+		secure(s);
+	else if (s->stage > FC_CONNECTING && s->fd >= 0 && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0)
 		receive(s);
 	fc_reap(h);
 }

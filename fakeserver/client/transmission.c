@@ -25,8 +25,9 @@ static const struct command {
 /* ---- what may not be sent ---- */
 
 static const char *
-check_flags(const struct fc_session *s, const struct request *r)
+check_flags(const struct fc_session *s, const struct fc_op *op)
 {
+	const struct request *r = &op->request;
 	uint16_t offered = fc_flags(&s->facts), needs = commands[r->type].needs;
 
 	if ((r->flags & NBD_CMD_FLAG_FUA) != 0)
@@ -38,6 +39,8 @@ check_flags(const struct fc_session *s, const struct request *r)
 	if ((r->flags & ~commands[r->type].flags) != 0 || (needs & ~offered) != 0)
 		return "EINVAL";
 	if (r->type == NBD_CMD_BLOCK_STATUS && (s->facts.n_contexts == 0 || !s->facts.structured))
+		return "EINVAL";
+	if (op->filtered && (offered & NBD_FLAG_BLOCK_STATUS_PAYLOAD) == 0)
 		return "EINVAL";
 	return commands[r->type].writes && (offered & NBD_FLAG_READ_ONLY) != 0 ? "EPERM" : NULL;
 }
@@ -60,11 +63,50 @@ check_range(const struct fc_session *s, const struct request *r)
 	return payload && r->length > maximum ? "ERANGE" : NULL;
 }
 
-/* What no memory has room for is not even tried. */
-static const char *
-check_limits(const struct request *r)
+bool
+fc_asks_for(const struct fc_op *op, const struct fc_context *c)
 {
-	return (r->type == NBD_CMD_READ && r->length > FC_READ_MOST) ||
+	struct bytes name = { c->name.at, c->name.len };
+	struct wire w = wire(op->only.at, op->only.len);
+	bool asked = !op->filtered;
+
+	while (!asked && w.left > 0)
+		asked = bytes_equal(wire_take(&w, wire_be32(&w)), name);
+	return asked;
+}
+
+static size_t
+count_asked(const struct fc_session *s, const struct fc_op *op)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->facts.n_contexts; i++)
+		n += fc_asks_for(op, &s->facts.contexts[i]);
+	return n;
+}
+
+static bool
+asks_for_unknown(const struct fc_session *s, const struct fc_op *op)
+{
+	struct wire w = wire(op->only.at, op->only.len);
+	size_t n = 0;
+
+	for (; w.left > 0; n++)
+		wire_take(&w, wire_be32(&w));
+	return n != count_asked(s, op);
+}
+
+/* What no memory has room for is not even tried, nor what no header can tell. */
+static const char *
+check_limits(const struct fc_session *s, const struct fc_op *op)
+{
+	const struct request *r = &op->request;
+
+	if (!s->facts.extended && (r->length > UINT32_MAX || op->filtered))
+		return "EINVAL";
+	if (op->filtered && asks_for_unknown(s, op))
+		return "EINVAL";
+	return (r->type == NBD_CMD_READ && r->length > FC_READ_MOST && !(op->unchecked && r->length > UINT32_MAX)) ||
 	                       (r->type == NBD_CMD_WRITE && r->length > FC_WRITE_MOST)
 	               ? "ERANGE"
 	               : NULL;
@@ -74,10 +116,10 @@ static const char *
 check(const struct fc_session *s, const struct fc_op *op)
 {
 	const struct request *r = &op->request;
-	const char *error = check_limits(r);
+	const char *error = check_limits(s, op);
 
 	if (error == NULL && fc_first(s->handle)->settings.strict && !op->unchecked) {
-		error = check_flags(s, r);
+		error = check_flags(s, op);
 		if (error == NULL)
 			error = check_range(s, r);
 	}
@@ -89,7 +131,7 @@ check(const struct fc_session *s, const struct fc_op *op)
 static void
 queue(struct fc_session *s, struct fc_op *op)
 {
-	op->request.magic = NBD_REQUEST_MAGIC;
+	op->request.magic = s->facts.extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
 	op->request.cookie = ++s->last_cookie;
 	TAILQ_INSERT_TAIL(&s->ops, op, entry);
 	fc_send_requests(s);
@@ -163,6 +205,29 @@ fill(struct fc_op *op)
 	r->data = (struct bytes){ op->data, r->length };
 }
 
+/* Extended headers say whether a payload follows, and then how long it is. */
+static void
+put_payload(const struct fc_session *s, struct fc_op *op, struct request *r)
+{
+	struct block_status_payload p = { .length = r->length };
+	struct buf ids = { 0 };
+
+	if (s->facts.extended && r->type == NBD_CMD_WRITE)
+		r->flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	if (!op->filtered)
+		return;
+	for (size_t i = 0; i < s->facts.n_contexts; i++)
+		if (fc_asks_for(op, &s->facts.contexts[i]))
+			put_be32(&ids, s->facts.contexts[i].id);
+	p.ids = (struct bytes){ ids.at, ids.len };
+	buf_clear(&op->payload);
+	wire_put_block_status_payload(&op->payload, &p);
+	buf_free(&ids);
+	r->flags |= NBD_CMD_FLAG_PAYLOAD_LEN;
+	r->length = op->payload.len;
+	r->data = (struct bytes){ op->payload.at, op->payload.len };
+}
+
 static void
 send_request(struct fc_session *s, struct fc_op *op)
 {
@@ -170,6 +235,8 @@ send_request(struct fc_session *s, struct fc_op *op)
 
 	fill(op);
 	m.request = op->request;
+	m.extended = s->facts.extended;
+	put_payload(s, op, &m.request);
 	fc_send(s, &m);
 	op->sent = true;
 	op->sent_at = now_ms();
@@ -221,7 +288,8 @@ fc_disconnect(struct fc_session *s)
 {
 	struct fc_sending m = { .kind = MSG_REQUEST };
 
-	m.request.magic = NBD_REQUEST_MAGIC;
+	m.extended = s->facts.extended;
+	m.request.magic = m.extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
 	m.request.type = NBD_CMD_DISC;
 	m.request.cookie = ++s->last_cookie;
 	s->stage = FC_LEAVING;

@@ -221,7 +221,8 @@ SENDING_LIE(contexts_of_another_export,
             m->meta.name = BYTES_OF("other");
             m->meta.name_length = 5)
 
-CLIENT_LIE(contexts_listed_without_structured, COMMAND, BREAKS(R(list_meta_after_structured)),
+CLIENT_LIE(contexts_listed_without_structured, COMMAND,
+           BREAKS(R(list_meta_after_structured), R(ext_list_contexts_after_negotiation)),
            "sends NBD_OPT_LIST_META_CONTEXT although structured replies were not agreed")
 {
 	if (op->ask == FC_LIST_CONTEXTS && !s->facts.structured && CLIENT_LIE_NOW)
@@ -239,7 +240,8 @@ CLIENT_LIE(structured_assumed, STATE,
 }
 CLIENT_LIE(structured_refused_assumed, STATE,
            BREAKS(R(set_meta_after_structured), R(client_metadata_needs_structured),
-                  R(payload_extensions_need_structured), R(structured_reply_unsup_handled)),
+                  R(payload_extensions_need_structured), R(structured_reply_unsup_handled),
+                  R(ext_contexts_need_negotiation), R(ext_contexts_after_negotiation)),
            "acts as if structured replies were agreed when they were refused")
 {
 	if (moment == FC_STATE_AFTER_OPTION && s->option == NBD_OPT_STRUCTURED_REPLY && !s->facts.structured &&

@@ -40,7 +40,8 @@ COMMAND_LIE(fua_unadvertised, BREAKS(R(client_uses_exposed_features), R(command_
             "sets FUA although it is not advertised", has_flag(op, NBD_CMD_FLAG_FUA) && !offers(s, NBD_FLAG_SEND_FUA),
             op->unchecked = true)
 COMMAND_LIE(df_unadvertised,
-            BREAKS(R(df_only_where_advertised), R(client_df_unadvertised), R(command_flags_documented_only)),
+            BREAKS(R(df_only_where_advertised), R(client_df_unadvertised), R(command_flags_documented_only),
+                   R(ext_df_needs_flag)),
             "sets DF although it is not advertised", has_flag(op, NBD_CMD_FLAG_DF) && !offers(s, NBD_FLAG_SEND_DF),
             op->unchecked = true)
 COMMAND_LIE(fast_zero_unadvertised,
@@ -90,8 +91,9 @@ SENDING_LIE(fast_zero_on_trim, BREAKS(R(command_flags_documented_only)), "sets F
             is_request(m, NBD_CMD_TRIM), m->request.flags |= NBD_CMD_FLAG_FAST_ZERO)
 SENDING_LIE(flag_15_set, BREAKS(R(command_flags_documented_only)), "sets bit 15 of the command flags",
             m->kind == MSG_REQUEST && m->request.type != NBD_CMD_DISC, m->request.flags |= 0x8000)
-SENDING_LIE(payload_len_set, BREAKS(R(command_flags_documented_only)), "sets PAYLOAD_LEN, which is of extended headers",
-            is_request(m, NBD_CMD_WRITE), m->request.flags |= NBD_CMD_FLAG_PAYLOAD_LEN)
+SENDING_LIE(payload_len_set, BREAKS(R(command_flags_documented_only), R(ext_compact_no_payload_flag)),
+            "sets PAYLOAD_LEN, which is of extended headers", is_request(m, NBD_CMD_WRITE),
+            m->request.flags |= NBD_CMD_FLAG_PAYLOAD_LEN)
 SENDING_LIE(cache_sent_as_resize, BREAKS(R(client_negotiates_extras)), "sends RESIZE, which was not negotiated",
             is_request(m, NBD_CMD_CACHE), m->request.type = NBD_CMD_RESIZE)
 SENDING_LIE(trim_sent_as_unknown, BREAKS(R(client_negotiates_extras)), "sends a command that nobody knows",
@@ -158,14 +160,14 @@ CLIENT_LIE(trimmed_reads_as_zeroes, COMMAND, BREAKS(R(trim_contents_not_assumed)
 
 /* ---- lengths and places ---- */
 
-#define EMPTY_LIE(ident, cmd, rule, name)                                                                              \
-	COMMAND_LIE(ident, BREAKS(R(rule)), "sends " name " of length 0",                                              \
+#define EMPTY_LIE(ident, cmd, name, ...)                                                                               \
+	COMMAND_LIE(ident, BREAKS(__VA_ARGS__), "sends " name " of length 0",                                          \
 	            is_command(op, cmd) && op->request.length == 0, op->unchecked = true)
-EMPTY_LIE(empty_read, NBD_CMD_READ, read_length_nonzero, "READ")
-EMPTY_LIE(empty_write, NBD_CMD_WRITE, write_length_nonzero, "WRITE")
-EMPTY_LIE(empty_trim, NBD_CMD_TRIM, trim_length_nonzero, "TRIM")
-EMPTY_LIE(empty_zeroes, NBD_CMD_WRITE_ZEROES, zeroes_length_nonzero, "WRITE_ZEROES")
-EMPTY_LIE(empty_block_status, NBD_CMD_BLOCK_STATUS, status_length_nonzero, "BLOCK_STATUS")
+EMPTY_LIE(empty_read, NBD_CMD_READ, "READ", R(read_length_nonzero), R(ext_read_nonzero))
+EMPTY_LIE(empty_write, NBD_CMD_WRITE, "WRITE", R(write_length_nonzero))
+EMPTY_LIE(empty_trim, NBD_CMD_TRIM, "TRIM", R(trim_length_nonzero))
+EMPTY_LIE(empty_zeroes, NBD_CMD_WRITE_ZEROES, "WRITE_ZEROES", R(zeroes_length_nonzero))
+EMPTY_LIE(empty_block_status, NBD_CMD_BLOCK_STATUS, "BLOCK_STATUS", R(status_length_nonzero), R(ext_status_nonzero))
 
 #define EMPTY_BEFORE_LIE(ident, cmd, rule, name)                                                                       \
 	CLIENT_LIE(ident, SENDING, BREAKS(R(rule)), "sends " name " of length 0 for " name)                            \
