@@ -23,6 +23,7 @@ const struct tls_named_play tls_failings[N_TLS_FAILINGS] = {
 const struct tls_named_play tls_injected[N_TLS_INJECTED] = {
 	{ "STRUCTURED_REPLY, ACK", { .withholds = true, .behind = BYTES(REPLY TO("\10") ACK) } },
 	{ "STRUCTURED_REPLY, ERR_UNSUP", { .withholds = true, .behind = BYTES(REPLY TO("\10") "\x80\0\0\1\0\0\0\0") } },
+	{ "EXTENDED_HEADERS, ERR_UNSUP", { .withholds = true, .behind = BYTES(REPLY TO("\13") "\x80\0\0\1\0\0\0\0") } },
 	{ "GO, ACK",
 	  { .withholds = true,
 	    .behind = BYTES(REPLY TO("\7") "\0\0\0\3\0\0\0\14\0\0\0\0\0\0\0\0\x10\0\0\1" REPLY TO("\7") ACK) } },

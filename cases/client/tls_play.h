@@ -33,7 +33,7 @@ struct tls_named_play {
 	struct tls_play play;
 };
 /* Ways in which the handshake fails; and replies in clear behind the ACK, whose option has none over TLS. */
-enum { N_TLS_FAILINGS = 6, N_TLS_INJECTED = 3 };
+enum { N_TLS_FAILINGS = 6, N_TLS_INJECTED = 4 };
 extern const struct tls_named_play tls_failings[N_TLS_FAILINGS], tls_injected[N_TLS_INJECTED];
 
 const struct script *tls_play_script(struct tls_play *p);	/* one at a time */
