@@ -118,7 +118,7 @@ def test_no_guard_stays(nbdspec):
 
 
 def test_mutants_interrupted(nbdspec):
-    p = nbdspec.start("mutants", "-c", "read/first_block", "-j", "2")
+    p = nbdspec.start("mutants", "-c", "read/*", "-j", "2")  # some seconds
     until(lambda: len(processes(nbdspec.mark)) > 1)
     p.send_signal(signal.SIGINT)
     p.communicate(timeout=PATIENCE)
