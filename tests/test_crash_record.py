@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import time
@@ -291,6 +292,26 @@ def test_many_mark_commands_at_once(nbdspec, record):
                   "for p in $pids; do wait $p; done; : {uri}"), status=0)
     marks = [e[1] for e in story(nbdspec.cwd / "t") if e[0] == "M" and e[1].startswith("m ")]
     assert sorted(marks) == sorted(f"m {i}" for i in range(1, 101))
+
+
+def test_a_mark_that_is_turned_away_tries_again(nbdspec):
+    """Whether the other side closes before or behind what is written to it: both come here."""
+    marks, away = [], 300
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(nbdspec.cwd / "s"))
+        s.listen(64)
+        s.settimeout(PATIENCE)
+        started = [nbdspec.start("mark", f"m {i}", env={**nbdspec.env, "NBDSPEC_MARK_SOCKET": str(nbdspec.cwd / "s")}) for i in range(20)]
+        while len(marks) < 20:
+            c, _ = s.accept()
+            with c:
+                if away > 0:
+                    away -= 1
+                    continue
+                marks.append(c.recv(100))
+                c.sendall(b"ok\n")
+    assert [p.wait(PATIENCE) for p in started] == [0] * 20
+    assert sorted(marks) == sorted(b"mark m %d\n" % i for i in range(20))
 
 
 def test_mark_without_a_recording(nbdspec):

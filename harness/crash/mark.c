@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { TEXT_MOST = 4096, ANSWER_MS = 30000 };
+enum { TEXT_MOST = 4096, ANSWER_MS = 30000, AGAIN_MS = 5, TRIES = ANSWER_MS / AGAIN_MS };
 
 static const struct cli_option options[] = { { 0 } };
 
@@ -50,12 +51,14 @@ run_mark(struct cli *cli)
 		return cli_usage_error(cli, "'nbdspec: ' begins the marks that nbdspec itself sets");
 	if (path == NULL || *path == '\0')
 		return cli_broken(cli, "%s is not set: no 'nbdspec crash record' has started this", MARK_SOCKET_ENV);
-	for (int i = 0; i < 100; i++) {
+	/* It may close before we have written. */
+	signal(SIGPIPE, SIG_IGN);
+	for (int i = 0; i < TRIES; i++) {
 		if (set_mark(path, cli->args[0]))
 			return STATUS_OK;
 		if (errno != ECONNRESET && errno != EPIPE)
 			break;
-		poll(NULL, 0, 5);
+		poll(NULL, 0, AGAIN_MS);
 	}
 	return cli_broken(cli, "%s: %s: the recording that has started this is over", path, strerror(errno));
 }
