@@ -105,6 +105,12 @@ def test_a_lie_about_tls_is_found(nbdspec, lie):
     assert (requirement, shortest) in {(r.get("requirement"), r["point"]) for r in results}
 
 
+def test_a_finding_in_info_comes_again(nbdspec):
+    lie = ["--lie", "extended_df_always:option=6"]
+    findings, _ = explore(nbdspec, "--explore", 1, *serve(*lie), status=1)
+    comes_again(nbdspec, next(r for r in findings if (r["requirement"], r["point"]) == ("df_flag_without_structured", "INFO,GO")), *lie)
+
+
 @pytest.mark.parametrize("lie", ["selective_keeps_structured", "tls_second_acked"])
 def test_a_finding_about_tls_comes_again(nbdspec, lie):
     mode, options, requirement, shortest = TLS_LIES[lie]

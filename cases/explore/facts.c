@@ -212,15 +212,14 @@ learn_visitors(struct test *t, struct facts *f)
 static uint32_t
 answer_in_clear(struct test *t, uint32_t option)
 {
-	struct option_reply r;
+	uint32_t type;
+	unsigned n;
 
 	open_in_clear(t);
 	send_option(t, option, NULL, 0);
-	do
-		r = recv_option_reply(t, R(option_gets_reply));
-	while (r.type != NBD_REP_ACK && !is_error_reply(r.type));
+	type = recv_final_reply(t, R(option_gets_reply), NBD_REP_SERVER, &n).type;
 	disconnect(t);
-	return r.type;
+	return type;
 }
 
 static void

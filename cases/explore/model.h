@@ -100,7 +100,7 @@ struct breach {
 	unsigned asked;			/* enum asks: in transmission, to what */
 	bool silent;			/* nothing came, for which a machine that is busy may be to blame */
 	char holds[80];			/* in C, of the option's final reply r, n others before it: what is not so; or "" */
-	bool holds_inside;		/* .holds is of t->s, once it was entered */
+	bool holds_inside;		/* .holds is of t->s, once it was entered, or of what INFO tells */
 };
 enum { MOST_WARNINGS = 4 };
 

@@ -134,9 +134,15 @@ put_last(FILE *f, const struct walker *w, const struct path *p, const struct bre
 		put_option(f, w, p->at[b->at], r, &over_tls);
 	}
 	fprintf(f, "\t/* Expected: %s; got: %s. */\n", b->expected, b->got);
-	if (b->holds_inside && b->at == p->n - 1)
+	if (b->holds_inside && b->at < p->n - 1) {
+		put_send(f, w, p->at[b->at]);
+		fprintf(f,
+		        "\tt->s->flags = recv_infos(t, R(%s)).export.flags;\n"
+		        "\tEXPECT(t, R(%s), %s, \"flags 0x%%04x\", t->s->flags);\n",
+		        r, r, b->holds);
+	} else if (b->holds_inside)
 		fprintf(f, "\tEXPECT(t, R(%s), %s, \"flags 0x%%04x\", t->s->flags);\n", r, b->holds);
-	else if (b->holds[0] != '\0' && !b->holds_inside)
+	else if (b->holds[0] != '\0')
 		fprintf(f, "\tEXPECT(t, R(%s), %s, \"reply 0x%%08x behind %%u others\", r.type, n);\n", r, b->holds);
 	else if (b->at < p->n)
 		fprintf(f, "\texpect_in_step(t, R(%s));\n", r);
