@@ -204,20 +204,30 @@ def test_one_makes_the_kernel(nbdspec):
         return list((tree / "build/vm").glob("new-*"))
 
     def unpacks():
-        return [line for line in processes(nbdspec.mark).values() if line.startswith("sleep 60")]
+        return [pid for pid, line in processes(nbdspec.mark).items() if line.startswith("sleep 60")]
 
     first = start()
-    until(unpacks)
+    unpacks_first = until(unpacks)
     kept, second = folders(), start()
     until(lambda: has_open(second.pid, "/vm/lock"))
     assert len(kept) == 1 and folders() == kept
     first.kill()
     first.wait(PATIENCE)
-    until(lambda: len(unpacks()) == 1 and folders() not in ([], kept))
-    assert len(folders()) == 1
+    until(lambda: len(unpacks()) == 1 and unpacks() != unpacks_first)
+    assert len(folders()) == 1 and folders() != kept
     second.kill()
     second.wait(PATIENCE)
     until(lambda: not left(nbdspec))
+
+
+def test_whom_nobody_waits_for(tmp_path):
+    """A program does not begin when who wants it to end with itself has died before that was settled."""
+    begun, words = tmp_path / "begun", tmp_path / "words"
+    tells = ("import os, sys; sys.path.insert(0, 'ci/matrix'); from matrix import with_us; "
+             "open(sys.argv[1], 'w').write('\\0'.join(with_us('KILL', 'touch', sys.argv[2])))")
+    subprocess.run(["/usr/bin/python3", "-B", "-c", tells, words, begun], check=True, cwd=ROOT)
+    p = subprocess.run(words.read_text().split("\0"), timeout=PATIENCE)
+    assert p.returncode != 0 and not begun.exists()
 
 
 def has_open(pid, end):

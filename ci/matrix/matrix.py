@@ -12,6 +12,11 @@ class Untestable(Exception):
     """What is not there, and what to do."""
 
 
+def with_us(name, *command):
+    """The command as one that gets this signal when we die, and that does not begin when we died before that was settled."""
+    return ["setpriv", "--pdeathsig", name, "sh", "-c", f'test "$PPID" = {os.getpid()} && exec "$@"', "sh", *command]
+
+
 class Run:
     """The folder of a run, and what it has started. The guard removes the folder when we and all that are gone, be it by
     SIGKILL: they hold its standard input."""
@@ -27,7 +32,7 @@ class Run:
 
     def call(self, *command):
         """Its status, output, and last line of errors. It ends with us; we end it when it hangs."""
-        p = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL, text=True,
+        p = subprocess.Popen(with_us("TERM", *command), stdin=subprocess.DEVNULL, text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": self.folder},
                              pass_fds=[self.guard.stdin.fileno()])
         self.started.append(p)

@@ -5,6 +5,8 @@ downloaded and unpacked, and not installed. Only one run at a time makes anythin
 """
 import contextlib, fcntl, glob, io, lzma, os, pathlib, re, shutil, subprocess, tempfile
 
+from matrix import with_us
+
 BUILD = "build/vm"
 GUEST, FORWARD = f"{BUILD}/guest", f"{BUILD}/forward"
 PACKAGE = "linux-image-cloud-amd64"
@@ -38,8 +40,7 @@ def new_folder():
 
 def run(*command, **options):
     """Its output. It ends with us."""
-    p = subprocess.run(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, text=True, capture_output=True,
-                       **options)
+    p = subprocess.run(with_us("KILL", *command), stdin=subprocess.DEVNULL, text=True, capture_output=True, **options)
     if p.returncode:
         lines = (p.stderr.strip() or p.stdout.strip() or "no word").splitlines()
         raise Failed(f"{' '.join(command[:3])} fails: {next((line for line in lines if ': ' in line), lines[-1])}")

@@ -2,6 +2,7 @@
 import os, re, select, shutil, subprocess, sys, time
 
 import kernel
+from matrix import with_us
 
 BOOT_S, BOOT_TRIES, END_S = 60, 5, 4
 QEMU = "qemu-system-x86_64"
@@ -42,13 +43,13 @@ class Machine:
 
     def command(self):
         to = f"{os.path.abspath(kernel.FORWARD)} {self.server}"
-        return ["setpriv", "--pdeathsig", "KILL", QEMU, "-accel", "tcg", "-m", "256", "-smp", "1", "-nodefaults",
-                "-no-user-config", "-display", "none", "-no-reboot", "-kernel", self.vmlinuz, "-initrd", self.initramfs,
-                "-append", "console=ttyS0 loglevel=3 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on " + HASTE,
-                "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
-                "-device", "virtio-serial-pci", "-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port",
-                "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=",
-                *self.more]
+        return with_us("KILL", QEMU, "-accel", "tcg", "-m", "256", "-smp", "1", "-nodefaults",
+                       "-no-user-config", "-display", "none", "-no-reboot", "-kernel", self.vmlinuz, "-initrd", self.initramfs,
+                       "-append", "console=ttyS0 loglevel=3 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on " + HASTE,
+                       "-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console",
+                       "-device", "virtio-serial-pci", "-chardev", "stdio,id=port,signal=off", "-device", "virtserialport,chardev=port",
+                       "-netdev", f"user,id=net,restrict=on,guestfwd=tcp:{SERVER}-cmd:{to}", "-device", "virtio-net-pci,netdev=net,romfile=",
+                       *self.more)
 
     def start(self):
         """Up to the greeting of its first driver; False: it does not come."""
