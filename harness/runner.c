@@ -580,6 +580,9 @@ take_report(struct state *st, struct slot *s)
 	buf_consume(&s->in, size);
 	switch (s->silenced ? REPORT_DONE : h.type) {
 	case REPORT_RESULT:
+		/* Each point has as much time as a case without points. */
+		if (s->deadline != INT64_MAX)
+			s->deadline = now_ms() + (int64_t)(CASE_MS * s->job->target->factor);
 		/* A client case has a server of its own, and tells the end of its clients itself. */
 		if (s->job->target->via == VIA_CLIENT)
 			emit(st, s, &h, strings, "");
@@ -630,7 +633,7 @@ case_broke(struct state *st, struct slot *s, int status)
 	h.trace_to = lseek(s->trace_fd, 0, SEEK_END);
 	h.length[REPORT_MESSAGE] = 1;
 	if (s->timed_out)
-		snprintf(message, sizeof(message), "the case did not end within %d s: a fault of nbdspec",
+		snprintf(message, sizeof(message), "the case did not go on within %d s: a fault of nbdspec",
 		         (int)(CASE_MS * s->job->target->factor / 1000));
 	else if (WIFSIGNALED(status))
 		snprintf(message, sizeof(message), "the case was killed by signal %d (%s): a fault of nbdspec",
