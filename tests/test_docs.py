@@ -69,7 +69,7 @@ def shorter(command):
         command = command.replace(suite[0], f"{suite[0]} {some}", 1)
     if "crash explore" in command and "--budget" not in command:
         command += " --budget 20"
-    return re.sub(r"^make ", f"make -n -C {ROOT} ", command)
+    return re.sub(r"^pytest-3 -q tests/", f"pytest-3 -q {ROOT}/tests/", re.sub(r"^make\b", f"make -n -C {ROOT}", command))
 
 
 class Page:
@@ -87,7 +87,7 @@ class Page:
         for name, text in (("store", 'printf "row %s\\n" 1 2 3 >"$1" && sync "$1" && printf "stored\\n" >&"$NBDSPEC_MARK_FD"'), ("check", 'grep -q . "$1"')):
             self.program(self.cwd / name, text)
         self.program(self.cwd / "bin/my-check", '[ -d "$1" ]')
-        self.env = {**nbdspec.env, "PATH": f"{self.cwd}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.env = {**nbdspec.env, "PATH": f"{self.cwd}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
 
     @staticmethod
     def program(path, text):
@@ -194,6 +194,41 @@ def test_blocks_of_code_are_whole():
     for page in PAGES:
         text = read(page)
         assert text.count("\n```") == 2 * len(blocks(page)), page
+
+
+# ---- examples in C and Python ----
+
+def test_examples_of_adding(nbdspec):
+    """The case, the lie and the report of docs/adding.md, as files of their own: the lie turns the case red."""
+    sources = [text for language, text in blocks("docs/adding.md") if language == "c"]
+    assert len(sources) == 3
+    for i, text in enumerate(sources):
+        (nbdspec.cwd / f"{i}.c").write_text(text)
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
+    program = nbdspec.cwd / "with-examples"
+    subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", program,
+                    *(nbdspec.cwd / f"{i}.c" for i in range(3)), *objects, *libraries, "-lm"], check=True)
+    for lie, status in ((), 0), (("--lie", "example_unknown_acked"), 1):
+        done = subprocess.run([program, "server", "--text", "-", "-q", "-c", "example/*", "--", program, "serve", "--unix", "{socket}", *lie],
+                              env=nbdspec.env, capture_output=True, text=True, check=False)
+        assert done.returncode == status and ("FAIL   example/unknown_twice" in done.stdout) == (status == 1)
+    if shutil.which("clang-format-14"):
+        subprocess.run(["clang-format-14", f"--style=file:{ROOT}/.clang-format", "--dry-run", "--Werror", *(nbdspec.cwd / f"{i}.c" for i in range(3))], check=True)
+
+
+def test_examples_of_driver_protocol(tmp_path):
+    """The contents of a pattern, and the sum that its session shows for 4096 zeroes."""
+    code = dict(b for b in blocks("docs/driver-protocol.md") if b[0] in ("c", "python"))
+    names = {}
+    exec(code["python"], names)  # pylint: disable=exec-used
+    assert names["contents"](7, 20, 20) == names["contents"](7, 0, 64)[20:40]
+    assert names["contents"](7, 16, 16) == b"0007000000000001" and names["contents"](0, 5, 3) == bytes(3)
+    (tmp_path / "sum.c").write_text("#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\nstatic uint32_t sum(const uint8_t *data, size_t length)\n{\n" +
+                                    code["c"] + '}\nint main(void)\n{\n\tstatic const uint8_t zeroes[4096];\n\tprintf("%08x\\n", sum(zeroes, 4096));\n}\n')
+    subprocess.run(["gcc", "-Wall", "-Werror", "-o", tmp_path / "sum", tmp_path / "sum.c"], check=True)
+    told = subprocess.run([tmp_path / "sum"], capture_output=True, text=True, check=True).stdout.strip()
+    assert f"< 5 ok {told}" in read("docs/driver-protocol.md")
 
 
 # ---- links ----
