@@ -87,6 +87,7 @@ class Page:
         for name, text in (("store", 'printf "row %s\\n" 1 2 3 >"$1" && sync "$1" && printf "stored\\n" >&"$NBDSPEC_MARK_FD"'), ("check", 'grep -q . "$1"')):
             self.program(self.cwd / name, text)
         self.program(self.cwd / "bin/my-check", '[ -d "$1" ]')
+        self.program(self.cwd / "myserver", f'[ "$1$3" = --socket--file ] && exec {NBDSPEC} serve --unix "$2"')
         self.env = {**nbdspec.env, "PATH": f"{self.cwd}/bin:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
 
     @staticmethod
