@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import NBDSPEC, NEVER, PATIENCE, ROOT, read_until
+from conftest import NBDSPEC, NEVER, PATIENCE, ROOT, linked, read_until
 from test_crash_explore import log
 
 sys.path.insert(0, os.path.join(ROOT, "ci/release"))
@@ -205,11 +205,7 @@ def test_examples_of_adding(nbdspec):
     assert len(sources) == 3
     for i, text in enumerate(sources):
         (nbdspec.cwd / f"{i}.c").write_text(text)
-    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
-    program = nbdspec.cwd / "with-examples"
-    subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", program,
-                    *(nbdspec.cwd / f"{i}.c" for i in range(3)), *objects, *libraries, "-lm"], check=True)
+    program = linked(nbdspec.cwd / "with-examples", [nbdspec.cwd / f"{i}.c" for i in range(3)])
     for lie, status in ((), 0), (("--lie", "example_unknown_acked"), 1):
         done = subprocess.run([program, "server", "--text", "-", "-q", "-c", "example/*", "--", program, "serve", "--unix", "{socket}", *lie],
                               env=nbdspec.env, capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, ROOT
+from conftest import NBDSPEC, ROOT, linked
 
 
 @pytest.fixture
@@ -45,11 +45,7 @@ def test_skeletons(nbdspec, tree):
         assert f"/{group}.c:5: {group}/{name} is to be written" in told
     made = [path for path in glob.glob(f"{tree.root}/cases/*/*.c") if not os.path.exists(os.path.join(ROOT, os.path.relpath(path, tree.root)))]
     assert len(made) == len(SUITES)
-    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
-    program = nbdspec.cwd / "with-skeletons"
-    subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", program, *made, *objects,
-                    *libraries, "-lm"], check=True)
+    program = linked(nbdspec.cwd / "with-skeletons", made)
     if shutil.which("clang-format-14"):
         subprocess.run(["clang-format-14", "--dry-run", "--Werror", *made], check=True)
 
