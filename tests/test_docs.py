@@ -250,9 +250,16 @@ def test_links(page):
                 assert anchor in anchors(f.read()), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_paths(page):
+    """What looks like a file of the tree is one."""
+    named = re.findall(r"`((?:cases|ci|docs|fakeserver|harness|reports|tests)/[\w./*-]+)`", read(page))
+    assert [path for path in named if not glob.glob(os.path.join(ROOT, path)) and "NAME" not in path and "TARGET" not in path] == []
+
+
 # ---- docs/findings.md ----
 
-FINDING = re.compile(r"- \*\*(?P<who>[\w-]+) (?P<version>[\d.]+)\.\*\* `(?P<requirement>\w+)` \((?P<where>[^)]+)\), "
+FINDING = re.compile(r"- \*\*(?P<who>[\w-]+) (?P<version>[\d.]+)\.\*\* `(?P<requirement>\w+)` \((?P<level>[A-Za-z ]+), (?P<where>[^)]+)\), "
                      r"\[(?P<file>[\w.-]+)\]\(\.\./ci/expectations/(?P<linked>[\w.-]+)\) `(?P<pattern>[^`]+)`\. "
                      r"(?P<sure>Certain|Fairly sure)\.( Mended in (?P<mended>.+?)\.)? Debian 13: (?P<later>still there|gone|not looked at|by chance)\.")
 
@@ -278,9 +285,9 @@ def expectations(text):
 
 @pytest.fixture(scope="module")
 def places():
-    """Requirement by requirement, where the text has it."""
+    """Requirement by requirement, its level, and where the text has it."""
     told = subprocess.run([NBDSPEC, "requirements", "--tls"], capture_output=True, text=True, check=True).stdout
-    return dict(re.findall(r"^\S+ +(\w+)  [^,]*, ([^ ]+), ", told, re.M))
+    return {name: (level, where) for name, level, where in re.findall(r"^\S+ +(\w+)  ([^,]*), ([^ ]+), ", told, re.M)}
 
 
 def test_findings_are_all_read():
@@ -292,8 +299,8 @@ def test_findings_are_all_read():
 
 @pytest.mark.parametrize("line, f", [pytest.param(line, match, id=f"{match['file']}:{match['requirement']}") for line, match in findings() if match])
 def test_finding(places, line, f):
-    """Requirement, place, file, pattern, version and certainty are those of the expectation."""
-    assert f["linked"] == f["file"] and places[f["requirement"]] == f["where"]
+    """Requirement, level, place, file, pattern, version and certainty are those of the expectation."""
+    assert f["linked"] == f["file"] and places[f["requirement"]] == (f["level"], f["where"])
     text = read(f"ci/expectations/{f['file']}")
     known = [e for e in expectations(text) if e[0] == f["pattern"] and e[2] == f["requirement"]]
     assert known, "no expectation says so"
