@@ -192,6 +192,16 @@ crash-full: all workloads machine
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
 
+# make new-case GROUP/NAME REQUIREMENT... [SUITE=durability]: the skeleton of a case (docs/adding.md). The words behind it are no targets.
+new-case:
+	@ci/new-case $(if $(SUITE),--suite '$(SUITE)') $(new_case)
+
+ifeq ($(firstword $(MAKECMDGOALS)),new-case)
+new_case := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+$(filter-out $(wildcard *),$(new_case)): ; @:
+endif
+.PHONY: new-case
+
 # The server suite against `serve`, and the units, with each sanitizer; a report anywhere fails it (tests/sanitized).
 sanitized:
 	@$(MAKE) --no-print-directory SAN=address,undefined all units
@@ -203,18 +213,9 @@ FUZZ_SECONDS := 5
 fuzz:
 	@tests/fuzz/run $(FUZZ_SECONDS)
 
-# make new-case GROUP/NAME REQUIREMENT... [SUITE=durability]: the skeleton of a case (docs/adding.md). The words behind it are no targets.
-new-case:
-	@ci/new-case $(if $(SUITE),--suite '$(SUITE)') $(new_case)
-
-ifeq ($(firstword $(MAKECMDGOALS)),new-case)
-new_case := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
-$(filter-out $(wildcard *),$(new_case)): ; @:
-endif
-
 clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept new-case bench sanitized fuzz FORCE
+.PHONY: all passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)
