@@ -194,6 +194,16 @@ crash-full: all workloads machine
 mutants-accept:
 	cp $(BUILD)/mutants.txt tests/golden/mutants.txt
 
+# make new-case GROUP/NAME REQUIREMENT... [SUITE=durability]: the skeleton of a case (docs/adding.md). The words behind it are no targets.
+new-case:
+	@ci/new-case $(if $(SUITE),--suite '$(SUITE)') $(new_case)
+
+ifeq ($(firstword $(MAKECMDGOALS)),new-case)
+new_case := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+$(filter-out $(wildcard *),$(new_case)): ; @:
+endif
+.PHONY: new-case
+
 # The server suite against `serve`, and the units, with each sanitizer; a report anywhere fails it (tests/sanitized).
 sanitized:
 	@$(MAKE) --no-print-directory SAN=address,undefined all units

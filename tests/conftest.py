@@ -178,6 +178,16 @@ def read_until(stream, text, seconds=PATIENCE):
     return got
 
 
+def linked(program, files):
+    """A program with these files in C as well, which give no warning."""
+    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", program,
+                           *files, *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
 def pasted(nbdspec, cases):
     """A program with these cases as well, as reports give them to be pasted: {name: C}; they are explored/NAME."""
     files = []
@@ -185,12 +195,7 @@ def pasted(nbdspec, cases):
         files.append(nbdspec.cwd / f"{name}.c")
         files[-1].write_text('#include "cases/server/transmission.h"\n\n#include <inttypes.h>\n\n' +
                              re.sub(r"^CASE\(explored, \w+,", f"CASE(explored, {name},", case, flags=re.M))
-    objects = glob.glob(os.path.dirname(NBDSPEC) + "/obj/**/*.o", recursive=True)
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libxml-2.0", "zlib", "gnutls"], capture_output=True, text=True, check=True).stdout.split()
-    done = subprocess.run(["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-I", ROOT, "-Wall", "-Wextra", "-Werror", "-Wno-clobbered", "-o", nbdspec.cwd / "pasted",
-                           *files, *objects, *libraries, "-lm"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return nbdspec.cwd / "pasted"
+    return linked(nbdspec.cwd / "pasted", files)
 
 
 def drain(terminal, seconds=PATIENCE):
