@@ -1,6 +1,7 @@
 /* Finds the command, reads its options by its table, runs it. */
 #include "harness/cli.h"
 
+#include "harness/requirement.h"
 #include "harness/section.h"
 
 #include <ctype.h>
@@ -290,7 +291,10 @@ run_main(int argc, char **argv, char *line)
 		return help ? STATUS_OK : STATUS_USAGE;
 	}
 	if (strcmp(words[0], "--version") == 0) {
-		printf("nbdspec " NBDSPEC_VERSION " (protocol text 89ba7b5379548d6ebbfa36db15f2b8e3787a09ea)\n");
+		fputs("nbdspec " NBDSPEC_VERSION "\n"
+		      "protocol text     " PROTOCOL_COMMIT " (doc/proto.md of NetworkBlockDevice/nbd)\n"
+		      "extended headers  " EXTENSION_COMMIT " (its branch extension-ext-header)\n",
+		      stdout);
 		return STATUS_OK;
 	}
 	c = command_named(words, &n);
