@@ -44,6 +44,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	$(call quiet,CC)$(CC) $(flags) -MMD -MP -c -o $@ $<
 
 # What is put into it as it is.
+$(BUILD)/obj/harness/cmd_completion.o: harness/completion.bash harness/completion.zsh
 $(BUILD)/obj/reports/crash_page.o: reports/crash.html
 $(BUILD)/obj/reports/html.o: reports/runs.html
 $(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js
