@@ -2,7 +2,6 @@
 #include "harness/cli.h"
 
 #include "harness/requirement.h"
-#include "harness/section.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -12,14 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-SECTION_LIST(command, struct command, nbdspec_commands)
-
-const struct command *
-command_at(size_t i)
-{
-	return section_sorted(command_section(), i);
-}
 
 /* Of a command's name, such as "crash explore", the first word is `word`; its second one, "" without one, or NULL. */
 static const char *

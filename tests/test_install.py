@@ -140,7 +140,7 @@ COMPLETED = [
     (("server", "-c", "abort/acked_"), {"abort/acked_after_other_options", "abort/acked_once"}),
     (("server", "-c", "abort/*"), {"abort/*"}),
     (("client", "--case", "lies/"), {"lies/*", "lies/survived"}),
-    (("serve", "--lie", "abort_c"), {"abort_cut"}),
+    (("serve", "--lie", "abort_c"), {"abort_cut", "abort_cut_at_once"}),
     (("serve", "--tls", "=", "o"), {"off", "on"}),
     (("serve", "--tls", "="), {"off", "on", "require"}),
     (("serve", "--knob", "infos_"), {"infos_reversed"}),
@@ -179,7 +179,7 @@ zpty -d z
 
 
 @pytest.mark.parametrize("line, offered", [
-    ("crash e", "explore*export"), ("server --expl", "--explore *--explore-sequence *--explore-walks"), ("server -c opt", "option/"),
+    ("crash e", "explore*export"), ("server --expl", "--explore *--explore-sequence *--explore-walks"), ("server -c opt", "option"),
     ("serve --tls ", "off*on*require"), ("serve --lie abort_c", "abort_cut"), ("server --json a", "a*file"), ("server -- nbdspe", "nbdspec "),
 ])
 def test_zsh(line, offered, prefix, shell, nbdspec):
