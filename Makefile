@@ -146,8 +146,12 @@ check:
 check-installed: all passthrough drivers workloads machine units lint mutants
 	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup --max-worker-restart 0 tests
 
-# Slower: sanitizers and fuzzers.
-check-more: sanitized fuzz
+# Slower: sanitizers and fuzzers, and the Debian package.
+check-more: sanitized fuzz check-package
+
+check-package:
+	@ci/install build targets check
+	NBDSPEC_PACKAGE=1 $(PYTEST) -q tests/test_package.py
 
 formatted := $(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms) ci tests)))
 lint:
@@ -265,5 +269,5 @@ clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all man completion install uninstall check-built passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all man completion install uninstall check-built check-package passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)
