@@ -62,8 +62,8 @@ def lintian(top, name):
 
 @slow
 def test_lintian_says_nothing(built):
-    assert lintian(built, "*_source.changes") == ""
-    assert lintian(built, "*_[!s]*.changes") == ""
+    assert len(list(built.glob("*.changes"))) == 2
+    assert lintian(built, "*.changes") == ""
 
 
 @slow
