@@ -79,6 +79,7 @@ print_usage(FILE *f)
 	      f);
 	print_commands(f, NULL);
 	fputs("\n'nbdspec COMMAND --help' tells a command's options.\n"
+	      "'nbdspec --version' prints the version, and the commits of the protocol texts whose lines are named.\n"
 	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n",
 	      f);
 }
