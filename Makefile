@@ -152,7 +152,7 @@ check-installed: all passthrough drivers workloads machine units lint mutants
 check-more: sanitized fuzz check-package
 
 check-package:
-	@ci/install build targets check
+	@ci/install build install check package
 	NBDSPEC_PACKAGE=1 $(PYTEST) -q tests/test_package.py
 
 formatted := $(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms) ci tests)))

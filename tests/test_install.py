@@ -120,6 +120,13 @@ def test_options_are_the_same_everywhere(name, prefix, shell):
     assert COMMANDS[name] == in_page == in_bash == in_zsh
 
 
+def test_completion_is_for_two_shells(nbdspec):
+    assert "bash or zsh" in nbdspec.usage("completion") and "'fish'" in nbdspec.usage("completion", "fish")
+    assert "one shell" in nbdspec.usage("completion", "bash", "zsh")
+    with open("/dev/full", "w") as full:
+        assert "No space left" in nbdspec("completion", "zsh", stdout=full, status=3).stderr
+
+
 # ---- bash ----
 
 
