@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT
+from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
 
 pytestmark = pytest.mark.xdist_group("install")  # all of them write build/man
 PAGES = sorted(name[:-4] for name in os.listdir(os.path.join(ROOT, "docs/man")) if name.startswith("nbdspec"))
@@ -197,6 +197,7 @@ def test_zsh(line, offered, prefix, shell, nbdspec):
     script = nbdspec.cwd / "script"
     script.write_text(ZSH)
     p = shell("timeout", str(PATIENCE), "zsh", "-f", str(script), f"{prefix}/share/zsh/site-functions", "nbdspec " + line, offered.strip())
+    until(lambda: not processes(nbdspec.mark))  # the shell in the terminal has been told to end
     assert p.returncode == 0 and "command not found" not in p.stdout
     assert fnmatch.fnmatch(p.stdout, f"*{offered.strip()}*")
 
