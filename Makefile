@@ -25,7 +25,7 @@ warnings := -Wall -Wextra -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototype
 warnings += -Wno-clobbered
 pkg_cflags := $(shell pkg-config --cflags $(packages) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(packages) 2>/dev/null)
-flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. $(warnings) $(CFLAGS) $(EXTRA_CFLAGS) \
+flags = -std=gnu11 -D_GNU_SOURCE -DNBDSPEC_VERSION='"$(VERSION)"' -I. $(warnings) $(CPPFLAGS) $(CFLAGS) $(EXTRA_CFLAGS) \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer) $(pkg_cflags)
 # Bound at once: every case is a fork, and would look the same symbols up again.
 libs = -Wl,-z,now $(if $(SAN),-fsanitize=$(SAN)) $(pkg_libs) -lm
@@ -37,13 +37,14 @@ endif
 all: $(BUILD)/nbdspec
 
 $(BUILD)/nbdspec: $(objects)
-	$(call quiet,LINK)$(CC) $(CFLAGS) -o $@ $^ $(libs)
+	$(call quiet,LINK)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(libs)
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(flags) -MMD -MP -c -o $@ $<
 
 # What is put into it as it is.
+$(BUILD)/obj/harness/cmd_completion.o: harness/completion.bash harness/completion.zsh
 $(BUILD)/obj/reports/crash_page.o: reports/crash.html
 $(BUILD)/obj/reports/html.o: reports/runs.html
 $(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js
@@ -69,7 +70,7 @@ drivers: $(drivers)
 
 build/drivers/%: ci/drivers/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) -O2 -g -o $@ $< $(shell pkg-config --cflags --libs libnbd)
+	$(call quiet,DRIVER)$(CC) -std=gnu11 -D_GNU_SOURCE $(warnings) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(shell pkg-config --cflags --libs libnbd)
 
 # The programs of the virtual machine (ci/vm): its process 1, which is all that it has, and the way out of its network.
 machine: build/vm/guest build/vm/forward
@@ -147,8 +148,12 @@ check:
 check-installed: all passthrough drivers workloads machine units lint mutants
 	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup --max-worker-restart 0 tests
 
-# Slower: sanitizers and fuzzers.
-check-more: sanitized fuzz
+# Slower: sanitizers and fuzzers, and the Debian package.
+check-more: sanitized fuzz check-package
+
+check-package:
+	@ci/install build install check package
+	NBDSPEC_PACKAGE=1 $(PYTEST) -q tests/test_package.py
 
 formatted := $(wildcard $(foreach depth,/*.c /*/*.c /*/*/*.c,$(addsuffix $(depth),$(rooms) ci tests)))
 lint:
@@ -215,9 +220,66 @@ FUZZ_SECONDS := 5
 fuzz:
 	@tests/fuzz/run $(FUZZ_SECONDS)
 
+# ---- make install, make uninstall ----
+
+PREFIX ?= /usr/local
+bindir = $(PREFIX)/bin
+libexecdir = $(PREFIX)/libexec/nbdspec
+mandir = $(PREFIX)/share/man
+docdir = $(PREFIX)/share/doc/nbdspec
+bash_completion_dir = $(PREFIX)/share/bash-completion/completions
+zsh_completion_dir = $(PREFIX)/share/zsh/site-functions
+
+man := $(patsubst docs/man/%.pod,%.1,$(wildcard docs/man/nbdspec*.pod))
+# The driver of libnbd where libnbd-dev is, and those in Python; that of the Linux kernel is of use in the tree alone.
+installed_drivers := $(if $(shell pkg-config --exists libnbd 2>/dev/null && echo yes),$(drivers)) $(filter-out %.c %/linux-nbd,$(wildcard ci/drivers/*[a-z]))
+# They keep their places to each other, so that the links between them hold.
+installed_docs := README.md LICENSE $(wildcard docs/*.md docs/*.json) $(shell find ci/recipes -type f)
+installed = $(bindir)/nbdspec $(man:%=$(mandir)/man1/%) $(bash_completion_dir)/nbdspec $(zsh_completion_dir)/_nbdspec \
+	$(addprefix $(libexecdir)/drivers/,$(notdir $(installed_drivers))) $(installed_docs:%=$(docdir)/%)
+
+man: $(man:%=$(BUILD)/man/%)
+
+$(BUILD)/man/%.1: docs/man/%.pod docs/man/options.pod docs/man/weave $(BUILD)/nbdspec $(BUILD)/man/places
+	$(call quiet,MAN)docs/man/weave $(BUILD)/nbdspec $(libexecdir) $< > $(@:.1=.pod) && pod2man --utf8 --section=1 \
+		--name=$(shell echo $* | tr a-z A-Z) --release='nbdspec $(VERSION)' --center='NBD test suite' $(@:.1=.pod) $@
+
+$(BUILD)/man/places: FORCE
+	@mkdir -p $(@D)
+	@echo '$(libexecdir)' | cmp -s - $@ || echo '$(libexecdir)' > $@
+
+completion: $(BUILD)/completion/bash $(BUILD)/completion/zsh
+
+$(BUILD)/completion/%: $(BUILD)/nbdspec
+	@mkdir -p $(@D)
+	$(call quiet,SHELL)$< completion $* > $@
+
+install: all man completion $(filter build/%,$(installed_drivers))
+	install -D -m 755 $(BUILD)/nbdspec $(DESTDIR)$(bindir)/nbdspec
+	install -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(man:%=$(BUILD)/man/%)
+	install -D -m 644 $(BUILD)/completion/bash $(DESTDIR)$(bash_completion_dir)/nbdspec
+	install -D -m 644 $(BUILD)/completion/zsh $(DESTDIR)$(zsh_completion_dir)/_nbdspec
+	@for f in $(installed_drivers); do \
+		if [ -x $$f ]; then mode=755; else mode=644; fi; \
+		install -v -D -m $$mode -t $(DESTDIR)$(libexecdir)/drivers $$f || exit; done
+	@for f in $(installed_docs); do \
+		if [ -x $$f ]; then mode=755; else mode=644; fi; \
+		install -v -D -m $$mode $$f $(DESTDIR)$(docdir)/$$f || exit; done
+
+# What is not ours stays: a directory goes only when it is empty.
+uninstall:
+	rm -f $(addprefix $(DESTDIR),$(installed))
+	@find $(DESTDIR)$(libexecdir) $(DESTDIR)$(docdir) -depth -type d -empty -delete 2>/dev/null || true
+
+# What can be tried of it where nothing else is: for who makes packages.
+check-built: all units
+	$(BUILD)/nbdspec --version
+	$(BUILD)/nbdspec server --tap - -q -- $(BUILD)/nbdspec serve --unix {socket} | tail -n 1
+	$(BUILD)/nbdspec client -q -c 'flags/*' -c 'replies/*' --driver $(BUILD)/nbdspec -- driver
+
 clean:
 	rm -rf build build-san build-tsan
 
 FORCE:
-.PHONY: all passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
+.PHONY: all man completion install uninstall check-built check-package passthrough drivers machine vm releases releases-clean workloads crash crash-full units fuzzers clean conformance conformance-full check check-installed check-more lint format mutants mutants-accept bench sanitized fuzz FORCE
 -include $(objects:.o=.d) $(units:=.d) $(served:%.c=build/fuzz/obj/%.d)

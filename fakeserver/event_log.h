@@ -1,4 +1,4 @@
-/* The event log: every record of the trace as one line of JSON; docs/nbdspec-serve.pod tells its fields. */
+/* The event log: every record of the trace as one line of JSON; docs/man/nbdspec-serve.pod tells its fields. */
 #ifndef NBDSPEC_EVENT_LOG_H
 #define NBDSPEC_EVENT_LOG_H
 

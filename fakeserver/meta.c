@@ -1,7 +1,7 @@
 /*
  * Metadata contexts: NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT and NBD_CMD_BLOCK_STATUS.
  *
- * The namespace x-nbdspec is ours (proto.md:973 wants its queries documented: docs/nbdspec-serve.pod does). Its queries
+ * The namespace x-nbdspec is ours (proto.md:973 wants its queries documented: docs/man/nbdspec-serve.pod does). Its queries
  * are x-nbdspec:LEAF for one context and x-nbdspec:* for all; x-nbdspec: lists them all and selects none.
  */
 #include "fakeserver/core.h"

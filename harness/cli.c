@@ -1,6 +1,7 @@
 #include "harness/cli.h"
 
 #include "harness/printable.h"
+#include "harness/section.h"
 #include "harness/wire.h"
 
 #include <errno.h>
@@ -9,6 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+SECTION_LIST(command, struct command, nbdspec_commands)
+
+const struct command *
+command_at(size_t i)
+{
+	return section_sorted(command_section(), i);
+}
 
 static void
 complain(const struct cli *cli, const char *fmt, va_list ap)

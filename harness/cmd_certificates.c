@@ -60,7 +60,7 @@ COMMAND(certificates) = {
 		"\n"
 		"  nbdspec certificates /tmp/certs\n"
 		"  nbdkit --tls=require --tls-certificates=/tmp/certs/good memory 64M\n"
-		"  nbdspec serve --tls require --tls-certificates /tmp/certs/expired",
+		"  nbdspec serve --tls require --tls-certificates /tmp/certs/expired\n",
 	.options = no_options,
 	.run = run_certificates,
 };

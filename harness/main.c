@@ -1,7 +1,7 @@
 /* Finds the command, reads its options by its table, runs it. */
 #include "harness/cli.h"
 
-#include "harness/section.h"
+#include "harness/requirement.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -11,14 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-SECTION_LIST(command, struct command, nbdspec_commands)
-
-const struct command *
-command_at(size_t i)
-{
-	return section_sorted(command_section(), i);
-}
 
 /* Of a command's name, such as "crash explore", the first word is `word`; its second one, "" without one, or NULL. */
 static const char *
@@ -87,6 +79,7 @@ print_usage(FILE *f)
 	      f);
 	print_commands(f, NULL);
 	fputs("\n'nbdspec COMMAND --help' tells a command's options.\n"
+	      "'nbdspec --version' prints the version, and the commits of the protocol texts whose lines are named.\n"
 	      "Exit status: 0 all as expected; 1 a case failed; 2 usage; 3 the set-up broke or nothing ran.\n",
 	      f);
 }
@@ -290,7 +283,10 @@ run_main(int argc, char **argv, char *line)
 		return help ? STATUS_OK : STATUS_USAGE;
 	}
 	if (strcmp(words[0], "--version") == 0) {
-		printf("nbdspec " NBDSPEC_VERSION " (protocol text 89ba7b5379548d6ebbfa36db15f2b8e3787a09ea)\n");
+		fputs("nbdspec " NBDSPEC_VERSION "\n"
+		      "protocol text     " PROTOCOL_COMMIT " (doc/proto.md of NetworkBlockDevice/nbd)\n"
+		      "extended headers  " EXTENSION_COMMIT " (its branch extension-ext-header)\n",
+		      stdout);
 		return STATUS_OK;
 	}
 	c = command_named(words, &n);

@@ -8,6 +8,10 @@
 
 #include <stdbool.h>
 
+/* Commits of the repository NetworkBlockDevice/nbd: the lines that are cited are those of its doc/proto.md there. */
+#define PROTOCOL_COMMIT		"89ba7b5379548d6ebbfa36db15f2b8e3787a09ea"	/* proto.md: the branch master */
+#define EXTENSION_COMMIT	"e6f3b94a9345cd36d36774694ab298e25003afe6"	/* ext: the branch extension-ext-header */
+
 enum level { LEVEL_MUST, LEVEL_MUST_NOT, LEVEL_SHOULD, LEVEL_SHOULD_NOT, LEVEL_MAY, LEVEL_TEXT };
 enum binds { BINDS_SERVER, BINDS_CLIENT, BINDS_BOTH };
 

@@ -75,9 +75,12 @@ result_object(const struct result *r)
 static json_t *
 head_object(const struct run_info *info)
 {
-	return json_pack("{si so so so so so sI si sb}",
+	return json_pack("{si so s{ss ss} so so so so sI si sb}",
 			 "format", JSON_FORMAT,
 			 "nbdspec", text(info->version),
+			 "protocol",
+			 "text", PROTOCOL_COMMIT,
+			 "extension", EXTENSION_COMMIT,
 			 "command", text(info->command),
 			 "target", text(info->target),
 			 "suite", text(info->suite),

@@ -2,17 +2,14 @@
 #ifndef NBDSPEC_REPORTS_PAGE_H
 #define NBDSPEC_REPORTS_PAGE_H
 
+#include "harness/embedded.h"
+
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 
 /* Defines the text of a template, a file of the tree. */
-#define PAGE_TEMPLATE(ident, path)                                                                                     \
-	extern const char ident[];                                                                                     \
-	__asm__(".section .rodata\n" #ident ":\n"                                                                      \
-	        ".incbin \"" path "\"\n"                                                                               \
-	        ".byte 0\n"                                                                                            \
-	        ".previous\n")
+#define PAGE_TEMPLATE(ident, path) EMBEDDED_TEXT(ident, path)
 
 /*
  * Writes the template from `at` up to its next place, and returns that; NULL when it is written to its end. What all

@@ -156,7 +156,12 @@ def test_help_comes_before_what_is_wrong_behind_it(nbdspec):
 
 
 def test_version(nbdspec):
-    assert re.fullmatch(r"nbdspec \S+ \(protocol text [0-9a-f]{40}\)\n", nbdspec("--version", status=0).stdout)
+    """With the commits of both texts; the reports have the same ones."""
+    text = nbdspec("--version", status=0).stdout
+    m = re.fullmatch(r"nbdspec (\S+)\nprotocol text +([0-9a-f]{40}) \(.*\)\nextended headers +([0-9a-f]{40}) \(.*\)\n", text)
+    nbdspec("server", "-q", "-c", "greeting/*", "--json", "r.json", "--", NBDSPEC, "serve", "--unix", "{socket}", status=0)
+    report = json.loads((nbdspec.cwd / "r.json").read_text())
+    assert m and (report["nbdspec"], report["protocol"]) == (m[1], {"text": m[2], "extension": m[3]})
 
 
 def test_every_option_of_the_reports_is_there(nbdspec):

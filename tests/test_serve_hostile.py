@@ -1,4 +1,4 @@
-"""nbdspec serve: clients that mean harm do not make it grow beyond what docs/nbdspec-serve.pod says (LIMITS)."""
+"""nbdspec serve: clients that mean harm do not make it grow beyond what docs/man/nbdspec-serve.pod says (LIMITS)."""
 
 import random
 import re
