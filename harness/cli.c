@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static void
 complain(const struct cli *cli, const char *fmt, va_list ap)
@@ -80,6 +82,18 @@ cli_factor(const struct cli *cli, const char *option, const char *value, double 
 }
 
 bool
+cli_shard(const struct cli *cli, const char *value, unsigned most, unsigned *number, unsigned *of)
+{
+	int end = 0;
+
+	if (is_digit(value[0]) && sscanf(value, "%u/%u%n", number, of, &end) == 2 && value[end] == '\0' &&
+	    *number >= 1 && *number <= *of && *of <= most)
+		return true;
+	cli_usage_error(cli, "--shard '%s': want I/N, such as 2/8", value);
+	return false;
+}
+
+bool
 size_parse(const char *value, unsigned long long *bytes)
 {
 	static const char units[] = "kMGTPE";
@@ -99,6 +113,43 @@ size_parse(const char *value, unsigned long long *bytes)
 		return false;
 	*bytes <<= shift;
 	return true;
+}
+
+FILE *
+cli_create(const struct cli *cli, const char *path)
+{
+	FILE *f = fopen(path, "we");
+
+	if (f == NULL)
+		cli_broken(cli, "%s: %s", path, strerror(errno));
+	return f;
+}
+
+void
+cli_discard(FILE *f, const char *path)
+{
+	struct stat st;
+	bool ours = f != stdout && fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode);
+
+	if (f != stdout)
+		fclose(f);
+	if (ours)
+		unlink(path);
+}
+
+bool
+cli_close(const struct cli *cli, FILE *f, const char *path, const char *what)
+{
+	/* Of that main() tells. */
+	if (f == stdout)
+		return true;
+	if (fflush(f) == 0 && !ferror(f)) {
+		fclose(f);
+		return true;
+	}
+	cli_broken(cli, "%s: the %s could not be written whole: %s", path, what, strerror(errno));
+	cli_discard(f, path);
+	return false;
 }
 
 static bool

@@ -117,6 +117,7 @@ static const struct run_info info = {
 	.version = "0.1",
 	.started = 1700000000,
 	.n_cases = 20,
+	.expect = "ci/expectations/`nbdkit`",
 };
 
 /* ---- the runs ---- */
@@ -318,7 +319,7 @@ verdicts_have_names(void **state)
 static void
 writers_are_sorted(void **state)
 {
-	static const char *const wanted[] = { "html", "json", "junit", "tap", "text" };
+	static const char *const wanted[] = { "github", "gitlab", "html", "json", "junit", "markdown", "tap", "text" };
 	size_t i;
 
 	(void)state;
