@@ -4,6 +4,7 @@
 #include "harness/wire.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -89,7 +90,7 @@ cli_shard(const struct cli *cli, const char *value, unsigned most, unsigned *num
 	if (is_digit(value[0]) && sscanf(value, "%u/%u%n", number, of, &end) == 2 && value[end] == '\0' &&
 	    *number >= 1 && *number <= *of && *of <= most)
 		return true;
-	cli_usage_error(cli, "--shard '%s': want I/N, such as 2/8", value);
+	cli_usage_error(cli, "--shard '%s': want I/N, such as 2/8, with N up to %u", value, most);
 	return false;
 }
 
@@ -120,6 +121,7 @@ cli_create(const struct cli *cli, const char *path)
 {
 	FILE *f = fopen(path, "we");
 
+	signal(SIGXFSZ, SIG_IGN); /* a report beyond ulimit -f is an error like a full disk */
 	if (f == NULL)
 		cli_broken(cli, "%s: %s", path, strerror(errno));
 	return f;

@@ -1214,33 +1214,10 @@ put_weighing(FILE *f, const struct server_run *run, int but)
 	}
 }
 
-/* What runs one of the cases again, as this run does. */
-static char *
-rerun_text(const struct server_run *run)
-{
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
-
-	if (f == NULL)
-		abort();
-	put_weighing(f, run, 0);
-	fprintf(f, "%s", run->target.again);
-	if (fclose(f) != 0)
-		abort();
-	return text;
-}
-
 /* What is equal for all shards of a run: how its cases are selected, its options, and the peer's command, not its address. */
-static char *
-how_text(const struct server_run *run)
+static void
+put_how(FILE *f, const struct server_run *run)
 {
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
-
-	if (f == NULL)
-		abort();
 	for (size_t i = 0; i < run->n_globs; i++) {
 		char *quoted = shell_quote((char *const[]){ run->globs[i], NULL });
 
@@ -1251,6 +1228,26 @@ how_text(const struct server_run *run)
 		fprintf(f, "--seed %" PRIu64 " --runs %u ", run->target.seed, run->runs);
 	put_weighing(f, run, OPT_SEED);
 	fputs(run->target.via == VIA_URI ? "URI" : run->target.again, f);
+}
+
+/* What runs one of the cases again, as this run does. */
+static void
+put_rerun(FILE *f, const struct server_run *run)
+{
+	put_weighing(f, run, 0);
+	fputs(run->target.again, f);
+}
+
+static char *
+text_of(const struct server_run *run, void (*put)(FILE *f, const struct server_run *run))
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (f == NULL)
+		abort();
+	put(f, run);
 	if (fclose(f) != 0)
 		abort();
 	return text;
@@ -1334,7 +1331,7 @@ status_of(struct server_run *run, bool written)
 static int
 conduct(struct server_run *run)
 {
-	char *name = target_describe(&run->target), *again = rerun_text(run), *how = how_text(run);
+	char *name = target_describe(&run->target), *again = text_of(run, put_rerun), *how = text_of(run, put_how);
 	struct run_shard shard = {
 		.number = run->shard, .of = run->shards, .cases = (unsigned)run->n_whole * run->runs, .how = how
 	};
@@ -1355,7 +1352,7 @@ conduct(struct server_run *run)
 
 	/* From here on they end the run, not us: the reports are finished first. */
 	sigprocmask(SIG_BLOCK, &stop, NULL);
-	signal(SIGXFSZ, SIG_IGN); /* a report beyond ulimit -f is an error like a full disk */
+	signal(SIGXFSZ, SIG_IGN); /* of the trace as well */
 	add_stdout(run);
 	if (open_files(run, &info)) {
 		run_all(run);
