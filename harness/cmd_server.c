@@ -856,7 +856,7 @@ take_baseline(struct server_run *run)
 	if (!told)
 		return cli_usage_error(run->cli,
 		                       "--baseline goes with --markdown or --github, which tell what changed");
-	run->baseline = saved_read(run->baseline_path, error);
+	run->baseline = saved_read(run->baseline_path, NULL, error);
 	if (run->baseline == NULL)
 		return cli_broken(run->cli, "--baseline %s", error);
 	if (strcmp(saved_text(run->baseline, "suite"), suite_name(run)) != 0)

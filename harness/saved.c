@@ -128,11 +128,18 @@ is_sound(const json_t *run)
 	       are_results(json_object_get(run, "results"), json_object_get(run, "catalogue"));
 }
 
+/* JSON of another kind. */
+static bool
+is_other(const json_t *run)
+{
+	return saved_number(run, "format") == 0 || json_object_get(run, "results") == NULL;
+}
+
 /* One line says what is wrong with it; NULL for nothing. */
 static const char *
 wrong_with(const json_t *run)
 {
-	if (saved_number(run, "format") != JSON_FORMAT || json_object_get(run, "results") == NULL)
+	if (is_other(run) || saved_number(run, "format") != JSON_FORMAT)
 		return "is no report of 'nbdspec … --json'";
 	if (json_object_get(run, "catalogue") == NULL)
 		return "is of an older nbdspec, which did not say what its cases ask; run it anew";
@@ -149,39 +156,58 @@ flags_of(const char *key)
 	return PRINTABLE_AGAIN | (lines ? PRINTABLE_LINES : 0);
 }
 
-/* What was written by hand may have other texts than ours do. Returns a new value. */
-static json_t *
-made_printable(const json_t *value, unsigned flags)
+/* It is as printable_text() would leave it; most texts are ASCII. */
+static bool
+is_plain(const char *text, unsigned flags)
 {
-	json_t *made = json_is_object(value) ? json_object() : json_is_array(value) ? json_array() : NULL, *part;
-	char *clean = printable_text(json_is_string(value) ? json_string_value(value) : "", flags);
-	const char *name;
+	while ((*text >= ' ' && *text <= '~') || ((flags & PRINTABLE_LINES) && (*text == '\n' || *text == '\t')))
+		text++;
+	return *text == '\0';
+}
+
+/* What was written by hand may have other texts than ours do. Returns the value, or a new one in place of it. */
+static json_t *
+made_printable(json_t *value, unsigned flags)
+{
+	const char *text = json_string_value(value), *name;
+	json_t *part, *made;
 	size_t i;
 
-	json_object_foreach((json_t *)(uintptr_t)value, name, part)
-	{
-		char *key = printable_text(name, PRINTABLE_AGAIN);
+	if (text != NULL && !is_plain(text, flags)) {
+		char *clean = printable_text(text, flags);
 
-		json_object_set_new(made, key, made_printable(part, flags_of(name)));
-		free(key);
+		made = json_string(clean);
+		free(clean);
+		json_decref(value);
+		return made;
 	}
 	json_array_foreach(value, i, part)
 	{
-		json_array_append_new(made, made_printable(part, flags));
+		json_array_set_new(value, i, made_printable(json_incref(part), flags));
 	}
-	if (made == NULL)
-		made = json_is_string(value) ? json_string(clean) : json_copy((json_t *)(uintptr_t)value);
-	free(clean);
+	if (!json_is_object(value))
+		return value;
+	made = json_object();
+	json_object_foreach(value, name, part)
+	{
+		char *key = printable_text(name, PRINTABLE_AGAIN);
+
+		json_object_set_new(made, key, made_printable(json_incref(part), flags_of(name)));
+		free(key);
+	}
+	json_decref(value);
 	return made;
 }
 
 json_t *
-saved_read(const char *path, char error[512])
+saved_read(const char *path, bool *other, char error[512])
 {
 	json_error_t wrong;
-	json_t *run = json_load_file(path, 0, &wrong), *made = NULL;
+	json_t *run = json_load_file(path, 0, &wrong);
 	const char *why = run != NULL ? wrong_with(run) : NULL;
 
+	if (other != NULL)
+		*other = run != NULL && is_other(run);
 	if (run == NULL && wrong.line < 0)
 		snprintf(error, 512, "%.300s: %s", path, strerror(errno));
 	else if (run == NULL) {
@@ -191,20 +217,10 @@ saved_read(const char *path, char error[512])
 		free(text);
 	} else if (why != NULL)
 		snprintf(error, 512, "%.300s: %s", path, why);
-	else
-		made = made_printable(run, PRINTABLE_AGAIN);
+	if (why == NULL)
+		return run != NULL ? made_printable(run, PRINTABLE_AGAIN) : NULL;
 	json_decref(run);
-	return made;
-}
-
-bool
-saved_is_other(const char *path)
-{
-	json_t *value = json_load_file(path, 0, NULL);
-	bool other = value != NULL && (saved_number(value, "format") == 0 || json_object_get(value, "results") == NULL);
-
-	json_decref(value);
-	return other;
+	return NULL;
 }
 
 /* ---- what is in it ---- */

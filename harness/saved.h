@@ -11,11 +11,11 @@
 
 enum { JSON_FORMAT = 1 }; /* grows when a reader of the old form would misread the new one */
 
-/* NULL and one line in error, "PATH: …". The caller releases it by json_decref(). */
-json_t *saved_read(const char *path, char error[512]);
-
-/* It is JSON, but of another kind; false for what is no JSON at all. */
-bool saved_is_other(const char *path);
+/*
+ * NULL and one line in error, "PATH: …"; then *other, where `other` is not NULL, says that it is JSON of another kind. The
+ * caller releases it by json_decref().
+ */
+json_t *saved_read(const char *path, bool *other, char error[512]);
 
 /* The text or number of a key: "" and 0 where it is null or missing. */
 const char *saved_text(const json_t *object, const char *key);

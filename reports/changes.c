@@ -87,7 +87,8 @@ add(struct changes *c, enum change_kind kind, const json_t *before, const json_t
 	c->list = reallocarray(c->list, c->n + 1, sizeof(*c->list));
 	if (c->list == NULL)
 		err(3, "a comparison");
-	c->list[c->n] = (struct change){ kind, before, after, c->n };
+	c->list[c->n] = (struct change){ kind, json_incref((json_t *)(uintptr_t)before),
+		                         json_incref((json_t *)(uintptr_t)after), c->n };
 	c->n++;
 	c->count[kind]++;
 }
@@ -161,6 +162,10 @@ changes_between(const json_t *before, const json_t *after)
 void
 changes_free(struct changes *c)
 {
+	for (size_t i = 0; i < c->n; i++) {
+		json_decref((json_t *)(uintptr_t)c->list[i].before);
+		json_decref((json_t *)(uintptr_t)c->list[i].after);
+	}
 	free(c->list);
 }
 

@@ -1,4 +1,7 @@
-/* What changed between two runs, from their JSON reports (harness/saved.h), which live longer than what is said here. */
+/*
+ * What changed between two runs, from their JSON reports (harness/saved.h), which live longer than what is said here; of the
+ * results, those that changed are kept.
+ */
 #ifndef NBDSPEC_REPORTS_CHANGES_H
 #define NBDSPEC_REPORTS_CHANGES_H
 

@@ -71,14 +71,35 @@ is_json(const struct dirent *entry)
 }
 
 static int
-take_file(struct diff *d, int side, const char *name, const char *path)
+compare(struct diff *d, struct pair *p)
 {
-	struct pair *p = pair_named(d, name);
-	char error[512];
+	const char *suites[] = { saved_text(p->runs[0], "suite"), saved_text(p->runs[1], "suite") };
 
+	if (strcmp(suites[0], suites[1]) != 0)
+		return cli_usage_error(d->cli,
+		                       "%s is a run of 'nbdspec %s', %s of 'nbdspec %s': they have no case in common",
+		                       p->paths[0], suites[0], p->paths[1], suites[1]);
+	p->c = changes_between(p->runs[0], p->runs[1]);
+	/* Of a hundred runs the rest would be much. */
+	for (int side = 0; side < 2; side++)
+		json_array_clear(json_object_get(p->runs[side], "results"));
+	return 0;
+}
+
+/* Where `other` is not NULL, JSON of another kind is passed over. */
+static int
+take_file(struct diff *d, int side, const char *name, const char *path, bool *other)
+{
+	char error[512];
+	json_t *run = saved_read(path, other, error);
+	struct pair *p;
+
+	if (run == NULL)
+		return other != NULL && *other ? 0 : cli_broken(d->cli, "%s", error);
+	p = pair_named(d, name);
 	p->paths[side] = strdup(path);
-	p->runs[side] = saved_read(path, error);
-	return p->runs[side] != NULL ? 0 : cli_broken(d->cli, "%s", error);
+	p->runs[side] = run;
+	return p->runs[0] != NULL && p->runs[1] != NULL ? compare(d, p) : 0;
 }
 
 /* Its reports; other JSON may lie beside them. */
@@ -92,12 +113,13 @@ take_directory(struct diff *d, int side, const char *dir)
 		return cli_broken(d->cli, "%s: %s", dir, strerror(errno));
 	for (int i = 0; i < n; i++) {
 		autofree char *path = NULL;
+		bool other = true;
 
 		if (asprintf(&path, "%s/%s", dir, entries[i]->d_name) < 0)
 			abort();
-		if (status == 0 && !saved_is_other(path)) {
-			found++;
-			status = take_file(d, side, entries[i]->d_name, path);
+		if (status == 0) {
+			status = take_file(d, side, entries[i]->d_name, path, &other);
+			found += !other;
 		}
 		free(entries[i]);
 	}
@@ -116,19 +138,7 @@ read_all(struct diff *d)
 	if (directories != is_directory(args[1]))
 		return cli_usage_error(d->cli, "want two reports or two directories of them, not one of each");
 	for (int side = 0; side < 2 && status == 0; side++)
-		status = directories ? take_directory(d, side, args[side]) : take_file(d, side, "", args[side]);
-	for (size_t i = 0; i < d->n && status == 0; i++) {
-		struct pair *p = &d->pairs[i];
-
-		if (p->runs[0] == NULL || p->runs[1] == NULL)
-			continue;
-		if (strcmp(saved_text(p->runs[0], "suite"), saved_text(p->runs[1], "suite")) != 0)
-			status = cli_usage_error(
-				d->cli, "%s is a run of 'nbdspec %s', %s of 'nbdspec %s': they have no case in common",
-				p->paths[0], saved_text(p->runs[0], "suite"), p->paths[1],
-				saved_text(p->runs[1], "suite"));
-		p->c = changes_between(p->runs[0], p->runs[1]);
-	}
+		status = directories ? take_directory(d, side, args[side]) : take_file(d, side, "", args[side], NULL);
 	return status;
 }
 

@@ -15,7 +15,7 @@ static json_t *
 read_run(const struct cli *cli, const char *path, int *status)
 {
 	char error[512];
-	json_t *run = saved_read(path, error), *result;
+	json_t *run = saved_read(path, NULL, error), *result;
 	size_t i;
 
 	if (run == NULL)

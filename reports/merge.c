@@ -181,7 +181,7 @@ read_runs(struct merge *m)
 	char error[512];
 
 	for (size_t i = 0; i < m->cli->n_args && status == 0; i++) {
-		json_t *run = saved_read(m->cli->args[i], error);
+		json_t *run = saved_read(m->cli->args[i], NULL, error);
 
 		status = run != NULL ? take_run(m, run, m->cli->args[i]) : cli_broken(m->cli, "%s", error);
 		json_decref(run);

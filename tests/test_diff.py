@@ -322,7 +322,8 @@ def known_lines(report):
 
 @pytest.mark.parametrize("selected", [True, False])
 def test_shards_merged_are_the_whole_run(nbdspec, selected):
-    cases = CASES if selected else ()
+    # What a crowd takes of memory is as it happens to be.
+    cases = CASES if selected else ("--crowd", "0")
     found = run(nbdspec, "found.json", lies=[LIE], status=1, cases=cases)
     (nbdspec.cwd / "known").write_text(known_lines(found))
     whole = run(nbdspec, "whole.json", "--expect", "known", lies=[LIE], status=1, cases=cases)
@@ -337,9 +338,9 @@ def test_shards_merged_are_the_whole_run(nbdspec, selected):
     for part in parts:
         conforms(part)
 
-    def settled(report):  # what is told of descriptors and memory is as it happens to be
+    def settled(report):  # what is told of memory, or of who left first, is as it happens to be
         results, *rest = essence(report)
-        return [[{**r, "message": None} if r["case"].startswith("crowd/") else r for r in results], *rest]
+        return [[r if r["verdict"] == "fail" else {**r, "message": None} for r in results], *rest]
 
     assert settled(merged) == settled(whole)
     assert merged["started"] == min(part["started"] for part in parts)
@@ -359,7 +360,7 @@ def test_the_other_reports_of_a_merge(nbdspec):
     for name in ("tap", "junit", "markdown", "github", "gitlab", "text"):
         texts = [(nbdspec.cwd / f"{which}.{name}").read_text().splitlines() for which in ("whole", "merged")]
         texts = [[re.sub(r"[0-9.]+( s\b|\")|duration_ms: .*|timestamp=\S+|command\" value=.*", "", line) for line in text if not happens.fullmatch(line)] for text in texts]
-        assert len(texts[0]) > 5 and texts[0] == texts[1], name
+        assert len(texts[0]) > 3 and texts[0] == texts[1], name
     assert (nbdspec.cwd / "merged.html").read_text().endswith("</html>\n")
 
 
