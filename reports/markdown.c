@@ -43,7 +43,7 @@ put_outcome(FILE *f, const json_t *run)
 	if (broken != NULL) {
 		fputs("**The run ended early:** ", f);
 		markup_code(f, broken);
-		fputs("  \n", f);
+		fputs(red > 0 ? "  \n" : "", f);
 	}
 	if (red > stale)
 		fprintf(f, "**%lld result%s this run fail.**", (long long)(red - stale),
