@@ -128,14 +128,16 @@ conformance:
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance
 	@ci/crash --small
+	@echo "left out, and part of 'make conformance-full': a cluster (ci/slurm), and what other releases of Debian have (make releases)"
 
-# With deeper explorations, every crash state that the budget has, and the recipe for a cluster on a cluster.
+# With deeper explorations, every crash state that the budget has, the recipe for a cluster on a cluster, and each release.
 conformance-full:
-	@ci/install build targets vm full
+	@ci/install build targets vm full releases
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance --full
 	@ci/crash
 	@ci/slurm
+	@ci/releases
 
 check:
 	@ci/install build targets check

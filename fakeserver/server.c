@@ -62,6 +62,7 @@ void
 conn_record(struct conn *c, struct trace_record r)
 {
 	r.connection = (uint16_t)c->number;
+	r.over_tls = r.kind == TRACE_MESSAGE && c->private->tls != NULL;
 	record(c->server, r);
 }
 

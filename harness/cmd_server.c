@@ -7,6 +7,7 @@
 #include "harness/process.h"
 #include "harness/progress.h"
 #include "harness/runner.h"
+#include "harness/pcapng.h"
 #include "harness/saved.h"
 #include "harness/shard.h"
 #include "harness/trace.h"
@@ -47,6 +48,7 @@ enum option_id {
 	OPT_SHARD,
 	OPT_WRITE_EXPECT,
 	OPT_TRACE,
+	OPT_PCAPNG,
 	OPT_LIST,
 	OPT_QUIET,
 	OPT_FRESH,
@@ -110,6 +112,7 @@ enum option_id {
 	{ "baseline", 0, "JSON", "an earlier run's report: --markdown and --github tell first what changed since", \
 	  OPT_BASELINE, false }, \
 	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false }, \
+	{ "pcapng", 0, "FILE", "the same as a capture for Wireshark, with the keys of TLS", OPT_PCAPNG, false }, \
 	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false }, \
 	{ "tap", 0, "FILE", "report: Test Anything Protocol (FILE - is standard output)", OPT_REPORT, true }, \
 	{ "junit", 0, "FILE", "report: JUnit XML", OPT_REPORT + 1, true }, \
@@ -198,7 +201,7 @@ struct server_run {
 	const char *filesystem, *driver; /* as given */
 	const char *baseline_path;
 	json_t *baseline;
-	const char *expect_path, *write_expect_path, *trace_path, *via, *export_name, *target_name;
+	const char *expect_path, *write_expect_path, *trace_path, *pcapng_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
 	enum requirement_id written; /* there, last */
@@ -217,6 +220,9 @@ struct server_run {
 	struct run_summary summary;
 	unsigned ran;     /* results that are neither skip nor error */
 	int trace_failed; /* errno */
+	FILE *pcapng_file;
+	struct pcapng *pcapng;
+	int pcapng_failed; /* errno */
 };
 
 static const char *
@@ -280,6 +286,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_BASELINE, NULL, &run->baseline_path },
 		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
 		{ OPT_TRACE, NULL, &run->trace_path },
+		{ OPT_PCAPNG, NULL, &run->pcapng_path },
 		{ OPT_SEQUENCE, NULL, &run->explore.sequence },
 		{ OPT_RELOAD, NULL, &run->target.reload },
 		{ OPT_UNCHECKED, &run->explore.unchecked, NULL },
@@ -714,13 +721,14 @@ is_device(const char *path)
 static int
 check_paths(const struct server_run *run)
 {
-	const char *paths[MOST_REPORTS + 4];
+	const char *paths[MOST_REPORTS + 5];
 	size_t n = 0;
 	struct stat st;
 
 	for (; n < run->n_outputs; n++)
 		paths[n] = run->outputs[n].path;
 	paths[n++] = run->trace_path;
+	paths[n++] = run->pcapng_path;
 	paths[n++] = run->expect_path;
 	paths[n++] = run->baseline_path;
 	paths[n++] = run->write_expect_path;
@@ -1106,6 +1114,57 @@ open_trace(struct server_run *run)
 	return false;
 }
 
+static uint64_t
+real_time_at_zero(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec - now_ns();
+}
+
+static void
+on_traced(void *arg, struct wire records)
+{
+	struct server_run *run = arg;
+
+	errno = 0;
+	pcapng_add(run->pcapng, records);
+	if (ferror(run->pcapng_file) && run->pcapng_failed == 0)
+		run->pcapng_failed = errno;
+}
+
+static bool
+open_pcapng(struct server_run *run)
+{
+	if (run->pcapng_path == NULL)
+		return true;
+	run->pcapng_file = cli_create(run->cli, run->pcapng_path);
+	if (run->pcapng_file == NULL)
+		return false;
+	run->pcapng = pcapng_new(run->pcapng_file, real_time_at_zero());
+	run->runner.traced = on_traced;
+	return true;
+}
+
+/* False where it could not be written whole, which is said. */
+static bool
+close_pcapng(struct server_run *run)
+{
+	int failed = run->pcapng_failed;
+
+	if (run->pcapng_file == NULL)
+		return true;
+	pcapng_free(run->pcapng);
+	if (failed == 0 && fflush(run->pcapng_file) != 0)
+		failed = errno;
+	fclose(run->pcapng_file);
+	if (failed != 0)
+		cli_broken(run->cli, "%s: the capture could not be written whole: %s", run->pcapng_path,
+		           strerror(failed));
+	return failed == 0;
+}
+
 /* Without another report of ours on standard output it gets what a person reads there, or a program. */
 static void
 add_stdout(struct server_run *run)
@@ -1122,7 +1181,7 @@ add_stdout(struct server_run *run)
 static bool
 open_files(struct server_run *run, const struct run_info *info)
 {
-	bool ok = open_trace(run);
+	bool ok = open_trace(run) && open_pcapng(run);
 	unsigned n = 0;
 
 	if (ok && run->write_expect_path != NULL)
@@ -1138,6 +1197,10 @@ open_files(struct server_run *run, const struct run_info *info)
 			run->outputs[i].state = run->outputs[i].writer->open(run->outputs[i].f, info);
 		else if (run->outputs[i].f != NULL)
 			cli_discard(run->outputs[i].f, run->outputs[i].path);
+	if (!ok && run->pcapng != NULL) {
+		pcapng_free(run->pcapng);
+		cli_discard(run->pcapng_file, run->pcapng_path);
+	}
 	if (!ok && run->write_expect != NULL)
 		cli_discard(run->write_expect, run->write_expect_path);
 	if (ok && run->write_expect != NULL)
@@ -1356,7 +1419,7 @@ conduct(struct server_run *run)
 	add_stdout(run);
 	if (open_files(run, &info)) {
 		run_all(run);
-		status = status_of(run, close_files(run));
+		status = status_of(run, close_pcapng(run) & close_files(run));
 		free((char *)run->summary.broken);
 	}
 	if (run->runner.trace_fd >= 0)

@@ -296,6 +296,13 @@ describe_record(FILE *f, const struct trace_record *r, uint64_t ns_start, size_t
 	free(text);
 }
 
+/* What is in the bytes of TLS is described. */
+static bool
+is_described(const struct trace_record *r)
+{
+	return r->kind != TRACE_TLS && r->kind != TRACE_SECRET;
+}
+
 static unsigned
 count_records(struct wire w, uint64_t *first_ns)
 {
@@ -303,7 +310,7 @@ count_records(struct wire w, uint64_t *first_ns)
 	unsigned n = 0;
 
 	while (trace_next(&w, &r))
-		if (n++ == 0)
+		if (is_described(&r) && n++ == 0)
 			*first_ns = r.ns;
 	return n;
 }
@@ -317,9 +324,9 @@ describe_all(FILE *f, struct wire w, unsigned depth)
 
 	if (n > depth)
 		fprintf(f, "          … %u earlier records\n", n - depth);
-	for (unsigned i = 0; trace_next(&w, &r); i++)
-		if (i + depth >= n)
-			describe_record(f, &r, start, i + 4 >= n ? 96 : 48);
+	for (unsigned i = 0; trace_next(&w, &r);)
+		if (is_described(&r) && i++ + depth >= n)
+			describe_record(f, &r, start, i + 3 >= n ? 96 : 48);
 }
 
 char *

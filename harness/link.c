@@ -135,6 +135,7 @@ link_record(struct link *l, enum message_kind kind, bool to_server, uint64_t coo
 	trace_add(&l->t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
 	                                                         .message = kind,
 	                                                         .direction = to_server ? TO_SERVER : TO_CLIENT,
+	                                                         .over_tls = l->tls != NULL,
 	                                                         .connection = l->number,
 	                                                         .cookie = cookie,
 	                                                         .length = (uint32_t)b.len,
@@ -221,12 +222,30 @@ recv_tls(struct link *l, uint8_t *at, size_t room)
 	}
 }
 
+static void
+trace_wire(void *link, bool sent, struct bytes b)
+{
+	struct link *l = link;
+
+	trace_tls(&l->t->private->trace, l->number, sent ? TO_SERVER : TO_CLIENT, b);
+}
+
+static void
+trace_secret(void *link, const char *line)
+{
+	struct link *l = link;
+
+	trace_tls(&l->t->private->trace, l->number, NO_DIRECTION, bytes_of(line));
+}
+
 bool
 link_start_tls(struct link *l, char error[512])
 {
 	struct tls_setup setup = target_tls_setup(l->t->private->server->target->tls);
+	const struct tls_watch watch = { trace_wire, trace_secret, l };
 	enum tls_progress progress;
 
+	setup.watch = l->traced ? &watch : NULL;
 	link_begin_wait(l);
 	l->tls = tls_new(l->fd, &setup, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
 	buf_clear(&l->in);

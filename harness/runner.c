@@ -242,7 +242,7 @@ start_case(struct state *st, struct slot *s, const struct job *job)
 		return;
 	if (s->trace_fd < 0)
 		s->trace_fd = new_trace();
-	else if (ftruncate(s->trace_fd, 16) != 0)
+	else if (ftruncate(s->trace_fd, TRACE_HEADER) != 0)
 		abort();
 	if (s->trace_fd < 0 || pipe2(pipe_fds, O_CLOEXEC) != 0) {
 		cannot_start(st);
@@ -354,8 +354,8 @@ blame(struct state *st, struct slot *s, const struct job *job, const char *messa
 	};
 	struct report_header h = { .type = REPORT_RESULT,
 		                   .verdict = VERDICT_FAIL,
-		                   .trace_from = 16,
-		                   .trace_to = 16,
+		                   .trace_from = TRACE_HEADER,
+		                   .trace_to = TRACE_HEADER,
 		                   .requirement = R(handshake_no_hard_disconnect) };
 	const struct job *now = s->job;
 
@@ -580,6 +580,9 @@ take_report(struct state *st, struct slot *s)
 	buf_consume(&s->in, size);
 	switch (s->silenced ? REPORT_DONE : h.type) {
 	case REPORT_RESULT:
+		/* Each point has as much time as a case without points. */
+		if (s->deadline != INT64_MAX)
+			s->deadline = now_ms() + (int64_t)(CASE_MS * s->job->target->factor);
 		/* A client case has a server of its own, and tells the end of its clients itself. */
 		if (s->job->target->via == VIA_CLIENT)
 			emit(st, s, &h, strings, "");
@@ -625,12 +628,12 @@ case_broke(struct state *st, struct slot *s, int status)
 {
 	char message[160],
 		*strings[REPORT_STRINGS] = { (char *)"", message, (char *)"", (char *)"", (char *)"", (char *)"" };
-	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_ERROR, .trace_from = 16 };
+	struct report_header h = { .type = REPORT_RESULT, .verdict = VERDICT_ERROR, .trace_from = TRACE_HEADER };
 
 	h.trace_to = lseek(s->trace_fd, 0, SEEK_END);
 	h.length[REPORT_MESSAGE] = 1;
 	if (s->timed_out)
-		snprintf(message, sizeof(message), "the case did not end within %d s: a fault of nbdspec",
+		snprintf(message, sizeof(message), "the case did not go on within %d s: a fault of nbdspec",
 		         (int)(CASE_MS * s->job->target->factor / 1000));
 	else if (WIFSIGNALED(status))
 		snprintf(message, sizeof(message), "the case was killed by signal %d (%s): a fault of nbdspec",
@@ -642,13 +645,26 @@ case_broke(struct state *st, struct slot *s, int status)
 }
 
 static void
+show_trace(struct state *st, struct slot *s, size_t size)
+{
+	uint8_t *map = mmap(NULL, size, PROT_READ, MAP_SHARED, s->trace_fd, 0);
+
+	if (map == MAP_FAILED)
+		abort();
+	st->r->traced(st->r->arg, wire(map + TRACE_HEADER, size - TRACE_HEADER));
+	munmap(map, size);
+}
+
+static void
 keep_trace(struct state *st, struct slot *s)
 {
-	off_t at = 16, size = lseek(s->trace_fd, 0, SEEK_END);
+	off_t at = TRACE_HEADER, size = lseek(s->trace_fd, 0, SEEK_END);
 
 	while (st->r->trace_fd >= 0 && at < size && st->end.trace_failed == 0)
 		if (sendfile(st->r->trace_fd, s->trace_fd, &at, (size_t)(size - at)) <= 0)
 			st->end.trace_failed = errno;
+	if (st->r->traced != NULL && size > TRACE_HEADER)
+		show_trace(st, s, (size_t)size);
 }
 
 /* The second try tells whose fault it was that the server was lost before the first. */

@@ -23,6 +23,8 @@ struct runner {
 	void *arg;
 	/* A result as it comes; its strings live during the call. */
 	void (*result)(void *arg, const struct job *job, const struct result *r);
+	/* The records of a case, once it has ended, behind its results; may be NULL. */
+	void (*traced)(void *arg, struct wire records);
 	void (*progress)(void *arg, unsigned done, const struct case_def *running);	/* may be NULL */
 	int64_t progress_ms;		/* how often, where one case takes long; 0: as each begins */
 };

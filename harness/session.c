@@ -78,14 +78,33 @@ peek(struct session *s, void *data, size_t len)
 	return s->tls != NULL ? tls_peek(s->tls, data, len) : recv(s->fd, data, len, MSG_PEEK | MSG_DONTWAIT);
 }
 
+static void
+trace_wire(void *session, bool sent, struct bytes b)
+{
+	struct session *s = session;
+
+	trace_tls(&s->test->private->trace, s->number, sent ? TO_SERVER : TO_CLIENT, b);
+}
+
+static void
+trace_secret(void *session, const char *line)
+{
+	struct session *s = session;
+
+	trace_tls(&s->test->private->trace, s->number, NO_DIRECTION, bytes_of(line));
+}
+
 enum tls_progress
 session_handshake(struct test *t, const struct tls_setup *setup)
 {
 	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
 	struct session *s = t->s;
+	const struct tls_watch watch = { trace_wire, trace_secret, s };
+	struct tls_setup watched = *setup;
 	enum tls_progress p;
 
-	s->tls = tls_new(s->fd, setup, (struct bytes){ 0 });
+	watched.watch = &watch;
+	s->tls = tls_new(s->fd, &watched, (struct bytes){ 0 });
 	for (;;) {
 		uint64_t before = tls_bytes_written(s->tls);
 
@@ -151,6 +170,7 @@ session_send(struct test *t, enum message_kind kind, uint64_t cookie, struct byt
 	trace_add(&t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
 	                                                      .message = kind,
 	                                                      .direction = TO_SERVER,
+	                                                      .over_tls = t->s->tls != NULL,
 	                                                      .connection = t->s->number,
 	                                                      .cookie = cookie,
 	                                                      .length = (uint32_t)(head.len + data.len),
@@ -166,6 +186,7 @@ trace_received(struct test *t, enum message_kind kind, uint64_t cookie, struct b
 	trace_add(&t->private->trace, &(struct trace_record){ .kind = TRACE_MESSAGE,
 	                                                      .message = kind,
 	                                                      .direction = TO_CLIENT,
+	                                                      .over_tls = t->s->tls != NULL,
 	                                                      .connection = t->s->number,
 	                                                      .cookie = cookie,
 	                                                      .length = (uint32_t)data.len,

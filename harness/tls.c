@@ -27,6 +27,7 @@ struct tls {
 	struct buf ahead; /* was peeked at */
 	size_t ahead_at;
 	uint64_t bytes_read, bytes_written;
+	struct tls_watch watch;
 	bool was_shut, broken, sending, clear_text;
 	char why[TLS_ERROR];
 };
@@ -180,6 +181,13 @@ tls_credentials_psk_user(const char *path, const char *user, char error[TLS_ERRO
 
 /* ---- the socket below ---- */
 
+static void
+tell(struct tls *s, bool sent, const void *data, size_t n)
+{
+	if (s->watch.bytes != NULL)
+		s->watch.bytes(s->watch.arg, sent, (struct bytes){ data, n });
+}
+
 static ssize_t
 pull(gnutls_transport_ptr_t arg, void *data, size_t len)
 {
@@ -197,10 +205,12 @@ pull(gnutls_transport_ptr_t arg, void *data, size_t len)
 	/* The types of records are 20 to 23. */
 	if (n > 0 && s->bytes_read == 0)
 		s->clear_text = *(uint8_t *)data < 20 || *(uint8_t *)data > 23;
-	if (n > 0)
+	if (n > 0) {
 		s->bytes_read += (uint64_t)n;
-	else if (n < 0)
+		tell(s, false, data, (size_t)n);
+	} else if (n < 0) {
 		gnutls_transport_set_errno(s->session, errno);
+	}
 	return n;
 }
 
@@ -210,10 +220,12 @@ push(gnutls_transport_ptr_t arg, const void *data, size_t len)
 	struct tls *s = arg;
 	ssize_t n = send(s->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 
-	if (n > 0)
+	if (n > 0) {
 		s->bytes_written += (uint64_t)n;
-	else if (n < 0)
+		tell(s, true, data, (size_t)n);
+	} else if (n < 0) {
 		gnutls_transport_set_errno(s->session, errno);
+	}
 	return n;
 }
 
@@ -295,6 +307,35 @@ tls_priority_is_valid(const char *priority)
 	return ok;
 }
 
+static void
+put_hex(FILE *f, const gnutls_datum_t *d)
+{
+	fputc(' ', f);
+	for (unsigned i = 0; i < d->size; i++)
+		fprintf(f, "%02x", d->data[i]);
+}
+
+static int
+tell_secret(gnutls_session_t session, const char *label, const gnutls_datum_t *secret)
+{
+	struct tls *s = gnutls_session_get_ptr(session);
+	gnutls_datum_t client, server;
+	size_t len;
+	char *line;
+	FILE *f = open_memstream(&line, &len);
+
+	if (f == NULL)
+		abort();
+	gnutls_session_get_random(session, &client, &server);
+	fputs(label, f);
+	put_hex(f, &client);
+	put_hex(f, secret);
+	fclose(f);
+	s->watch.secret(s->watch.arg, line);
+	free(line);
+	return 0;
+}
+
 struct tls *
 tls_new(int fd, const struct tls_setup *setup, struct bytes early)
 {
@@ -310,6 +351,11 @@ tls_new(int fd, const struct tls_setup *setup, struct bytes early)
 	set_credentials(s->session, setup->credentials);
 	set_peer(s->session, setup);
 	gnutls_transport_set_ptr(s->session, s);
+	if (setup->watch != NULL) {
+		s->watch = *setup->watch;
+		gnutls_session_set_ptr(s->session, s);
+		gnutls_session_set_keylog_function(s->session, tell_secret);
+	}
 	gnutls_transport_set_pull_function(s->session, pull);
 	gnutls_transport_set_push_function(s->session, push);
 	gnutls_transport_set_pull_timeout_function(s->session, pull_timeout);

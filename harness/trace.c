@@ -28,7 +28,7 @@ trace_start(struct trace *t, int fd, uint32_t snap)
 	put_be32(&b, snap);
 	n = write(fd, b.at, b.len);
 	buf_free(&b);
-	return n == 16 ? 0 : -1;
+	return n == TRACE_HEADER ? 0 : -1;
 }
 
 /* One write, so that a kill leaves whole records, but for a disk that is full. */
@@ -205,7 +205,7 @@ fill_head(uint8_t at[RECORD_FIXED], const struct trace_record *r, uint32_t kept,
 	*at++ = (uint8_t)r->kind;
 	*at++ = (uint8_t)r->message;
 	*at++ = (uint8_t)r->direction;
-	*at++ = 0;
+	*at++ = r->over_tls;
 	at = put_number(at, 2, r->connection);
 	at = put_number(at, 2, 0);
 	at = put_number(at, 8, now);
@@ -244,6 +244,16 @@ trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const cha
 	                                     .data = data });
 }
 
+void
+trace_tls(struct trace *t, uint16_t connection, enum trace_direction direction, struct bytes data)
+{
+	trace_add(t, &(struct trace_record){ .kind = direction == NO_DIRECTION ? TRACE_SECRET : TRACE_TLS,
+	                                     .direction = direction,
+	                                     .connection = connection,
+	                                     .length = (uint32_t)data.len,
+	                                     .data = data });
+}
+
 off_t
 trace_end(const struct trace *t)
 {
@@ -274,6 +284,7 @@ trace_next(struct wire *w, struct trace_record *r)
 	r->kind = fixed.at[0];
 	r->message = fixed.at[1];
 	r->direction = fixed.at[2];
+	r->over_tls = fixed.at[3] != 0;
 	r->connection = wire_be16(&rec);
 	wire_be16(&rec);
 	r->ns = wire_be64(&rec);

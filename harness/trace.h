@@ -23,6 +23,8 @@ enum trace_kind {
 	TRACE_POINT,		/* data: the point's name, text */
 	TRACE_NOTE,		/* data: text */
 	TRACE_MARK,		/* data: text that a workload set */
+	TRACE_TLS,		/* data: bytes of TLS as they were on the wire; the messages in them are .over_tls */
+	TRACE_SECRET,		/* data: a line of a TLS key log (NSS), text */
 	TRACE_KINDS
 };
 
@@ -32,6 +34,7 @@ struct trace_record {
 	enum trace_kind kind;
 	enum message_kind message;	/* for TRACE_MESSAGE */
 	enum trace_direction direction;
+	bool over_tls;			/* of a message: it was on the wire in the bytes of a TRACE_TLS */
 	uint16_t connection;
 	uint64_t ns;			/* CLOCK_MONOTONIC */
 	uint64_t cookie;		/* of requests and replies, else 0 */
@@ -51,6 +54,8 @@ struct trace {
 	uint64_t waits_since;		/* the moment of the first record that may not be written; 0: there is none */
 	int failed;			/* the errno of the write that ended it, else 0 */
 };
+
+enum { TRACE_HEADER = 16 };	/* bytes of a file before its records */
 
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
@@ -73,6 +78,8 @@ bool trace_read(void *trace, uint64_t where, size_t len, uint8_t *data);	/* fals
 /* Appends one record by a single write; where .ns is 0 it is now. With a failed write the trace ends, before a whole record if they are held. */
 void trace_add(struct trace *t, const struct trace_record *r);
 void trace_text(struct trace *t, enum trace_kind kind, uint16_t connection, const char *text);
+/* Of one's own end of TLS; NO_DIRECTION: a line of the key log. */
+void trace_tls(struct trace *t, uint16_t connection, enum trace_direction direction, struct bytes data);
 off_t trace_end(const struct trace *t);		/* the offset behind the last record */
 
 /* Reads. trace_check takes the file header off; trace_next takes a record, false at the last whole one. */

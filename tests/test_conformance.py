@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -43,6 +44,7 @@ def test_matrix_of_all(conformance, nbdspec):
     page = nbdspec.cwd / "tree/build/reports/matrix.html"
     assert done.returncode == 0 and f"all of it as a page: {page}" in done.stdout
     assert page.read_text().count('"target":"one, ') == 1
+    assert "left out, for the reasons above: two\n" in done.stdout
 
 
 def sequences(message):
@@ -53,8 +55,10 @@ def test_full_is_more(conformance):
     done, told = conformance()
     assert done.returncode == 0 and list(told) == ["one"]
     few = sequences(told["one"][0])
+    assert re.search("left out, and part of 'make conformance-full' .*: more .* of one\n", done.stdout)
     done, told = conformance("--full", "o*")
     assert done.returncode == 0 and len(told["one"]) == 1 and sequences(told["one"][0]) > few + 20
+    assert "left out" not in done.stdout
 
 
 @pytest.mark.parametrize("args, words", [(["--deep"], "no option '--deep'"), (["--full", "--full"], "no option '--full'"), (["two"], "no target 'two'"),

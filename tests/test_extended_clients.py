@@ -84,8 +84,9 @@ def run(nbdspec, *args, lie=None, status):
     return report["summary"], {r["requirement"] for r in report["results"] if r["verdict"] in ("fail", "warn")}
 
 
-def test_honest(nbdspec):
-    summary, broken = run(nbdspec, "-c", "extended_client/*", "--strict", "--experimental", "--require", "any", status=0)
+@pytest.mark.parametrize("args", [("-c", "extended_client/[!s]*", "-c", "extended_client/se*"), ("--tls", "-c", "extended_client/*")])
+def test_honest(nbdspec, args):
+    summary, broken = run(nbdspec, *args, "--strict", "--experimental", "--require", "any", status=0)
     assert not broken and summary["pass"] > 200
 
 

@@ -35,6 +35,15 @@ referee_why(enum requirement_id r)
 	return rules[r].why;
 }
 
+/* Of options that STARTTLS makes void the extension has a statement of its own. */
+static bool
+is_excused(const struct session *s, enum requirement_id r)
+{
+	enum requirement_id excused = s->ref->setup.excused;
+
+	return r == excused || (r == R(ext_client_defers_until_tls) && excused == R(starttls_before_stateful));
+}
+
 void
 accuse(struct session *s, const enum requirement_id *broken, const char *fmt, ...)
 {
@@ -46,7 +55,7 @@ accuse(struct session *s, const enum requirement_id *broken, const char *fmt, ..
 		abort();
 	va_end(ap);
 	for (; *broken != REQUIREMENT_NONE; broken++)
-		if (*broken != s->ref->setup.excused)
+		if (!is_excused(s, *broken))
 			s->ref->broken(s->ref->arg, s->connection, *broken, text);
 	free(text);
 }

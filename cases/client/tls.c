@@ -1,8 +1,10 @@
 /* TLS of a client, through its driver: the way into it, what it is to keep out, and how it ends (proto.md:636-757). */
 #include "cases/client/tls_play.h"
 
+#include "cases/client/answers.h"
 #include "cases/client/haggle.h"
 #include "cases/client/referee.h"
+#include "fakeserver/core.h"
 #include "fakeserver/listen.h"
 #include "harness/client.h"
 #include "harness/clock.h"
@@ -326,6 +328,77 @@ CASE_DRIVER(tls_client, starttls_late, "What was negotiated before STARTTLS is n
 	ask(d, OFF, "block_status 0 65536");
 	read_and_leave(d, OFF);
 	drive_finish(d);
+}
+
+/* ---- extended headers ---- */
+
+static void
+serve_extended(struct drive *d, enum mode mode)
+{
+	serve(d, mode, "");
+	d->config.knob[KNOB_extended_headers] = true;
+}
+
+/* ext:1345 */
+CASE_DRIVER(extended_client, starttls_first,
+            "A client whose user wants nothing but TLS asks for extended headers behind STARTTLS only",
+            R(ext_client_defers_until_tls))
+{
+	struct drive *d = drive_with_tls(t);
+	static const enum mode modes[] = { FORCEDTLS, SELECTIVETLS };
+
+	need_extended_client(d);
+	for (volatile unsigned i = 0; i < 2; i++)
+		POINT(t, "%s", i == 0 ? "FORCEDTLS" : "SELECTIVETLS") {
+			serve_extended(d, modes[i]);
+			want_extended(d);
+			must(d, R(client_handles_all_tls_modes), 1, "connect %s", d->uri);
+			read_and_leave(d, 1);
+			EXPECT(t, R(ext_client_defers_until_tls), !tls_sent(drive_records(d)).extended_before,
+			       "NBD_OPT_EXTENDED_HEADERS comes before NBD_OPT_STARTTLS, which makes it void");
+			drive_finish(d);
+		}
+}
+
+static bool
+know_them_in_clear_only(void *arg, struct conn *c, const struct incoming *m)
+{
+	(void)arg;
+	return m->kind == MSG_OPTION && m->option.option == NBD_OPT_EXTENDED_HEADERS && c->private->tls != NULL &&
+	       say_error(c, NBD_REP_ERR_UNSUP, "");
+}
+
+/* ext:1341-1344, 1696. In the second point an extended request behind STARTTLS has no answer. */
+CASE_DRIVER(extended_client, starttls_late,
+            "Extended headers that were agreed in clear are agreed anew behind STARTTLS",
+            R(ext_renegotiated_after_starttls), R(ext_client_falls_back))
+{
+	struct drive *d = drive_with_tls(t);
+
+	drive_needs(d, "starttls", NULL);
+	need_extended_client(d);
+	for (volatile unsigned i = 0; i < 2; i++)
+		POINT(t, "%s", i == 0 ? "known over TLS, too" : "unknown over TLS") {
+			serve_extended(d, SELECTIVETLS);
+			if (i == 1)
+				drive_follow(d, &(struct script){ .take = know_them_in_clear_only });
+			lead_in_clear(d);
+			set_tls(d, OFF, "off");
+			if (driver_has(d->driver, "set", "extended"))
+				ask(d, OFF, "set extended=on");
+			/* So its user wants it. */
+			d->excused = R(starttls_before_stateful);
+			must(d, R(client_handles_all_tls_modes), OFF, "haggle %s", d->uri);
+			must(d, R(client_handles_all_tls_modes), OFF, "starttls");
+			EXPECT(t, R(client_handles_all_tls_modes), was_over_tls(d),
+			       "'starttls' is answered 'ok', and TLS is not up");
+			if (!tls_sent(drive_records(d)).extended_before)
+				skip(t, "extended headers", "the client does not ask for extended headers in clear");
+			must(d, i == 0 ? R(ext_renegotiated_after_starttls) : R(ext_client_falls_back), OFF, "go");
+			must_read_disk(d, R(ext_renegotiated_after_starttls), OFF, &d->exports[0], 4096, 8192);
+			read_and_leave(d, OFF);
+			drive_finish(d);
+		}
 }
 
 /* ---- where there is no TLS ---- */

@@ -138,6 +138,7 @@ see_option(struct walk *w, const struct option *o)
 		return;
 	}
 	w->sent.before += w->sent.n_starttls == 0;
+	w->sent.extended_before |= w->sent.n_starttls == 0 && o->option == NBD_OPT_EXTENDED_HEADERS;
 	w->sent.behind += w->replied && o->option != NBD_OPT_ABORT;
 }
 

@@ -42,6 +42,7 @@ const struct script *tls_play_script(struct tls_play *p);	/* one at a time */
 struct tls_sent {
 	unsigned n_starttls, n_options, n_requests;
 	uint32_t first;			/* option; 0: none */
+	bool extended_before;		/* NBD_OPT_EXTENDED_HEADERS, before the first NBD_OPT_STARTTLS */
 	unsigned before, behind;	/* options other than NBD_OPT_ABORT, before the first NBD_OPT_STARTTLS and behind its reply */
 };
 struct tls_sent tls_sent(struct wire records);

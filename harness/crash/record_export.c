@@ -1,9 +1,9 @@
 /* nbdspec crash export, crash import: recordings in the formats of others. */
 #include "harness/cli.h"
 #include "harness/crash/dmlog.h"
-#include "harness/crash/pcapng.h"
 #include "harness/crash/record_file.h"
 #include "harness/crash/recording.h"
+#include "harness/pcapng.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -81,12 +81,16 @@ export_pcapng(const char *path, FILE *f, char error[512])
 	struct bytes all = map_file(path);
 	struct wire w = wire_over(all);
 	bool ok = all.at != NULL && trace_check(&w);
+	struct pcapng *p;
 
-	if (ok)
-		pcapng_write(w, f);
-	else
+	if (ok) {
+		p = pcapng_new(f, 0);
+		pcapng_add(p, w);
+		pcapng_free(p);
+	} else {
 		snprintf(error, 512, "%.400s: %s", path,
 		         all.at == NULL && errno != ENODATA ? strerror(errno) : "is not a trace of nbdspec");
+	}
 	unmap(all);
 	return ok;
 }

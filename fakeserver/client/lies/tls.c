@@ -11,20 +11,34 @@
 OPTION_LIE(starttls_with_data, BREAKS(R(starttls_no_data)), "sends a byte of data with STARTTLS", true,
            m->option.data = ((struct bytes){ (const uint8_t *)"", 1 }))
 
-CLIENT_LIE(starttls_comes_late, STATE, BREAKS(R(client_starttls_first), R(starttls_before_stateful)),
-           "sends STRUCTURED_REPLY before STARTTLS")
+/* An option that another step sends comes first. */
+static void
+put_off_starttls(struct client_lie_use *l, struct fc_session *s, int moment, enum fc_step step, uint32_t option)
 {
 	struct fc_op *op = TAILQ_FIRST(&s->ops);
 	bool begins = moment == FC_STATE_FLAGS && s->facts.fixed && s->settings.tls != FC_TLS_OFF;
-	bool goes_back = moment == FC_STATE_AFTER_OPTION && s->option == NBD_OPT_STRUCTURED_REPLY &&
-	                 s->settings.tls != FC_TLS_OFF && !s->secured;
+	bool goes_back =
+		moment == FC_STATE_AFTER_OPTION && s->option == option && s->settings.tls != FC_TLS_OFF && !s->secured;
 
 	if (op != NULL && begins && CLIENT_LIE_NOW) {
-		op->step = FC_STRUCTURED;
+		op->step = step;
 		l->memory = s->number;
 	} else if (op != NULL && goes_back && l->memory == s->number) {
 		op->step = FC_TLS;
 	}
+}
+
+CLIENT_LIE(starttls_comes_late, STATE, BREAKS(R(client_starttls_first), R(starttls_before_stateful)),
+           "sends STRUCTURED_REPLY before STARTTLS")
+{
+	put_off_starttls(l, s, moment, FC_STRUCTURED, NBD_OPT_STRUCTURED_REPLY);
+}
+
+CLIENT_LIE(starttls_behind_extended_headers, STATE, BREAKS(R(client_starttls_first), R(ext_client_defers_until_tls)),
+           "sends EXTENDED_HEADERS before STARTTLS")
+{
+	if (s->settings.extended)
+		put_off_starttls(l, s, moment, FC_EXTENDED, NBD_OPT_EXTENDED_HEADERS);
 }
 
 CLIENT_LIE_WHERE(starttls_over_tls, SENDING, BREAKS(R(client_starttls_once)), "sends STARTTLS again once TLS is up",
@@ -149,6 +163,17 @@ CLIENT_LIE(keeps_structured_over_tls, COMMAND, BREAKS(R(starttls_client_renegoti
 	}
 	if (is_command(op, NBD_CMD_BLOCK_STATUS) && l->memory == s->number)
 		op->unchecked = true;
+}
+
+CLIENT_LIE(keeps_extended_over_tls, STATE, BREAKS(R(ext_renegotiated_after_starttls)),
+           "takes extended headers that were agreed before STARTTLS to hold after it")
+{
+	if (moment == FC_STATE_SECURING && s->facts.extended && CLIENT_LIE_NOW) {
+		s->settings.extended = false;
+		l->memory = s->number;
+	} else if (moment == FC_STATE_SECURED && l->memory == s->number) {
+		s->facts.extended = s->facts.structured = true;
+	}
 }
 
 CLIENT_LIE(export_name_over_tls, STATE, BREAKS(R(tls_client_uses_go)), "sends EXPORT_NAME over TLS, and never GO")

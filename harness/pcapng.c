@@ -1,4 +1,4 @@
-#include "harness/crash/pcapng.h"
+#include "harness/pcapng.h"
 
 #include "harness/trace.h"
 
@@ -7,7 +7,8 @@
 #include <string.h>
 
 /* All in our own byte order, as the format wants it, but for what is in the packets. */
-enum { SECTION_HEADER = 0x0a0d0d0a, INTERFACE = 1, ENHANCED_PACKET = 6 };
+enum { SECTION_HEADER = 0x0a0d0d0a, INTERFACE = 1, ENHANCED_PACKET = 6, DECRYPTION_SECRETS = 10 };
+enum { TLS_KEY_LOG = 0x544c534b };
 enum { BYTE_ORDER_MAGIC = 0x1a2b3c4d, LINKTYPE_RAW = 101 };
 enum { OPTION_END = 0, OPTION_COMMENT = 1, OPTION_TSRESOL = 9 };
 
@@ -28,8 +29,9 @@ struct flow {
 	bool open, ended[2];
 };
 
-struct writer {
+struct pcapng {
 	FILE *f;
+	uint64_t epoch_ns;
 	struct flow flows[65536]; /* by the trace's number of the connection */
 	uint32_t n_flows;
 };
@@ -164,16 +166,16 @@ put_packet_header(struct buf *b, uint64_t ns, uint32_t length)
 }
 
 static void
-put_packet(struct writer *w, struct flow *c, enum trace_direction to, unsigned flags, struct bytes data, uint64_t ns)
+put_packet(struct pcapng *p, struct flow *c, enum trace_direction to, unsigned flags, struct bytes data, uint64_t ns)
 {
 	uint32_t length = (uint32_t)(IP_HEADER + TCP_HEADER + data.len);
 	struct buf b = { 0 };
 
-	put_packet_header(&b, ns, length);
+	put_packet_header(&b, p->epoch_ns + ns, length);
 	put_ip(&b, IPPROTO_TCP, c, to, (uint16_t)length);
 	put_tcp(&b, c, to, flags, data);
 	buf_zero(&b, -length & 3);
-	put_block(w->f, ENHANCED_PACKET, &b);
+	put_block(p->f, ENHANCED_PACKET, &b);
 	buf_free(&b);
 	c->next[to] += (uint32_t)data.len + ((flags & (SYN | FIN)) != 0);
 }
@@ -181,47 +183,47 @@ put_packet(struct writer *w, struct flow *c, enum trace_direction to, unsigned f
 /* ---- connections ---- */
 
 static void
-control(struct writer *w, struct flow *c, enum trace_direction to, unsigned flags, uint64_t ns)
+control(struct pcapng *p, struct flow *c, enum trace_direction to, unsigned flags, uint64_t ns)
 {
-	put_packet(w, c, to, flags, (struct bytes){ 0 }, ns);
+	put_packet(p, c, to, flags, (struct bytes){ 0 }, ns);
 }
 
 static struct flow *
-open_flow(struct writer *w, const struct trace_record *r)
+open_flow(struct pcapng *p, const struct trace_record *r)
 {
-	struct flow *c = &w->flows[r->connection];
+	struct flow *c = &p->flows[r->connection];
 
-	*c = (struct flow){ .address = LOCALHOST + w->n_flows / N_PORTS,
-		            .port = (uint16_t)(FIRST_PORT + w->n_flows % N_PORTS),
+	*c = (struct flow){ .address = LOCALHOST + p->n_flows / N_PORTS,
+		            .port = (uint16_t)(FIRST_PORT + p->n_flows % N_PORTS),
 		            .open = true };
-	w->n_flows++;
-	control(w, c, TO_SERVER, SYN, r->ns);
-	control(w, c, TO_CLIENT, SYN | ACK, r->ns);
-	control(w, c, TO_SERVER, ACK, r->ns);
+	p->n_flows++;
+	control(p, c, TO_SERVER, SYN, r->ns);
+	control(p, c, TO_CLIENT, SYN | ACK, r->ns);
+	control(p, c, TO_SERVER, ACK, r->ns);
 	return c;
 }
 
 static void
-end_flow(struct writer *w, const struct trace_record *r)
+end_flow(struct pcapng *p, const struct trace_record *r)
 {
-	struct flow *c = &w->flows[r->connection];
+	struct flow *c = &p->flows[r->connection];
 	enum trace_direction from = r->kind == TRACE_CLOSED ? TO_SERVER : TO_CLIENT;
 
 	if (!c->open || c->ended[from])
 		return;
 	if (r->kind == TRACE_RESET)
-		control(w, c, r->direction == TO_SERVER ? TO_SERVER : TO_CLIENT, RST | ACK, r->ns);
+		control(p, c, r->direction == TO_SERVER ? TO_SERVER : TO_CLIENT, RST | ACK, r->ns);
 	else
-		control(w, c, from, FIN | ACK, r->ns);
+		control(p, c, from, FIN | ACK, r->ns);
 	c->ended[from] = true;
 	if (r->kind == TRACE_RESET || (c->ended[TO_SERVER] && c->ended[TO_CLIENT]))
 		c->open = false;
 }
 
 static void
-put_message(struct writer *w, const struct trace_record *r)
+put_message(struct pcapng *p, const struct trace_record *r)
 {
-	struct flow *c = &w->flows[r->connection];
+	struct flow *c = &p->flows[r->connection];
 	uint8_t *whole = calloc(1, r->length > r->data.len ? r->length : r->data.len + 1);
 	struct bytes left = { whole, r->length > r->data.len ? r->length : r->data.len };
 
@@ -229,28 +231,48 @@ put_message(struct writer *w, const struct trace_record *r)
 		abort();
 	memcpy(whole, r->data.at, r->data.len);
 	if (!c->open)
-		c = open_flow(w, r);
+		c = open_flow(p, r);
 	while (left.len > 0) {
 		size_t n = left.len < SEGMENT_MOST ? left.len : SEGMENT_MOST;
 
-		put_packet(w, c, r->direction, ACK | (n == left.len ? PSH : 0), (struct bytes){ left.at, n }, r->ns);
+		put_packet(p, c, r->direction, ACK | (n == left.len ? PSH : 0), (struct bytes){ left.at, n }, r->ns);
 		left.at += n;
 		left.len -= n;
 	}
 	free(whole);
 }
 
+/* What is shown as a line of syslog; NULL: nothing is. */
+static const char *
+line_of(const struct trace_record *r)
+{
+	switch (r->kind) {
+	case TRACE_CASE:
+		return "<13>case: ";
+	case TRACE_POINT:
+		return "<13>point: ";
+	case TRACE_MARK:
+		return "<13>mark: ";
+	case TRACE_NOTE:
+		return "<13>note: ";
+	case TRACE_TIMEOUT:
+		return "<13>time-out: ";
+	default:
+		return NULL;
+	}
+}
+
 /* A line of syslog, which is shown among the packets, and their comment. */
 static void
-put_comment(struct writer *w, const struct trace_record *r)
+put_comment(struct pcapng *p, const struct trace_record *r)
 {
 	static const struct flow here = { .address = LOCALHOST };
 	struct bytes text = { r->data.at, r->data.len < COMMENT_MOST ? r->data.len : COMMENT_MOST };
-	struct bytes kind = r->kind == TRACE_MARK ? BYTES_OF("<13>mark: ") : BYTES_OF("<13>note: ");
+	struct bytes kind = bytes_of(line_of(r));
 	uint32_t length = (uint32_t)(IP_HEADER + UDP_HEADER + kind.len + text.len);
 	struct buf b = { 0 };
 
-	put_packet_header(&b, r->ns, length);
+	put_packet_header(&b, p->epoch_ns + r->ns, length);
 	put_ip(&b, IPPROTO_UDP, &here, TO_SERVER, (uint16_t)length);
 	put_be16(&b, SYSLOG_PORT);
 	put_be16(&b, SYSLOG_PORT);
@@ -261,31 +283,68 @@ put_comment(struct writer *w, const struct trace_record *r)
 	buf_zero(&b, -length & 3);
 	put_option(&b, OPTION_COMMENT, text);
 	put_option(&b, OPTION_END, (struct bytes){ 0 });
-	put_block(w->f, ENHANCED_PACKET, &b);
+	put_block(p->f, ENHANCED_PACKET, &b);
 	buf_free(&b);
 }
 
-void
-pcapng_write(struct wire trace, FILE *f)
+/* All keys stand before the packets that they are for: whoever reads them looks at each packet once. */
+static void
+put_secrets(struct pcapng *p, struct wire records)
 {
-	struct writer *w = calloc(1, sizeof(*w));
+	struct trace_record r;
+	struct buf b = { 0 }, lines = { 0 };
+
+	while (trace_next(&records, &r))
+		if (r.kind == TRACE_SECRET) {
+			put_bytes(&lines, r.data);
+			put(&lines, "\n", 1);
+		}
+	if (lines.len > 0) {
+		put_u32(&b, TLS_KEY_LOG);
+		put_u32(&b, (uint32_t)lines.len);
+		put_padded(&b, (struct bytes){ lines.at, lines.len });
+		put_block(p->f, DECRYPTION_SECRETS, &b);
+	}
+	buf_free(&lines);
+	buf_free(&b);
+}
+
+struct pcapng *
+pcapng_new(FILE *f, uint64_t epoch_ns)
+{
+	struct pcapng *p = calloc(1, sizeof(*p));
+
+	if (p == NULL)
+		abort();
+	p->f = f;
+	p->epoch_ns = epoch_ns;
+	put_headers(f);
+	return p;
+}
+
+void
+pcapng_free(struct pcapng *p)
+{
+	free(p);
+}
+
+void
+pcapng_add(struct pcapng *p, struct wire records)
+{
 	struct trace_record r;
 
-	if (w == NULL)
-		abort();
-	w->f = f;
-	put_headers(f);
-	while (trace_next(&trace, &r)) {
+	put_secrets(p, records);
+	while (trace_next(&records, &r)) {
 		if (r.kind == TRACE_CASE)
-			memset(w->flows, 0, sizeof(w->flows));
-		else if (r.kind == TRACE_CONNECT)
-			open_flow(w, &r);
-		else if (r.kind == TRACE_MESSAGE && r.direction != NO_DIRECTION)
-			put_message(w, &r);
+			memset(p->flows, 0, sizeof(p->flows));
+		if (r.kind == TRACE_CONNECT)
+			open_flow(p, &r);
+		else if (r.direction != NO_DIRECTION &&
+		         (r.kind == TRACE_TLS || (r.kind == TRACE_MESSAGE && !r.over_tls)))
+			put_message(p, &r);
 		else if (r.kind == TRACE_CLOSED || r.kind == TRACE_RESET || r.kind == TRACE_DISCONNECT)
-			end_flow(w, &r);
-		else if (r.kind == TRACE_MARK || r.kind == TRACE_NOTE)
-			put_comment(w, &r);
+			end_flow(p, &r);
+		else if (line_of(&r) != NULL)
+			put_comment(p, &r);
 	}
-	free(w);
 }
