@@ -5,11 +5,14 @@
 #include "harness/wire.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 SECTION_LIST(command, struct command, nbdspec_commands)
 
@@ -89,6 +92,18 @@ cli_factor(const struct cli *cli, const char *option, const char *value, double 
 }
 
 bool
+cli_shard(const struct cli *cli, const char *value, unsigned most, unsigned *number, unsigned *of)
+{
+	int end = 0;
+
+	if (is_digit(value[0]) && sscanf(value, "%u/%u%n", number, of, &end) == 2 && value[end] == '\0' &&
+	    *number >= 1 && *number <= *of && *of <= most)
+		return true;
+	cli_usage_error(cli, "--shard '%s': want I/N, such as 2/8, with N up to %u", value, most);
+	return false;
+}
+
+bool
 size_parse(const char *value, unsigned long long *bytes)
 {
 	static const char units[] = "kMGTPE";
@@ -108,6 +123,44 @@ size_parse(const char *value, unsigned long long *bytes)
 		return false;
 	*bytes <<= shift;
 	return true;
+}
+
+FILE *
+cli_create(const struct cli *cli, const char *path)
+{
+	FILE *f = fopen(path, "we");
+
+	signal(SIGXFSZ, SIG_IGN); /* a report beyond ulimit -f is an error like a full disk */
+	if (f == NULL)
+		cli_broken(cli, "%s: %s", path, strerror(errno));
+	return f;
+}
+
+void
+cli_discard(FILE *f, const char *path)
+{
+	struct stat st;
+	bool ours = f != stdout && fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode);
+
+	if (f != stdout)
+		fclose(f);
+	if (ours)
+		unlink(path);
+}
+
+bool
+cli_close(const struct cli *cli, FILE *f, const char *path, const char *what)
+{
+	/* Of that main() tells. */
+	if (f == stdout)
+		return true;
+	if (fflush(f) == 0 && !ferror(f)) {
+		fclose(f);
+		return true;
+	}
+	cli_broken(cli, "%s: the %s could not be written whole: %s", path, what, strerror(errno));
+	cli_discard(f, path);
+	return false;
 }
 
 static bool

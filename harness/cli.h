@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 /* Exit statuses (design, section 2). */
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2, STATUS_BROKEN = 3, STATUS_INTERRUPTED = 130 };
@@ -63,8 +64,17 @@ int cli_broken(const struct cli *cli, const char *fmt, ...) __attribute__((forma
 bool cli_number(const struct cli *cli, const char *option, const char *value, unsigned long min, unsigned long max,
 		unsigned long *out);
 bool cli_factor(const struct cli *cli, const char *option, const char *value, double *out);	/* 0.01 to 1000 */
+/* "I/N": the I-th of N shards, from 1. */
+bool cli_shard(const struct cli *cli, const char *value, unsigned most, unsigned *number, unsigned *of);
 /* A size in bytes with an optional suffix k, M, G, T, P, E (powers of 1024). */
 bool size_parse(const char *value, unsigned long long *bytes);
+
+/* Creates a file; NULL and one line, as cli_broken(). */
+FILE *cli_create(const struct cli *cli, const char *path);
+/* Closes a file that was written, but for standard output. Where it is not whole it is removed: false, and one line. */
+bool cli_close(const struct cli *cli, FILE *f, const char *path, const char *what);
+/* Closes it and, for no half of a report is left behind, removes it; a device is not ours to remove. */
+void cli_discard(FILE *f, const char *path);
 
 char *shell_quote(char *const *argv);		/* malloc'd */
 

@@ -8,6 +8,8 @@
 #include "harness/progress.h"
 #include "harness/runner.h"
 #include "harness/pcapng.h"
+#include "harness/saved.h"
+#include "harness/shard.h"
 #include "harness/trace.h"
 
 #include <errno.h>
@@ -42,6 +44,8 @@ enum option_id {
 	OPT_TARGET,
 	OPT_FACTOR,
 	OPT_EXPECT,
+	OPT_BASELINE,
+	OPT_SHARD,
 	OPT_WRITE_EXPECT,
 	OPT_TRACE,
 	OPT_PCAPNG,
@@ -78,6 +82,8 @@ enum option_id {
 #define OPTIONS_OF_ALL_1 \
 	{ "case", 'c', "GLOB", "only the cases that match, such as 'option/*'; repeatable", OPT_CASE, true }, \
 	{ "list", 0, NULL, "print the selected cases and run nothing", OPT_LIST, false }, \
+	{ "shard", 0, "I/N", "only the I-th of N parts of the cases; 'nbdspec merge' joins their --json", OPT_SHARD, \
+	  false }, \
 	{ "jobs", 'j', "N", "N side by side (default: 1; not for a URI)", OPT_JOBS, false }, \
 	{ "strict", 0, NULL, "a broken SHOULD fails the run too", OPT_STRICT, false }, \
 	{ "experimental", 0, NULL, "what deviates from an experimental extension (extended headers) fails the run too", \
@@ -103,6 +109,8 @@ enum option_id {
 	{ "expect", 0, "FILE", "known deviations; one that is gone or new fails the run", OPT_EXPECT, false }, \
 	{ "write-expect", 0, "FILE", "write what is not yet known as such a new file, reasons to be filled in", \
 	  OPT_WRITE_EXPECT, false }, \
+	{ "baseline", 0, "JSON", "an earlier run's report: --markdown and --github tell first what changed since", \
+	  OPT_BASELINE, false }, \
 	{ "trace", 0, "FILE", "keep every message of every case", OPT_TRACE, false }, \
 	{ "pcapng", 0, "FILE", "the same as a capture for Wireshark, with the keys of TLS", OPT_PCAPNG, false }, \
 	{ "quiet", 'q', NULL, "nothing on standard output", OPT_QUIET, false }, \
@@ -110,7 +118,10 @@ enum option_id {
 	{ "junit", 0, "FILE", "report: JUnit XML", OPT_REPORT + 1, true }, \
 	{ "json", 0, "FILE", "report: JSON, docs/json-schema.json", OPT_REPORT + 2, true }, \
 	{ "text", 0, "FILE", "report: as on a terminal", OPT_REPORT + 3, true }, \
-	{ "html", 0, "FILE", "report: a page for a browser, in one file", OPT_REPORT + 4, true },
+	{ "html", 0, "FILE", "report: a page for a browser, in one file", OPT_REPORT + 4, true }, \
+	{ "markdown", 0, "FILE", "report: a summary for a pull request", OPT_REPORT + 5, true }, \
+	{ "github", 0, "FILE", "report: GitHub's workflow commands, for its annotations", OPT_REPORT + 6, true }, \
+	{ "gitlab", 0, "FILE", "report: JSON for GitLab's code quality", OPT_REPORT + 7, true },
 /* clang-format on */
 
 static const struct cli_option server_options[] = {
@@ -188,6 +199,8 @@ struct server_run {
 	struct exploration explore;
 	bool strict, experimental, list, quiet, sized, tls, tls_psk;
 	const char *filesystem, *driver; /* as given */
+	const char *baseline_path;
+	json_t *baseline;
 	const char *expect_path, *write_expect_path, *trace_path, *pcapng_path, *via, *export_name, *target_name;
 	struct expectations *expect;
 	FILE *write_expect;
@@ -200,6 +213,10 @@ struct server_run {
 	unsigned n_outputs;
 	const struct case_def **cases;
 	size_t n_cases;
+	unsigned shard, shards;        /* from 1; 0: no parts */
+	const struct case_def **whole; /* what all shards have */
+	size_t n_whole;
+	unsigned open; /* lines that no result has matched, though one of another shard may */
 	struct run_summary summary;
 	unsigned ran;     /* results that are neither skip nor error */
 	int trace_failed; /* errno */
@@ -207,6 +224,12 @@ struct server_run {
 	struct pcapng *pcapng;
 	int pcapng_failed; /* errno */
 };
+
+static const char *
+suite_name(const struct server_run *run)
+{
+	return run->suite == SUITE_DURABILITY ? "durability" : run->target.via == VIA_CLIENT ? "client" : "server";
+}
 
 /* ---- reading the command line ---- */
 
@@ -260,6 +283,7 @@ take_plain(struct server_run *run, const struct cli_given *g)
 		{ OPT_PREPARE, NULL, &run->target.prepare },
 		{ OPT_TARGET, NULL, &run->target_name },
 		{ OPT_EXPECT, NULL, &run->expect_path },
+		{ OPT_BASELINE, NULL, &run->baseline_path },
 		{ OPT_WRITE_EXPECT, NULL, &run->write_expect_path },
 		{ OPT_TRACE, NULL, &run->trace_path },
 		{ OPT_PCAPNG, NULL, &run->pcapng_path },
@@ -336,6 +360,8 @@ take_option(struct server_run *run, const struct cli_given *g)
 			return STATUS_USAGE;
 		run->runner.slots = (unsigned)number;
 		return 0;
+	case OPT_SHARD:
+		return cli_shard(run->cli, g->value, SHARDS_MOST, &run->shard, &run->shards) ? 0 : STATUS_USAGE;
 	case OPT_RUNS:
 		if (!cli_number(run->cli, "--runs", g->value, 1, 1000000, &number))
 			return STATUS_USAGE;
@@ -695,7 +721,7 @@ is_device(const char *path)
 static int
 check_paths(const struct server_run *run)
 {
-	const char *paths[MOST_REPORTS + 4];
+	const char *paths[MOST_REPORTS + 5];
 	size_t n = 0;
 	struct stat st;
 
@@ -704,6 +730,7 @@ check_paths(const struct server_run *run)
 	paths[n++] = run->trace_path;
 	paths[n++] = run->pcapng_path;
 	paths[n++] = run->expect_path;
+	paths[n++] = run->baseline_path;
 	paths[n++] = run->write_expect_path;
 	for (size_t i = 0; i < n; i++)
 		for (size_t k = 0; k < i && paths[i] != NULL; k++)
@@ -727,8 +754,15 @@ take_cases(struct server_run *run)
 			return cli_usage_error(run->cli, "--case '%s': no case matches; 'nbdspec list' prints them all",
 			                       run->globs[i]);
 	}
-	run->cases = select_cases(run->suite, run->globs, run->n_globs, &run->n_cases);
-	return run->n_cases > 0 ? 0 : cli_broken(run->cli, "there are no cases");
+	run->whole = select_cases(run->suite, run->globs, run->n_globs, &run->n_whole);
+	if (run->n_whole == 0)
+		return cli_broken(run->cli, "there are no cases");
+	if (run->shards > run->n_whole)
+		return cli_usage_error(run->cli, "--shard %u/%u: there are no more than %zu cases to share", run->shard,
+		                       run->shards, run->n_whole);
+	run->cases = run->shards > 0 ? shard_cases(run->whole, run->n_whole, run->shard, run->shards, &run->n_cases)
+	                             : shard_cases(run->whole, run->n_whole, 1, 1, &run->n_cases);
+	return 0;
 }
 
 static bool
@@ -804,6 +838,9 @@ take_exploration(struct server_run *run)
 		return cli_usage_error(run->cli, "--unchecked goes with --explore or --explore-walks");
 	else
 		return 0;
+	if (run->shards > 0)
+		return cli_usage_error(run->cli, "--shard is for cases; an exploration is shared by -j, or by seeds of "
+		                                 "its own: --explore-walks or --mutate with another --seed for each");
 	e->counts = mmap(NULL, sizeof(*e->counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (e->counts == MAP_FAILED)
 		return cli_broken(run->cli, "no memory to count in: %s", strerror(errno));
@@ -812,6 +849,27 @@ take_exploration(struct server_run *run)
 	e->is_known = is_known;
 	e->arg = run;
 	run->target.explore = e;
+	return 0;
+}
+
+/* Of this suite, and for somebody to tell of. */
+static int
+take_baseline(struct server_run *run)
+{
+	bool told = false;
+	char error[512];
+
+	for (unsigned i = 0; i < run->n_outputs; i++)
+		told |= run->outputs[i].writer->compares;
+	if (!told)
+		return cli_usage_error(run->cli,
+		                       "--baseline goes with --markdown or --github, which tell what changed");
+	run->baseline = saved_read(run->baseline_path, NULL, error);
+	if (run->baseline == NULL)
+		return cli_broken(run->cli, "--baseline %s", error);
+	if (strcmp(saved_text(run->baseline, "suite"), suite_name(run)) != 0)
+		return cli_usage_error(run->cli, "--baseline %s: is a run of 'nbdspec %s'", run->baseline_path,
+		                       saved_text(run->baseline, "suite"));
 	return 0;
 }
 
@@ -840,7 +898,7 @@ read_command_line(struct server_run *run)
 		status = check_paths(run);
 	if (status == 0 && run->expect_path != NULL && (run->expect = expect_load(run->expect_path, error)) == NULL)
 		return cli_usage_error(run->cli, "--expect %s", error);
-	return status;
+	return status == 0 && run->baseline_path != NULL ? take_baseline(run) : status;
 }
 
 /* ---- results ---- */
@@ -985,30 +1043,52 @@ on_progress(void *arg, unsigned done, const struct case_def *running)
 			                                 (unsigned)run->n_cases * run->runs, doing);
 }
 
+/* Of cases, those that a line of the expectation file speaks of. */
+static size_t
+count_meant(const char *pattern, const struct case_def *const *cases, size_t n)
+{
+	char id[256];
+	size_t meant = 0;
+
+	snprintf(id, sizeof(id), "%.*s", (int)strcspn(pattern, "["), pattern);
+	for (size_t i = 0; i < n; i++)
+		meant += fnmatch(id, cases[i]->id, 0) == 0;
+	return meant;
+}
+
+/* A line is stale only where a case that it speaks of was in the run, with all its shards. */
 static bool
 pattern_selected(void *arg, const char *pattern)
 {
 	struct server_run *run = arg;
-	char group[256];
 
-	/* A line is stale only where a case that it speaks of was in the run. */
-	snprintf(group, sizeof(group), "%.*s", (int)strcspn(pattern, "["), pattern);
-	if (run->n_globs == 0)
-		return true;
-	for (size_t i = 0; i < run->n_cases; i++)
-		if (fnmatch(group, run->cases[i]->id, 0) == 0)
-			return true;
-	return false;
+	return run->n_globs == 0 || count_meant(pattern, run->whole, run->n_whole) > 0;
+}
+
+/* Whether a line is stale is for the shard to say that has all cases which it speaks of; of those without a case, for the first. */
+static bool
+is_ours_to_tell(const struct server_run *run, const char *pattern)
+{
+	size_t meant = count_meant(pattern, run->whole, run->n_whole);
+
+	return meant == 0 ? run->shard <= 1 : count_meant(pattern, run->cases, run->n_cases) == meant;
 }
 
 static void
 on_stale(void *arg, const struct stale *s)
 {
 	struct server_run *run = arg;
+	bool ours = is_ours_to_tell(run, s->pattern);
 
-	for (unsigned i = 0; i < run->n_outputs; i++)
-		if (run->outputs[i].writer->stale != NULL)
-			run->outputs[i].writer->stale(run->outputs[i].state, s);
+	run->open += !ours;
+	for (unsigned i = 0; i < run->n_outputs; i++) {
+		const struct output *o = &run->outputs[i];
+
+		if (ours && o->writer->stale != NULL)
+			o->writer->stale(o->state, s);
+		else if (!ours && o->writer->open_line != NULL)
+			o->writer->open_line(o->state, s);
+	}
 }
 
 /* ---- files ---- */
@@ -1017,29 +1097,6 @@ static bool
 is_stdout(const struct output *o)
 {
 	return strcmp(o->path, "-") == 0;
-}
-
-/* No half of a report is left behind; a device is not ours to remove. */
-static void
-discard(FILE *f, const char *path)
-{
-	struct stat st;
-	bool ours = f != stdout && fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode);
-
-	if (f != stdout)
-		fclose(f);
-	if (ours)
-		unlink(path);
-}
-
-static FILE *
-open_file(struct server_run *run, const char *path)
-{
-	FILE *f = fopen(path, "we");
-
-	if (f == NULL)
-		cli_broken(run->cli, "%s: %s", path, strerror(errno));
-	return f;
 }
 
 static bool
@@ -1082,7 +1139,7 @@ open_pcapng(struct server_run *run)
 {
 	if (run->pcapng_path == NULL)
 		return true;
-	run->pcapng_file = open_file(run, run->pcapng_path);
+	run->pcapng_file = cli_create(run->cli, run->pcapng_path);
 	if (run->pcapng_file == NULL)
 		return false;
 	run->pcapng = pcapng_new(run->pcapng_file, real_time_at_zero());
@@ -1128,24 +1185,24 @@ open_files(struct server_run *run, const struct run_info *info)
 	unsigned n = 0;
 
 	if (ok && run->write_expect_path != NULL)
-		ok = (run->write_expect = open_file(run, run->write_expect_path)) != NULL;
+		ok = (run->write_expect = cli_create(run->cli, run->write_expect_path)) != NULL;
 	for (; ok && n < run->n_outputs; n++) {
 		struct output *o = &run->outputs[n];
 
-		o->f = is_stdout(o) ? stdout : open_file(run, o->path);
+		o->f = is_stdout(o) ? stdout : cli_create(run->cli, o->path);
 		ok = o->f != NULL;
 	}
 	for (unsigned i = 0; i < n; i++)
 		if (ok)
 			run->outputs[i].state = run->outputs[i].writer->open(run->outputs[i].f, info);
 		else if (run->outputs[i].f != NULL)
-			discard(run->outputs[i].f, run->outputs[i].path);
+			cli_discard(run->outputs[i].f, run->outputs[i].path);
 	if (!ok && run->pcapng != NULL) {
 		pcapng_free(run->pcapng);
-		discard(run->pcapng_file, run->pcapng_path);
+		cli_discard(run->pcapng_file, run->pcapng_path);
 	}
 	if (!ok && run->write_expect != NULL)
-		discard(run->write_expect, run->write_expect_path);
+		cli_discard(run->write_expect, run->write_expect_path);
 	if (ok && run->write_expect != NULL)
 		fprintf(run->write_expect,
 		        "# Deviations of %s, as nbdspec " NBDSPEC_VERSION " saw them: write the reason of each.\n",
@@ -1164,7 +1221,7 @@ close_output(struct server_run *run, struct output *o)
 	if (failed == 0 && o->f != stdout && fclose(o->f) != 0)
 		failed = errno;
 	else if (failed != 0)
-		discard(o->f, o->path);
+		cli_discard(o->f, o->path);
 	if (failed != 0)
 		cli_broken(run->cli, "%s: the report could not be written whole: %s",
 		           is_stdout(o) ? "standard output" : o->path, strerror(failed));
@@ -1198,24 +1255,19 @@ close_files(struct server_run *run)
 
 /* ---- the run ---- */
 
-/* What runs one of the cases again, as this run does. */
-static char *
-rerun_text(const struct server_run *run)
+/* The options that weigh, but for those that the target's own text has, and that are not `but`. */
+static void
+put_weighing(FILE *f, const struct server_run *run, int but)
 {
 	static const enum option_id mine[] = { OPT_STRICT, OPT_EXPERIMENTAL, OPT_REQUIRE, OPT_DESTRUCTIVE, OPT_FRESH,
 		                               OPT_WAIVED, OPT_PAIRWISE,     OPT_CROWD,   OPT_RELOAD,      OPT_SEED,
 		                               0 };
-	char *text = NULL;
-	size_t size;
-	FILE *f = open_memstream(&text, &size);
 
-	if (f == NULL)
-		abort();
 	for (size_t i = 0; i < run->cli->n_given; i++) {
 		const struct cli_given *g = &run->cli->given[i];
 		char *words[] = { NULL, (char *)g->value, NULL }, *quoted;
 
-		if (!is_among(g->id, mine) && !(run->target.via == VIA_URI && is_among(g->id, kept)))
+		if (g->id == but || (!is_among(g->id, mine) && !(run->target.via == VIA_URI && is_among(g->id, kept))))
 			continue;
 		words[0] = option_word(g);
 		quoted = shell_quote(words);
@@ -1223,7 +1275,42 @@ rerun_text(const struct server_run *run)
 		free(quoted);
 		free(words[0]);
 	}
-	fprintf(f, "%s", run->target.again);
+}
+
+/* What is equal for all shards of a run: how its cases are selected, its options, and the peer's command, not its address. */
+static void
+put_how(FILE *f, const struct server_run *run)
+{
+	for (size_t i = 0; i < run->n_globs; i++) {
+		char *quoted = shell_quote((char *const[]){ run->globs[i], NULL });
+
+		fprintf(f, "-c %s ", quoted);
+		free(quoted);
+	}
+	if (run->suite == SUITE_DURABILITY)
+		fprintf(f, "--seed %" PRIu64 " --runs %u ", run->target.seed, run->runs);
+	put_weighing(f, run, OPT_SEED);
+	fputs(run->target.via == VIA_URI ? "URI" : run->target.again, f);
+}
+
+/* What runs one of the cases again, as this run does. */
+static void
+put_rerun(FILE *f, const struct server_run *run)
+{
+	put_weighing(f, run, 0);
+	fputs(run->target.again, f);
+}
+
+static char *
+text_of(const struct server_run *run, void (*put)(FILE *f, const struct server_run *run))
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (f == NULL)
+		abort();
+	put(f, run);
 	if (fclose(f) != 0)
 		abort();
 	return text;
@@ -1255,13 +1342,14 @@ run_all(struct server_run *run)
 	run->summary.interrupted = end.interrupted;
 	run->summary.broken = end.broken;
 	run->trace_failed = end.trace_failed;
-	if (!end.interrupted && end.broken == NULL && run->ran == 0 && run->summary.red == 0 &&
+	/* Of a shard, the others may have run some. */
+	if (!end.interrupted && end.broken == NULL && run->shards == 0 && run->ran == 0 && run->summary.red == 0 &&
 	    run->summary.count[VERDICT_ERROR] == 0 &&
 	    asprintf((char **)&run->summary.broken, "no case ran: all %u were skipped",
 	             run->summary.count[VERDICT_SKIP]) < 0)
 		abort();
 	if (!end.interrupted && end.broken == NULL) {
-		run->summary.stale = expect_stale(run->expect, pattern_selected, run, on_stale);
+		run->summary.stale = expect_stale(run->expect, pattern_selected, run, on_stale) - run->open;
 		run->summary.red += run->summary.stale;
 	}
 	free(jobs);
@@ -1306,23 +1394,28 @@ status_of(struct server_run *run, bool written)
 static int
 conduct(struct server_run *run)
 {
-	char *name = target_describe(&run->target), *again = rerun_text(run);
+	char *name = target_describe(&run->target), *again = text_of(run, put_rerun), *how = text_of(run, put_how);
+	struct run_shard shard = {
+		.number = run->shard, .of = run->shards, .cases = (unsigned)run->n_whole * run->runs, .how = how
+	};
 	struct run_info info = { .command = run->cli->line,
 		                 .target = run->target_name ? run->target_name : name,
-		                 .suite = run->suite == SUITE_DURABILITY  ? "durability"
-		                          : run->target.via == VIA_CLIENT ? "client"
-		                                                          : "server",
+		                 .suite = suite_name(run),
 		                 .version = NBDSPEC_VERSION,
 		                 .again = again,
 		                 .started = (uint64_t)time(NULL),
 		                 .n_cases = (unsigned)run->n_cases * run->runs,
-		                 .strict = run->strict };
+		                 .strict = run->strict,
+		                 .expect = run->expect_path,
+		                 .shard = run->shards > 0 ? &shard : NULL,
+		                 .baseline = run->baseline,
+		                 .baseline_path = run->baseline_path };
 	sigset_t stop = stop_signals();
 	int status = STATUS_BROKEN;
 
 	/* From here on they end the run, not us: the reports are finished first. */
 	sigprocmask(SIG_BLOCK, &stop, NULL);
-	signal(SIGXFSZ, SIG_IGN); /* a report beyond ulimit -f is an error like a full disk */
+	signal(SIGXFSZ, SIG_IGN); /* of the trace as well */
 	add_stdout(run);
 	if (open_files(run, &info)) {
 		run_all(run);
@@ -1331,6 +1424,7 @@ conduct(struct server_run *run)
 	}
 	if (run->runner.trace_fd >= 0)
 		close(run->runner.trace_fd);
+	free(how);
 	free(again);
 	free(name);
 	return status;
@@ -1373,6 +1467,8 @@ run_suite(struct cli *cli, enum suite suite)
 	free((char *)run.target.again);
 	free(run.globs);
 	free(run.cases);
+	free(run.whole);
+	json_decref(run.baseline);
 	return status;
 }
 

@@ -157,3 +157,31 @@ printable_put(FILE *f, const char *s, unsigned flags)
 	fputs(text, f);
 	free(text);
 }
+
+static int
+hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+char *
+printable_undo(const char *s)
+{
+	char *text = malloc(strlen(s) + 1), *at = text;
+
+	if (text == NULL)
+		err(3, "a text");
+	while (*s != '\0') {
+		int high = s[0] == '\\' && s[1] == 'x' ? hex_digit(s[2]) : -1, low = high >= 0 ? hex_digit(s[3]) : -1;
+
+		if (low >= 0 && high + low > 0) {
+			*at++ = (char)(high << 4 | low);
+			s += 4;
+			continue;
+		}
+		s += s[0] == '\\' && s[1] == '\\';
+		*at++ = *s++;
+	}
+	*at = '\0';
+	return text;
+}

@@ -34,6 +34,9 @@ char *printable(const void *in, size_t len); /* one line: no flags */
 char *printable_string(const char *s);       /* one line: no flags */
 char *printable_text(const char *s, unsigned flags);
 
+/* The text that printable_text() without PRINTABLE_AGAIN has made this of, malloc'd. */
+char *printable_undo(const char *s);
+
 /* Without overlong or cut-off forms, surrogates, or values past U+10FFFF. */
 bool is_utf8(const void *in, size_t len);
 

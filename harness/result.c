@@ -29,6 +29,29 @@ verdict_named(const char *name, enum verdict *v)
 	return false;
 }
 
+static const char *const expectations[N_EXPECTATIONS] = {
+	[EXPECT_KNOWN] = "known",
+	[EXPECT_FLAKY] = "flaky",
+	[EXPECT_UNEXPECTED_PASS] = "unexpected_pass",
+	[EXPECT_CHANGED] = "changed",
+};
+
+const char *
+expectation_name(enum expectation e)
+{
+	return expectations[e];
+}
+
+enum expectation
+expectation_named(const char *name)
+{
+	int e = N_EXPECTATIONS - 1;
+
+	while (e > EXPECT_NONE && strcmp(expectations[e], name) != 0)
+		e--;
+	return (enum expectation)e;
+}
+
 const struct report_writer *
 report_at(size_t i)
 {

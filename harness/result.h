@@ -33,7 +33,10 @@ enum expectation {
 	EXPECT_FLAKY,		/* the line says that it comes and goes */
 	EXPECT_UNEXPECTED_PASS,	/* the line says fail or warn, but it does so no more */
 	EXPECT_CHANGED,		/* the line says another verdict or requirement */
+	N_EXPECTATIONS
 };
+const char *expectation_name(enum expectation e);	/* "known"; NULL for none */
+enum expectation expectation_named(const char *name);	/* NONE when unknown */
 
 enum { ALSO_MOST = 8 };
 
@@ -66,6 +69,15 @@ struct stale {
 	const char *pattern;
 };
 
+enum { SHARDS_MOST = 1000 };
+
+/* A part of a run whose other parts are run elsewhere (--shard). */
+struct run_shard {
+	unsigned number, of;		/* number from 1 */
+	unsigned cases;			/* of all of them together */
+	const char *how;		/* the options that weigh, and the peer's command: equal for all of them */
+};
+
 struct run_info {
 	const char *command;		/* the command line of nbdspec, shell-quoted */
 	const char *target;		/* a name for what is tested: --target, else the server's command or URI */
@@ -75,6 +87,11 @@ struct run_info {
 	const char *again;		/* behind "nbdspec SUITE -c CASE": what runs a case of it again; or NULL */
 	unsigned n_cases;		/* selected; a lower bound for the number of results */
 	bool strict;
+	const char *expect;		/* the expectation file, or NULL */
+	const struct run_shard *shard;	/* or NULL: all of it */
+	/* An earlier run to be compared with, and its file; or NULL. It lives until the report is finished. */
+	const struct json_t *baseline;
+	const char *baseline_path;
 };
 
 struct run_summary {
@@ -96,9 +113,12 @@ struct run_summary {
 struct report_writer {
 	const char *name;		/* "tap": the option --tap FILE */
 	const char *help;		/* one line for --help */
+	bool compares;			/* it tells what changed since an earlier run (--baseline) */
 	void *(*open)(FILE *f, const struct run_info *info);
 	void (*result)(void *state, const struct result *r);
 	void (*stale)(void *state, const struct stale *s);	/* may be NULL */
+	/* Of a shard: a line that nothing has matched here, though something may in another one. May be NULL. */
+	void (*open_line)(void *state, const struct stale *s);
 	void (*progress)(void *state, unsigned done, unsigned total, const char *running);	/* may be NULL */
 	void (*finish)(void *state, const struct run_summary *s);
 };

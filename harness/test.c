@@ -26,6 +26,17 @@ case_at(size_t i)
 	return section_sorted(case_section(), i);
 }
 
+const struct case_def *
+case_named(const char *id)
+{
+	const struct case_def *c;
+
+	for (size_t i = 0; (c = case_at(i)) != NULL; i++)
+		if (strcmp(c->id, id) == 0)
+			return c;
+	return NULL;
+}
+
 /* ---- telling the runner ---- */
 
 static void

@@ -82,6 +82,7 @@ struct case_def {
 	static void case_##group##_##ident(struct test *t)
 
 const struct case_def *case_at(size_t i);	/* sorted by id; NULL past the last */
+const struct case_def *case_named(const char *id);	/* NULL when unknown */
 
 /* The reply that was taken last, so that what still comes to its request is known for that. */
 struct ended {

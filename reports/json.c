@@ -10,7 +10,7 @@ struct json {
 	FILE *f;
 	bool brief;
 	bool any; /* a result was written */
-	json_t *stale, *catalogue;
+	json_t *stale, *open, *catalogue;
 };
 
 /* What says nothing is null, so that a reader need not tell "" from none. */
@@ -73,9 +73,20 @@ result_object(const struct result *r)
 }
 
 static json_t *
+shard_object(const struct run_shard *s)
+{
+	return s == NULL ? json_null()
+	                 : json_pack("{si si si so}",
+	                             "number", (int)s->number,
+	                             "of", (int)s->of,
+	                             "cases", (int)s->cases,
+	                             "how", text_flags(s->how, PRINTABLE_AGAIN));
+}
+
+static json_t *
 head_object(const struct run_info *info)
 {
-	return json_pack("{si so s{ss ss} so so so so sI si sb}",
+	return json_pack("{si so s{ss ss} so so so so sI si sb so so}",
 			 "format", JSON_FORMAT,
 			 "nbdspec", text(info->version),
 			 "protocol",
@@ -87,7 +98,9 @@ head_object(const struct run_info *info)
 			 "again", text_flags(info->again, PRINTABLE_LINES | PRINTABLE_AGAIN),
 			 "started", (json_int_t)info->started,
 			 "cases", (int)info->n_cases,
-			 "strict", (int)info->strict);
+			 "strict", (int)info->strict,
+			 "expect", text(info->expect),
+			 "shard", shard_object(info->shard));
 }
 
 /* clang-format on */
@@ -156,6 +169,7 @@ json_begin(FILE *f, const struct run_info *info, bool brief)
 	j->f = f;
 	j->brief = brief;
 	j->stale = json_array();
+	j->open = json_array();
 	j->catalogue = json_object();
 	putc('{', f);
 	json_put(f, head_object(info), JSON_EMBED);
@@ -184,13 +198,27 @@ json_result(void *state, const struct result *r)
 	fflush(j->f);
 }
 
+static void
+keep_line(json_t *lines, const struct stale *s)
+{
+	json_array_append_new(lines, json_pack("{so si so}", "file", text(s->file), "line", (int)s->line, "pattern",
+	                                       text(s->pattern)));
+}
+
 void
 json_stale(void *state, const struct stale *s)
 {
 	struct json *j = state;
 
-	json_array_append_new(j->stale, json_pack("{so si so}", "file", text(s->file), "line", (int)s->line, "pattern",
-	                                          text(s->pattern)));
+	keep_line(j->stale, s);
+}
+
+void
+json_open_line(void *state, const struct stale *s)
+{
+	struct json *j = state;
+
+	keep_line(j->open, s);
 }
 
 void
@@ -202,6 +230,8 @@ json_finish(void *state, const struct run_summary *s)
 	json_put(j->f, j->catalogue, 0);
 	fputs(",\n\"stale\": ", j->f);
 	json_put(j->f, j->stale, 0);
+	fputs(",\n\"open\": ", j->f);
+	json_put(j->f, j->open, 0);
 	fputs(",\n\"summary\": ", j->f);
 	json_put(j->f, summary_object(s), 0);
 	fputs("}\n", j->f);
@@ -215,5 +245,6 @@ REPORT(json) = {
 	.open = json_open,
 	.result = json_result,
 	.stale = json_stale,
+	.open_line = json_open_line,
 	.finish = json_finish,
 };

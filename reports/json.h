@@ -2,16 +2,14 @@
 #ifndef NBDSPEC_REPORTS_JSON_H
 #define NBDSPEC_REPORTS_JSON_H
 
+#include "harness/saved.h"
 #include "reports/report.h"
-
-#include <jansson.h>
-
-enum { JSON_FORMAT = 1 }; /* grows when a reader of the old form would misread the new one */
 
 /* As of a report writer, but for `brief`: each result has only what it alone says. */
 void *json_begin(FILE *f, const struct run_info *info, bool brief);
 void json_result(void *state, const struct result *r);
 void json_stale(void *state, const struct stale *s);
+void json_open_line(void *state, const struct stale *s);
 void json_finish(void *state, const struct run_summary *s);
 
 /* Takes out of a result what its case and the catalogue of requirements say as well, and what is null, false or empty. */

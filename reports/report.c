@@ -40,11 +40,9 @@ result_id(const struct result *r)
 	return r->point ? joined(id, "[", point, "]") : joined(id, "", "", "");
 }
 
-static char *
-why_of_deviation(const struct result *r)
+char *
+deviation_text(const char *message, const char *expected, const char *got)
 {
-	autofree char *message = printable_string(r->message);
-	autofree char *expected = printable_string(r->expected), *got = printable_string(r->got);
 	autofree char *values = joined("expected ", expected, ", got ", got);
 
 	if (expected[0] == '\0' && got[0] == '\0')
@@ -53,23 +51,23 @@ why_of_deviation(const struct result *r)
 }
 
 char *
-result_why(const struct result *r)
+expectation_text(enum expectation e, const char *why, const char *reason)
 {
-	autofree char *why = why_of_deviation(r), *reason = printable_string(r->reason);
-
-	if (r->expectation == EXPECT_UNEXPECTED_PASS)
+	if (e == EXPECT_UNEXPECTED_PASS)
 		return joined("passes, but the expectation file says otherwise: ", reason, "", "");
-	if (r->expectation == EXPECT_CHANGED)
+	if (e == EXPECT_CHANGED)
 		return joined(why, "; the expectation file says otherwise: ", reason, "");
 	return joined(why, "", "", "");
 }
 
-const char *
-expectation_name(enum expectation e)
+char *
+result_why(const struct result *r)
 {
-	static const char *const names[] = { NULL, "known", "flaky", "unexpected_pass", "changed" };
+	autofree char *message = printable_string(r->message), *reason = printable_string(r->reason);
+	autofree char *expected = printable_string(r->expected), *got = printable_string(r->got);
+	autofree char *why = deviation_text(message, expected, got);
 
-	return names[e];
+	return expectation_text(r->expectation, why, reason);
 }
 
 const char *

@@ -6,7 +6,10 @@
 
 char *result_id(const struct result *r);          /* "group/name[point]" */
 char *result_why(const struct result *r);         /* one line that says what is wrong, "" for a plain pass */
-const char *expectation_name(enum expectation e); /* "known"; NULL for none */
+
+/* The same of what is printable already: "message: expected …, got …", and how it stands to the expectation file. */
+char *deviation_text(const char *message, const char *expected, const char *got);
+char *expectation_text(enum expectation e, const char *why, const char *reason);
 
 /* A deviation that the expectation file speaks of, and that therefore does not count. */
 bool result_is_known(const struct result *r);

@@ -153,6 +153,8 @@ tap_open(FILE *f, const struct run_info *info)
 	printable_put(f, info->suite, 0);
 	fputs(", target ", f);
 	printable_put(f, info->target, 0);
+	if (info->shard != NULL)
+		fprintf(f, ", shard %u/%u", info->shard->number, info->shard->of);
 	putc('\n', f);
 	return t;
 }

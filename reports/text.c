@@ -373,6 +373,10 @@ text_open(FILE *f, const struct run_info *info)
 	printable_put(f, info->suite, 0);
 	put_shaded(t, f, DIM, "  target ");
 	printable_put(f, info->target, 0);
+	if (info->shard != NULL) {
+		put_shaded(t, f, DIM, "  shard ");
+		fprintf(f, "%u/%u", info->shard->number, info->shard->of);
+	}
 	fputs("\n\n", f);
 	fflush(f);
 	return t;

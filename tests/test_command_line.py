@@ -13,7 +13,7 @@ import pytest
 
 from conftest import NBDSPEC, server
 
-COMMANDS = ("server", "list", "explain", "requirements", "mutants", "serve", "referee")
+COMMANDS = ("server", "list", "explain", "requirements", "mutants", "serve", "referee", "diff", "merge")
 ONE_CASE = ("--case", "read/first_block")
 HONEST = ("--", *server("{socket}"))
 X150 = "x" * 150
@@ -49,7 +49,7 @@ WRONG = [
     # Empty strings.
     *[(["server", "--" + option, "", *HONEST], ["--" + option, "''"])
       for option in ("case", "jobs", "require", "size", "via", "prepare", "target", "time-factor", "expect",
-                     "write-expect", "trace", "tap", "junit", "json", "text")],
+                     "write-expect", "trace", "tap", "junit", "json", "text", "markdown", "github", "gitlab", "baseline", "shard")],
     # What to test.
     (["server"], ["URI", "--"]),
     (["server", "nbd://a", "nbd://b"], ["'nbd://b'", "one URI"]),

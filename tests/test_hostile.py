@@ -13,10 +13,11 @@ import pytest
 
 from conftest import NBDSPEC, ROOT, Program
 from test_crash_page import drawn  # noqa: F401  a fixture
+from test_diff import annotation, rendered
 from test_html import look  # noqa: F401  a fixture
 from test_reports import GOLDEN, NEVER, needs
 
-REPORTS = ("text", "tap", "junit", "json", "html")
+REPORTS = ("text", "tap", "junit", "json", "html", "markdown", "github", "gitlab")
 OURS = re.compile("\x1b\\[(?:0|1|2|1;31|32|1;33|34|1;35)m|\r\x1b\\[K|\r\n")
 SHOWN = ["\\x1b[35m\\x1b]0;owned\\x07", "not ok 1 - forged", "<script>document.title='owned'</script>", "\\x9b31m", "\\xff\\xfe\\x80"]
 
@@ -93,6 +94,25 @@ def test_tap_is_whole(run):
     red = sum(r["red"] for r in results)
     assert f"Tests={len(results)}," in done.stdout and f"Failed {red}/{len(results)} subtests" in done.stdout
     assert "Parse errors" not in done.stdout
+
+
+def test_markdown_shows_text(run):
+    """What the peer said is code, which no markup begins or ends; and it is no longer than a comment may be."""
+    text = text_of(run, "markdown")
+    page = rendered(text)
+    left = re.search(r"\*\*(\d+) more results? had no room here", text)
+    assert len(text) < 65536 and page.tags.count("details") > 20 and left
+    assert any("not ok 1 - forged" in code for code in page.codes) and any("<script>" in code for code in page.codes)
+
+
+def test_annotations_and_code_quality(run):
+    """As many as GitHub shows, each on a line that we began; and one for each result that deviates."""
+    lines = text_of(run, "github").splitlines()
+    commands = [annotation(line)[0] for line in lines]
+    assert commands.count("error") == 10 and commands.count("warning") <= 10 and commands.count("notice") == 1
+    results = json.loads(text_of(run, "json"))["results"]
+    entries = json.loads(text_of(run, "gitlab"))
+    assert len(entries) == len({e["fingerprint"] for e in entries}) == sum(r["red"] or r["verdict"] in ("warn", "fail", "error") for r in results)
 
 
 def test_page_shows_text(run, nbdspec, look):  # noqa: F811

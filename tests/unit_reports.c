@@ -117,6 +117,7 @@ static const struct run_info info = {
 	.version = "0.1",
 	.started = 1700000000,
 	.n_cases = 20,
+	.expect = "ci/expectations/`nbdkit`",
 };
 
 /* ---- the runs ---- */
@@ -296,6 +297,28 @@ printable_settles(void **state)
 	}
 }
 
+/* Of every two bytes that a text may have, but for NUL: they come back. */
+static void
+printable_undone(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 65536; i++) {
+		char in[3] = { (char)(i >> 8), (char)i, '\0' }, *out, *back;
+
+		out = printable_text(in, i % 2 ? PRINTABLE_LINES : 0);
+		back = printable_undo(out);
+		assert_string_equal(back, in);
+		free(out);
+		free(back);
+	}
+	for (const char *const *text = (const char *const[]){ "\\", "\\x", "\\x1", "\\x00", "\\xZZ", "\\y", NULL }; *text != NULL; text++) {
+		char *back = printable_undo(*text);
+
+		assert_string_equal(back, *text);
+		free(back);
+	}
+}
+
 /* clang-format on */
 
 /* ---- result.c ---- */
@@ -310,6 +333,9 @@ verdicts_have_names(void **state)
 		assert_true(verdict_named(verdict_name((enum verdict)i), &v));
 		assert_int_equal(v, i);
 	}
+	for (int i = 1; i < N_EXPECTATIONS; i++)
+		assert_int_equal(expectation_named(expectation_name((enum expectation)i)), i);
+	assert_int_equal(expectation_named(""), EXPECT_NONE);
 	assert_string_equal(verdict_name(VERDICT_PASS), "pass");
 	assert_false(verdict_named("", &v));
 	assert_false(verdict_named("passed", &v));
@@ -318,7 +344,7 @@ verdicts_have_names(void **state)
 static void
 writers_are_sorted(void **state)
 {
-	static const char *const wanted[] = { "html", "json", "junit", "tap", "text" };
+	static const char *const wanted[] = { "github", "gitlab", "html", "json", "junit", "markdown", "tap", "text" };
 	size_t i;
 
 	(void)state;
@@ -402,11 +428,17 @@ int
 main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(printable_keeps_text), cmocka_unit_test(printable_escapes),
-		cmocka_unit_test(printable_flags),      cmocka_unit_test(printable_allocates),
-		cmocka_unit_test(printable_fits),       cmocka_unit_test(printable_settles),
-		cmocka_unit_test(verdicts_have_names),  cmocka_unit_test(writers_are_sorted),
-		cmocka_unit_test(writers_write),        cmocka_unit_test(writers_survive_a_full_disk),
+		cmocka_unit_test(printable_keeps_text),
+		cmocka_unit_test(printable_escapes),
+		cmocka_unit_test(printable_flags),
+		cmocka_unit_test(printable_allocates),
+		cmocka_unit_test(printable_fits),
+		cmocka_unit_test(printable_settles),
+		cmocka_unit_test(printable_undone),
+		cmocka_unit_test(verdicts_have_names),
+		cmocka_unit_test(writers_are_sorted),
+		cmocka_unit_test(writers_write),
+		cmocka_unit_test(writers_survive_a_full_disk),
 		cmocka_unit_test(writers_survive_null),
 	};
 

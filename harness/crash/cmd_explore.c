@@ -58,10 +58,9 @@ static int
 take_shard(const struct cli *cli, const char *value, struct explore_options *o)
 {
 	unsigned i, n;
-	int end = 0;
 
-	if (sscanf(value, "%u/%u%n", &i, &n, &end) != 2 || value[end] != '\0' || i < 1 || i > n || n > 1000000)
-		return cli_usage_error(cli, "--shard '%s': want I/N, such as 2/8", value);
+	if (!cli_shard(cli, value, 1000000, &i, &n))
+		return STATUS_USAGE;
 	o->shard = i - 1;
 	o->shards = n;
 	return 0;
