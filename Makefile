@@ -234,7 +234,7 @@ man := $(patsubst docs/man/%.pod,%.1,$(wildcard docs/man/nbdspec*.pod))
 # The driver of libnbd where libnbd-dev is, and those in Python; that of the Linux kernel is of use in the tree alone.
 installed_drivers := $(if $(shell pkg-config --exists libnbd 2>/dev/null && echo yes),$(drivers)) $(filter-out %.c %/linux-nbd,$(wildcard ci/drivers/*[a-z]))
 # They keep their places to each other, so that the links between them hold.
-installed_docs := README.md LICENSE $(wildcard docs/*.md docs/*.json) $(shell find ci/recipes -type f)
+installed_docs := README.md CONTRIBUTING.md LICENSE $(wildcard docs/*.md docs/*.json docs/*.svg) $(shell find ci/recipes -type f)
 installed = $(bindir)/nbdspec $(man:%=$(mandir)/man1/%) $(bash_completion_dir)/nbdspec $(zsh_completion_dir)/_nbdspec \
 	$(addprefix $(libexecdir)/drivers/,$(notdir $(installed_drivers))) $(installed_docs:%=$(docdir)/%)
 
