@@ -145,8 +145,10 @@ check:
 	@$(MAKE) --no-print-directory check-installed
 
 # Much of what the tests do is waiting. What cannot bear a neighbour says so itself (xdist_group).
-check-installed: all passthrough drivers workloads machine units lint mutants
-	$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup --max-worker-restart 0 tests
+# Meanwhile the mutants have what is left of the processors. (A line with $(MAKE) would be run by make -n, too.)
+check-installed: all passthrough drivers workloads machine units lint
+	@tests/together 'make --no-print-directory mutants' \
+		'$(PYTEST) -q -n $$(($$(nproc) + 1)) --dist loadgroup --max-worker-restart 0 tests'
 
 # Slower: sanitizers and fuzzers, and the Debian package.
 check-more: sanitized fuzz check-package

@@ -70,6 +70,36 @@ def processes(mark):
     return found
 
 
+def loops(program):
+    """Loop devices over a file of ours: its path is short once its mount is gone, and may then be that of another test for a moment."""
+    found = []
+    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as f:
+                file = f.read().strip()
+        except OSError:
+            continue
+        if file == "/disk" or str(program.tmp) in file:
+            found.append(f"{path} {file}")
+    return found
+
+
+def mounts(program):
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
+        return [line for line in f if str(program.tmp) in line] + loops(program)
+
+
+def nothing_is_mounted(program):
+    """At the end of a test; what is mounted all the same does not stay."""
+    try:
+        until(lambda: not mounts(program), 10)
+    except AssertionError:
+        left = mounts(program)
+        for line in reversed(left):
+            subprocess.run(["umount", "-l", line.split()[1]], check=False)
+        assert not left
+
+
 class Program:
     """Runs nbdspec with a TMPDIR of its own, in a directory of its own."""
 

@@ -1,6 +1,5 @@
 """nbdspec crash record, mark, export, import: what is in a recording, and that nothing else is left."""
 
-import glob
 import os
 import resource
 import shutil
@@ -12,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, processes, read_until, until
+from conftest import NBDSPEC, PATIENCE, ROOT, mounts, nothing_is_mounted, processes, read_until, until
 
 PYTHON = "/usr/bin/python3"
 READ, WRITE, DISC, FLUSH, TRIM, ZEROES = 0, 1, 2, 3, 4, 6
@@ -71,19 +70,6 @@ def short(events):
     return [f"mark {e[1]}" if e[0] == "M" else names[e[1]] for e in events if e[0] in "MS"]
 
 
-def mounts(nbdspec):
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
-        found = [line for line in f if str(nbdspec.tmp) in line]
-    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as f:
-                if (file := f.read().strip()) == "/disk" or str(nbdspec.tmp) in file:
-                    found.append(f"{path} {file}")
-        except OSError:
-            pass
-    return found
-
-
 @pytest.fixture
 def record(nbdspec):
     """Records into the file "t"; afterwards nothing is mounted, and no unfinished file lies there."""
@@ -92,10 +78,7 @@ def record(nbdspec):
         return nbdspec("crash", "record", "-o", "t", *args, **kwargs)
 
     yield run
-    left = mounts(nbdspec)
-    for line in left:
-        subprocess.run(["umount", "-l", line.split()[1]], check=False)
-    assert not left
+    nothing_is_mounted(nbdspec)
     assert not list(nbdspec.cwd.glob("*unfinished*"))
 
 

@@ -1,6 +1,5 @@
 """nbdspec durability: what it finds, what it says of it, and that no mount, process or file is left behind."""
 
-import glob
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import NBDSPEC, PATIENCE, ROOT, processes, until
+from conftest import NBDSPEC, PATIENCE, ROOT, mounts, nothing_is_mounted, processes, until
 
 QEMU = ["qemu-nbd", "-t", "-f", "raw", "-k", "{socket}"]
 NBDKIT = ["nbdkit", "-f", "-U", "{socket}"]
@@ -27,25 +26,6 @@ needs_loop = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/lo
                                 reason="needs root, loop devices and nbdfuse")
 
 
-def mounts(nbdspec):
-    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as f:
-        return [line for line in f if str(nbdspec.tmp) in line] + loops(nbdspec)
-
-
-def loops(nbdspec):
-    """Loop devices over a file of ours: its path is short once its mount is gone."""
-    found = []
-    for path in glob.glob("/sys/block/loop*/loop/backing_file"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as f:
-                file = f.read().strip()
-        except OSError:
-            continue
-        if file == "/disk" or str(nbdspec.tmp) in file:
-            found.append(f"{path} {file}")
-    return found
-
-
 @pytest.fixture
 def durability(nbdspec):
     """Runs the command; afterwards nothing is mounted, either (conftest.py looks for processes and directories)."""
@@ -54,10 +34,7 @@ def durability(nbdspec):
         return nbdspec("durability", *args, **kwargs)
 
     yield run
-    left = mounts(nbdspec)
-    for line in reversed(left):
-        subprocess.run(["umount", "-l", line.split()[1]], check=False)
-    assert not left
+    nothing_is_mounted(nbdspec)
 
 
 def results(nbdspec, path="json"):
