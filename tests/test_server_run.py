@@ -308,7 +308,7 @@ def test_nbdkit(nbdspec):
                 ["[", "nbdkit", "memory", "1M", "]"], ["--via", "stdio", "--", "nbdkit", "-s", "memory", "1M"]):
         assert results(nbdspec, *READS, *how, status=0)[0] == GOOD
     run = f"'{NBDSPEC}' server --destructive -q -c 'read/*' \"$uri\""
-    subprocess.run(["nbdkit", "memory", "64M", "--run", run], check=True, env=nbdspec.env, stdin=subprocess.DEVNULL)
+    subprocess.run(["nbdkit", "-U", "-", "memory", "64M", "--run", run], check=True, env=nbdspec.env, stdin=subprocess.DEVNULL)
 
 
 # ---- prepare ----
