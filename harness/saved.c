@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- what is sound ---- */
 
@@ -199,11 +200,23 @@ made_printable(json_t *value, unsigned flags)
 	return made;
 }
 
+/* It can be opened, and has no byte to read. */
+static bool
+is_directory(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+		return false;
+	errno = EISDIR;
+	return true;
+}
+
 json_t *
 saved_read(const char *path, bool *other, char error[512])
 {
-	json_error_t wrong;
-	json_t *run = json_load_file(path, 0, &wrong);
+	json_error_t wrong = { .line = -1 };
+	json_t *run = is_directory(path) ? NULL : json_load_file(path, 0, &wrong);
 	const char *why = run != NULL ? wrong_with(run) : NULL;
 
 	if (other != NULL)
