@@ -47,7 +47,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 $(BUILD)/obj/harness/cmd_completion.o: harness/completion.bash harness/completion.zsh
 $(BUILD)/obj/reports/crash_page.o: reports/crash.html
 $(BUILD)/obj/reports/html.o: reports/runs.html
-$(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js
+$(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js reports/crash_view.html reports/crash.css reports/crash.js
 
 $(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
 	@mkdir -p $(@D)
