@@ -18,10 +18,13 @@ function pairs(list, entries) {
 	}
 }
 
+/* Without the directories. */
+const recordingOf = report => report.exploration.trace.replace(/.*\//s, "").replace(/(.)\.trace$/, "$1");
+const checkedOf = report => { const s = report.states; return s.good + s.bad + s.crash + s.hang; };
 const colourOf = p => p.failing > 0 ? "fail" : p.complete ? "good" : "some";
 
 function crashVerdict(report) {
-	const states = report.states, failing = report.failing_states, checked = states.good + states.bad + states.crash + states.hang;
+	const failing = report.failing_states, checked = checkedOf(report);
 	const complete = report.points_complete === report.exploration.crash_points;
 	const part = report.shard[1] > 1 ? " (one shard of " + report.shard[1] + ")" : "";
 	return [failing > 0 ? "is-fail" : complete ? "is-good" : "is-some",
@@ -279,7 +282,7 @@ function showCrash(report) {
 	/* ---- all of it ---- */
 
 	function counts() {
-		const checked = states.good + states.bad + states.crash + states.hang - states.decided, seconds = report.seconds;
+		const checked = checkedOf(report) - states.decided, seconds = report.seconds;
 		pairs(id("counts"), [["commands", say(about.commands)], ["flushes", say(timeline.flushes)], ["marks", say(about.marks_set)],
 			["crash points", say(about.crash_points)], ["states met", say(states.met)], ["checked", say(checked)],
 			["decided by what is read", say(states.decided)], ["failing", say(report.failing_states)], ["hung, crashed", say(states.hang) + ", " + say(states.crash)],
