@@ -127,16 +127,14 @@ fuzzers: $(fuzzers)
 conformance:
 	@ci/install build targets vm
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
-	@ci/conformance
-	@ci/crash --small
+	@ci/conformance --crash
 	@echo "left out, and part of 'make conformance-full': a cluster (ci/slurm), and what other releases of Debian have (make releases)"
 
 # With deeper explorations, every crash state that the budget has, the recipe for a cluster on a cluster, and each release.
 conformance-full:
 	@ci/install build targets vm full releases
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
-	@ci/conformance --full
-	@ci/crash
+	@ci/conformance --full --crash
 	@ci/slurm
 	@ci/releases
 
