@@ -7,6 +7,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+#define SHADOW_BYTES (UINT64_C(8) << 40)
 
 /* -1 and errno. */
 static int
@@ -44,6 +47,24 @@ memory_of(pid_t pid)
 	return kib << 10;
 }
 
+/* Sanitizers map their shadow memory: many TiB of addresses, where others have at most a few. */
+static bool
+is_sanitized(pid_t pid)
+{
+	uint64_t pages = 0;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%ld/statm", (long)pid);
+	f = fopen(path, "re");
+	if (f == NULL)
+		return false;
+	if (fscanf(f, "%" SCNu64, &pages) != 1)
+		pages = 0;
+	fclose(f);
+	return pages > SHADOW_BYTES / (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static bool
 add_children(pid_t pid, struct usage *u)
 {
@@ -63,6 +84,7 @@ add_children(pid_t pid, struct usage *u)
 			u->processes += one.processes;
 			u->descriptors += one.descriptors;
 			u->memory += one.memory;
+			u->sanitized |= one.sanitized;
 		}
 		if (f != NULL)
 			fclose(f);
@@ -79,7 +101,7 @@ usage_of(pid_t pid, struct usage *u)
 	*u = (struct usage){ 0 };
 	if (descriptors < 0)
 		return errno == ENOENT || errno == ESRCH;
-	*u = (struct usage){ 1, (unsigned)descriptors, memory_of(pid) };
+	*u = (struct usage){ 1, (unsigned)descriptors, memory_of(pid), is_sanitized(pid) };
 	return add_children(pid, u);
 }
 
@@ -88,7 +110,7 @@ usage_most(struct usage a, struct usage b)
 {
 	return (struct usage){ a.processes > b.processes ? a.processes : b.processes,
 		               a.descriptors > b.descriptors ? a.descriptors : b.descriptors,
-		               a.memory > b.memory ? a.memory : b.memory };
+		               a.memory > b.memory ? a.memory : b.memory, a.sanitized || b.sanitized };
 }
 
 static double

@@ -9,6 +9,7 @@
 struct usage {
 	unsigned processes, descriptors;
 	uint64_t memory;		/* bytes; what processes share counts once (Pss) */
+	bool sanitized;			/* one of them has AddressSanitizer or its like in it, and keeps what it frees */
 };
 
 /* False where the system does not let us look. Processes that end meanwhile are left out. */

@@ -508,7 +508,8 @@ CASE_BULK(
 			do_round(&m);
 			before = m.usage;
 			look_for_descriptors(&m);
-			look_for_memory(&m);
+			if (!m.usage.sanitized)
+				look_for_memory(&m);
 			tell(t, "descriptors %u, memory %+.1f MiB", m.usage.descriptors,
 			     ((double)m.usage.memory - (double)before.memory) / (1 << 20));
 		}
