@@ -94,6 +94,24 @@ def test_what_is_known_of_full_runs_alone(conformance, nbdspec):
     assert not made.exists()
 
 
+def test_what_full_runs_omit_is_told(conformance, nbdspec):
+    """Once for all targets of which it is said."""
+    for name, omits in (("two", "a: why"), ("three", "b, for reasons"), ("four", "a: why")):
+        (nbdspec.cwd / "tree/ci/targets" / name).write_text(f"{TARGET}omits='{omits}'\n")
+    for args in ([], ["--full"]):
+        done, _ = conformance(*args)
+        assert done.returncode == 0 and "\nleft out in full runs, too:\n  a: why: four two\n  b, for reasons: three\nall as" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(os.listdir(os.path.join(ROOT, "ci/targets"))) - {"README.md"}))
+def test_full_runs_omit_what_they_tell(name):
+    """Whose options choose cases, or a sample, says so, and nobody else."""
+    script = 'options=() full=(); . "$0"; [ ${#full[@]} -gt 0 ] || full=("${options[@]}"); printf "%s\\n" "${omits-}" "${full[@]@Q}"'
+    omits, *full = subprocess.run(["bash", "-c", script, f"ci/targets/{name}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    chooses = re.search("'(-c|--case|--pairwise|--shard)'|'--crowd' '0'", " ".join(full)) is not None
+    assert chooses == bool(omits)
+
+
 def test_those_of_full_runs_are_of_targets():
     """Each has a longer run, or nobody would read it."""
     found = [name.removesuffix("-full") for name in os.listdir(os.path.join(ROOT, "ci/expectations")) if name.endswith("-full")]
