@@ -8,18 +8,17 @@
 #include <string.h>
 #include <unistd.h>
 
-enum option_id { OPT_PROVE = 1, OPT_OPEN, OPT_BINDS, OPT_TLS };
+enum option_id { OPT_PROVE = 1, OPT_OPEN, OPT_BINDS };
 
 static const struct cli_option options[] = {
 	{ "prove", 0, NULL, "run the mutants and say what is proven (takes about a minute)", OPT_PROVE, false },
 	{ "open", 0, NULL, "only what is not yet cited (with --prove: not yet proven)", OPT_OPEN, false },
 	{ "binds", 0, "PARTY", "only what binds the server or the client", OPT_BINDS, false },
-	{ "tls", 0, NULL, "count the statements about TLS too", OPT_TLS, false },
 	{ 0 },
 };
 
 struct query {
-	bool prove, open, tls;
+	bool prove, open;
 	int binds; /* enum binds, or -1 */
 	char **globs;
 	size_t n_globs;
@@ -67,19 +66,11 @@ standing_of(const struct query *q, enum requirement_id id, char **by)
 }
 
 static bool
-speaks_of_tls(const struct requirement *r)
-{
-	return strstr(r->id, "tls") != NULL || strstr(r->text, "TLS") != NULL;
-}
-
-static bool
 wanted(const struct query *q, enum requirement_id id)
 {
 	const struct requirement *r = requirement(id);
 
 	if (q->binds >= 0 && (int)r->binds != q->binds && r->binds != BINDS_BOTH)
-		return false;
-	if (!q->tls && speaks_of_tls(r))
 		return false;
 	for (size_t i = 0; i < q->n_globs; i++)
 		if (fnmatch(q->globs[i], r->id, 0) == 0)
@@ -108,11 +99,11 @@ print_count(const struct query *q, const unsigned count[4], const char *what)
 	unsigned testable = count[STANDING_OPEN] + count[STANDING_CITED] + count[STANDING_PROVEN];
 	unsigned good = count[STANDING_PROVEN] + (q->prove ? 0 : count[STANDING_CITED]);
 
-	printf("%u %s%s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE], what,
+	printf("%u %s%s: %u testable, %u of them %s", testable + count[STANDING_UNTESTABLE], what,
 	       q->binds == BINDS_SERVER   ? " that bind servers"
 	       : q->binds == BINDS_CLIENT ? " that bind clients"
 	                                  : "",
-	       q->tls ? "" : ", TLS aside", testable, good, q->prove ? "proven" : "cited by a case");
+	       testable, good, q->prove ? "proven" : "cited by a case");
 	if (testable > 0)
 		printf(" (%.1f %%)", 100.0 * good / testable);
 	putchar('\n');
@@ -153,9 +144,6 @@ take_options(struct cli *cli, struct query *q)
 		case OPT_OPEN:
 			q->open = true;
 			break;
-		case OPT_TLS:
-			q->tls = true;
-			break;
 		default:
 			q->binds = strcmp(cli->given[i].value, "server") == 0   ? BINDS_SERVER
 			           : strcmp(cli->given[i].value, "client") == 0 ? BINDS_CLIENT
@@ -164,6 +152,20 @@ take_options(struct cli *cli, struct query *q)
 				return cli_usage_error(cli, "--binds %s: want server or client", cli->given[i].value);
 		}
 	return 0;
+}
+
+static const char *
+names_nothing(const struct query *q)
+{
+	for (size_t i = 0; i < q->n_globs; i++) {
+		int id = 1;
+
+		while (id < N_REQUIREMENTS && fnmatch(q->globs[i], requirement((enum requirement_id)id)->id, 0) != 0)
+			id++;
+		if (id == N_REQUIREMENTS)
+			return q->globs[i];
+	}
+	return NULL;
 }
 
 /* Only those whose word is asked for. */
@@ -185,6 +187,9 @@ run_requirements(struct cli *cli)
 
 	if (status != 0)
 		return status;
+	if (names_nothing(&q) != NULL)
+		return cli_usage_error(cli, "no requirement '%s'; 'nbdspec requirements' prints them",
+		                       names_nothing(&q));
 	if (q.prove && !prove(&q, &why))
 		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
 	else

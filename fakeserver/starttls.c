@@ -101,22 +101,6 @@ handle_starttls(struct conn *c, const struct option *o)
 	}
 }
 
-static void
-trace_wire(void *conn, bool sent, struct bytes b)
-{
-	struct conn *c = conn;
-
-	trace_tls(c->server->config->trace, (uint16_t)c->number, sent ? TO_CLIENT : TO_SERVER, b);
-}
-
-static void
-trace_secret(void *conn, const char *line)
-{
-	struct conn *c = conn;
-
-	trace_tls(c->server->config->trace, (uint16_t)c->number, NO_DIRECTION, bytes_of(line));
-}
-
 /* Once the ACK is sent. What has come behind the option belongs to TLS. */
 void
 conn_begin_tls(struct conn *c)
@@ -124,11 +108,11 @@ conn_begin_tls(struct conn *c)
 	const struct fake_tls *tls = &c->server->config->tls;
 	struct conn_private *p = c->private;
 	const struct state_change *change = &p->at_starttls;
-	const struct tls_watch watch = { trace_wire, trace_secret, c };
 	struct tls_setup setup = { .credentials = tls->credentials,
 		                   .priority = change->priority != NULL ? change->priority : tls->priority,
 		                   .verify = tls->verify,
-		                   .watch = c->server->config->trace != NULL ? &watch : NULL,
+		                   .trace = c->server->config->trace,
+		                   .connection = (uint16_t)c->number,
 		                   .careless = change->careless };
 	/* What came in clear behind the option is TLS's, but for a lie that acts on it, or drops it. */
 	size_t behind = change->keep_input || change->sets_structured ? 0 : c->input.len;

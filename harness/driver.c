@@ -580,7 +580,7 @@ driver_greet(struct driver *d)
 	const char *at;
 
 	/* To be started takes its time, however quick it is afterwards. */
-	int ms = limit_ms(d) > DRIVER_LIMIT_MS ? limit_ms(d) : DRIVER_LIMIT_MS;
+	int ms = 4 * limit_ms(d) > DRIVER_LIMIT_MS ? 4 * limit_ms(d) : DRIVER_LIMIT_MS;
 
 	if (!await_line(d, &line, ms))
 		return false;

@@ -222,30 +222,14 @@ recv_tls(struct link *l, uint8_t *at, size_t room)
 	}
 }
 
-static void
-trace_wire(void *link, bool sent, struct bytes b)
-{
-	struct link *l = link;
-
-	trace_tls(&l->t->private->trace, l->number, sent ? TO_SERVER : TO_CLIENT, b);
-}
-
-static void
-trace_secret(void *link, const char *line)
-{
-	struct link *l = link;
-
-	trace_tls(&l->t->private->trace, l->number, NO_DIRECTION, bytes_of(line));
-}
-
 bool
 link_start_tls(struct link *l, char error[512])
 {
 	struct tls_setup setup = target_tls_setup(l->t->private->server->target->tls);
-	const struct tls_watch watch = { trace_wire, trace_secret, l };
 	enum tls_progress progress;
 
-	setup.watch = l->traced ? &watch : NULL;
+	setup.trace = l->traced ? &l->t->private->trace : NULL;
+	setup.connection = l->number;
 	link_begin_wait(l);
 	l->tls = tls_new(l->fd, &setup, (struct bytes){ l->in.at + l->at, l->in.len - l->at });
 	buf_clear(&l->in);

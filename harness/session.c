@@ -78,32 +78,16 @@ peek(struct session *s, void *data, size_t len)
 	return s->tls != NULL ? tls_peek(s->tls, data, len) : recv(s->fd, data, len, MSG_PEEK | MSG_DONTWAIT);
 }
 
-static void
-trace_wire(void *session, bool sent, struct bytes b)
-{
-	struct session *s = session;
-
-	trace_tls(&s->test->private->trace, s->number, sent ? TO_SERVER : TO_CLIENT, b);
-}
-
-static void
-trace_secret(void *session, const char *line)
-{
-	struct session *s = session;
-
-	trace_tls(&s->test->private->trace, s->number, NO_DIRECTION, bytes_of(line));
-}
-
 enum tls_progress
 session_handshake(struct test *t, const struct tls_setup *setup)
 {
 	int64_t until = now_ms() + (int64_t)(WAIT_MS * t->private->factor);
 	struct session *s = t->s;
-	const struct tls_watch watch = { trace_wire, trace_secret, s };
 	struct tls_setup watched = *setup;
 	enum tls_progress p;
 
-	watched.watch = &watch;
+	watched.trace = &t->private->trace;
+	watched.connection = s->number;
 	s->tls = tls_new(s->fd, &watched, (struct bytes){ 0 });
 	for (;;) {
 		uint64_t before = tls_bytes_written(s->tls);

@@ -27,7 +27,9 @@ struct tls {
 	struct buf ahead; /* was peeked at */
 	size_t ahead_at;
 	uint64_t bytes_read, bytes_written;
-	struct tls_watch watch;
+	struct trace *trace;
+	uint16_t connection;
+	enum trace_direction sends;
 	bool was_shut, broken, sending, clear_text;
 	char why[TLS_ERROR];
 };
@@ -184,8 +186,10 @@ tls_credentials_psk_user(const char *path, const char *user, char error[TLS_ERRO
 static void
 tell(struct tls *s, bool sent, const void *data, size_t n)
 {
-	if (s->watch.bytes != NULL)
-		s->watch.bytes(s->watch.arg, sent, (struct bytes){ data, n });
+	enum trace_direction received = s->sends == TO_SERVER ? TO_CLIENT : TO_SERVER;
+
+	if (s->trace != NULL)
+		trace_tls(s->trace, s->connection, sent ? s->sends : received, (struct bytes){ data, n });
 }
 
 static ssize_t
@@ -331,7 +335,7 @@ tell_secret(gnutls_session_t session, const char *label, const gnutls_datum_t *s
 	put_hex(f, &client);
 	put_hex(f, secret);
 	fclose(f);
-	s->watch.secret(s->watch.arg, line);
+	trace_tls(s->trace, s->connection, NO_DIRECTION, bytes_of(line));
 	free(line);
 	return 0;
 }
@@ -345,14 +349,16 @@ tls_new(int fd, const struct tls_setup *setup, struct bytes early)
 	if (s == NULL)
 		abort();
 	s->fd = fd;
+	s->trace = setup->trace;
+	s->connection = setup->connection;
+	s->sends = role == GNUTLS_SERVER ? TO_CLIENT : TO_SERVER;
 	put_bytes(&s->early, early);
 	tls_must(gnutls_init(&s->session, role | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL));
 	set_priority(s->session, setup);
 	set_credentials(s->session, setup->credentials);
 	set_peer(s->session, setup);
 	gnutls_transport_set_ptr(s->session, s);
-	if (setup->watch != NULL) {
-		s->watch = *setup->watch;
+	if (s->trace != NULL) {
 		gnutls_session_set_ptr(s->session, s);
 		gnutls_session_set_keylog_function(s->session, tell_secret);
 	}

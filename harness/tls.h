@@ -7,6 +7,7 @@
 #ifndef NBDSPEC_TLS_H
 #define NBDSPEC_TLS_H
 
+#include "harness/trace.h"
 #include "harness/wire.h"
 
 #include <stdbool.h>
@@ -64,19 +65,13 @@ void tls_credentials_free(struct tls_credentials *c);
 
 struct tls;
 
-/* What goes over the wire, as it goes: bytes that were sent or received, and lines of a key log (NSS) without their end. */
-struct tls_watch {
-	void (*bytes)(void *arg, bool sent, struct bytes b);
-	void (*secret)(void *arg, const char *line);
-	void *arg;
-};
-
 struct tls_setup {
 	const struct tls_credentials *credentials;
 	const char *priority;		/* as GnuTLS reads it; NULL: its defaults, from TLS 1.2 on */
 	const char *hostname;		/* a client: the server that is asked for, and whose certificate it must be; or NULL */
 	bool careless;			/* a server: it demands one, and does not look at it */
-	const struct tls_watch *watch;	/* copied; or NULL */
+	struct trace *trace;		/* of what goes over the wire, and of its keys; or NULL */
+	uint16_t connection;		/* its number there */
 	bool verify;			/* a client: the server's certificate; a server: it demands one, and verifies it */
 };
 

@@ -104,6 +104,7 @@ WRONG = [
     (["explain", "nope"], ["'nope'", "nbdspec list", "nbdspec requirements"]),
     (["explain", "READ/first_block"], ["'READ/first_block'"]),
     (["explain", "none"], ["'none'"]),
+    (["requirements", "read_*", "nope"], ["no requirement 'nope'"]),
     (["requirements", "--binds", "both"], ["--binds", "server or client"]),
     (["mutants", "x"], ["'x'"]),
     # Files.

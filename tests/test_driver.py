@@ -35,7 +35,7 @@ LIES = {
     "dies": ("read", "ended with exit status 7 instead of answering '12 6 read 0 4096'; it printed: out of luck"),
     "killed": ("read", "was killed by signal 9"),
     "hangs": ("read", "does not answer '12 6 read 0 4096' within 1.5 s"),
-    "never-greets": ("greets", "does not greet within 5 s"),
+    "never-greets": ("greets", "does not greet within 6 s"),
     "greets-wrongly": ("greets", "greets with 'hello': want 'nbdspec-driver 1 "),
     "other-version": ("greets", "speaks version 2 of the protocol, want 1"),
     "depth-0": ("greets", "depth=0"),

@@ -241,7 +241,7 @@ def test_a_server_that_dies_is_no_experiment(nbdspec):
 
 
 def test_requirements_are_counted_apart(nbdspec):
-    lines = nbdspec("requirements", "--tls").stdout.splitlines()
+    lines = nbdspec("requirements").stdout.splitlines()
     assert re.fullmatch(r"\d+ requirements: \d+ testable, \d+ of them cited by a case \(\d+\.\d %\)", lines[-2])
     assert re.fullmatch(r"\d+ of extended headers \(experimental\): \d+ testable, \d+ of them cited by a case \(.*\)", lines[-1])
     assert "experimental" not in nbdspec("requirements", "read_*").stdout

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TICK_MS = 50, QUIET_TICKS = 4, STEP_MS = 500, PIECE = 65536 };
+enum { TICK_MS = 50, QUIET_TICKS = 4, STEP_MS = 2000, PIECE = 65536 };
 
 /* A tenth in the middle is a hole, so that holes are met as well. */
 static bool
