@@ -47,7 +47,7 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 $(BUILD)/obj/harness/cmd_completion.o: harness/completion.bash harness/completion.zsh
 $(BUILD)/obj/reports/crash_page.o: reports/crash.html
 $(BUILD)/obj/reports/html.o: reports/runs.html
-$(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js
+$(BUILD)/obj/reports/page.o: reports/page.html reports/page.css reports/page.js reports/crash_view.html reports/crash.css reports/crash.js
 
 $(BUILD)/tests/%: tests/%.c $(library) $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -127,16 +127,14 @@ fuzzers: $(fuzzers)
 conformance:
 	@ci/install build targets vm
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
-	@ci/conformance
-	@ci/crash --small
+	@ci/conformance --crash
 	@echo "left out, and part of 'make conformance-full': a cluster (ci/slurm), and what other releases of Debian have (make releases)"
 
 # With deeper explorations, every crash state that the budget has, the recipe for a cluster on a cluster, and each release.
 conformance-full:
 	@ci/install build targets vm full releases
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
-	@ci/conformance --full
-	@ci/crash
+	@ci/conformance --full --crash
 	@ci/slurm
 	@ci/releases
 

@@ -156,6 +156,13 @@ flags_of(const char *key)
 	return PRINTABLE_AGAIN | (lines ? PRINTABLE_LINES : 0);
 }
 
+/* A command line that is copied, and not shown. */
+static bool
+is_to_run(const char *key)
+{
+	return strcmp(key, "replay") == 0;
+}
+
 /* It is as printable_text() would leave it; most texts are ASCII. */
 static bool
 is_plain(const char *text, unsigned flags)
@@ -192,7 +199,8 @@ made_printable(json_t *value, unsigned flags)
 	{
 		char *key = printable_text(name, PRINTABLE_AGAIN);
 
-		json_object_set_new(made, key, made_printable(json_incref(part), flags_of(name)));
+		json_incref(part);
+		json_object_set_new(made, key, is_to_run(name) ? part : made_printable(part, flags_of(name)));
 		free(key);
 	}
 	json_decref(value);
@@ -200,27 +208,50 @@ made_printable(json_t *value, unsigned flags)
 }
 
 json_t *
-saved_read(const char *path, bool *other, char error[512])
+saved_printable(json_t *value)
+{
+	return made_printable(value, PRINTABLE_AGAIN);
+}
+
+json_t *
+saved_load(const char *path, char error[512])
 {
 	json_error_t wrong;
-	json_t *run = json_load_file(path, 0, &wrong);
-	const char *why = run != NULL ? wrong_with(run) : NULL;
+	json_t *value = json_load_file(path, 0, &wrong);
 
-	if (other != NULL)
-		*other = run != NULL && is_other(run);
-	if (run == NULL && wrong.line < 0)
+	if (value == NULL && wrong.line < 0)
 		snprintf(error, 512, "%.300s: %s", path, strerror(errno));
-	else if (run == NULL) {
+	else if (value == NULL) {
 		char *text = printable_string(wrong.text);
 
 		snprintf(error, 512, "%.200s: line %d: %.200s", path, wrong.line, text);
 		free(text);
-	} else if (why != NULL)
-		snprintf(error, 512, "%.300s: %s", path, why);
+	}
+	return value;
+}
+
+json_t *
+saved_run(json_t *json, const char *path, bool *other, char error[512])
+{
+	const char *why = wrong_with(json);
+
+	if (other != NULL)
+		*other = is_other(json);
 	if (why == NULL)
-		return run != NULL ? made_printable(run, PRINTABLE_AGAIN) : NULL;
-	json_decref(run);
+		return saved_printable(json);
+	snprintf(error, 512, "%.300s: %s", path, why);
+	json_decref(json);
 	return NULL;
+}
+
+json_t *
+saved_read(const char *path, bool *other, char error[512])
+{
+	json_t *json = saved_load(path, error);
+
+	if (other != NULL)
+		*other = false;
+	return json != NULL ? saved_run(json, path, other, error) : NULL;
 }
 
 /* ---- what is in it ---- */

@@ -17,6 +17,13 @@ enum { JSON_FORMAT = 1 }; /* grows when a reader of the old form would misread t
  */
 json_t *saved_read(const char *path, bool *other, char error[512]);
 
+/* Its two steps, for a reader of more than one kind: any JSON, and the run in it. The second takes the JSON. */
+json_t *saved_load(const char *path, char error[512]);
+json_t *saved_run(json_t *json, const char *path, bool *other, char error[512]);
+
+/* All texts of it made printable, but those of the key "replay", which are to be run. Takes the value. */
+json_t *saved_printable(json_t *value);
+
 /* The text or number of a key: "" and 0 where it is null or missing. */
 const char *saved_text(const json_t *object, const char *key);
 json_int_t saved_number(const json_t *object, const char *key);

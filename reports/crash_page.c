@@ -1,4 +1,6 @@
 /* The page of a crash exploration: the template crash.html, with the JSON report in it, and the same as text. */
+#include "reports/crash_page.h"
+
 #include "harness/crash/report.h"
 #include "reports/json.h"
 #include "reports/page.h"
@@ -25,6 +27,12 @@ page_report(const json_t *report)
 	                    json_integer((json_int_t)json_array_size(json_object_get(report, "failing"))));
 	json_object_del(page, "failing");
 	return page;
+}
+
+void
+crash_page_put(FILE *json, const json_t *report)
+{
+	json_put(json, page_report(report), JSON_ENSURE_ASCII | JSON_COMPACT);
 }
 
 /* ---- text in HTML ---- */
@@ -66,27 +74,22 @@ put_text(FILE *f, const json_t *report)
 		fprintf(f, "\ninterrupted: this is what was known by then\n");
 }
 
-static void
-put_json(FILE *f, const json_t *report)
-{
-	FILE *json = page_json_open(f);
-
-	json_put(json, page_report(report), JSON_ENSURE_ASCII | JSON_COMPACT);
-	fclose(json);
-}
-
 static bool
 write_page(FILE *f, const json_t *report)
 {
 	const char *place = page_write(f, crash_page_template);
+	FILE *json;
 
 	while (place != NULL) {
 		if (place_is(place, "TITLE"))
 			put_title(f, report);
 		else if (place_is(place, "TEXT"))
 			put_text(f, report);
-		else
-			put_json(f, report);
+		else {
+			json = page_json_open(f);
+			crash_page_put(json, report);
+			fclose(json);
+		}
 		place = page_write(f, place_end(place));
 	}
 	return !ferror(f);

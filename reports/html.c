@@ -24,6 +24,12 @@ runs_page_begin(struct runs_page *p, FILE *f, const char *title)
 }
 
 void
+runs_page_crashes(struct runs_page *p)
+{
+	fputs("],\n\"crashes\": [\n", p->json);
+}
+
+void
 runs_page_end(struct runs_page *p)
 {
 	fputs("],\n", p->json);

@@ -10,6 +10,8 @@ struct runs_page {
 };
 
 void runs_page_begin(struct runs_page *p, FILE *f, const char *title);
+/* Those after this are JSON reports of explorations of power cuts, as crash_page_put() writes them. */
+void runs_page_crashes(struct runs_page *p);
 void runs_page_end(struct runs_page *p);
 
 #endif

@@ -1,5 +1,7 @@
-/* nbdspec matrix: one page over many runs, from their JSON reports. */
+/* nbdspec matrix: one page over many runs, and over explorations of power cuts, from their JSON reports. */
 #include "harness/cli.h"
+#include "harness/crash/saved.h"
+#include "reports/crash_page.h"
 #include "reports/html.h"
 #include "reports/json.h"
 
@@ -11,37 +13,66 @@ static const struct cli_option options[] = {
 	{ 0 },
 };
 
-static json_t *
-read_run(const struct cli *cli, const char *path, int *status)
+struct matrix {
+	json_t *runs, *crashes;
+};
+
+/* ---- reading ---- */
+
+static void
+make_brief(json_t *run)
 {
-	char error[512];
-	json_t *run = saved_read(path, NULL, error), *result;
+	json_t *result;
 	size_t i;
 
-	if (run == NULL)
-		*status = cli_broken(cli, "%s", error);
 	json_array_foreach(json_object_get(run, "results"), i, result)
 	{
 		json_make_brief(result);
 	}
-	return run;
+}
+
+/* What it is, its content says. */
+static int
+take_report(struct matrix *m, const struct cli *cli, const char *path)
+{
+	char error[512];
+	json_t *json = saved_load(path, error);
+	bool is_crash = json != NULL && saved_is_exploration(json);
+
+	if (is_crash)
+		json = saved_exploration(json, path, error);
+	else if (json != NULL)
+		json = saved_run(json, path, NULL, error);
+	if (json == NULL)
+		return cli_broken(cli, "%s", error);
+	if (!is_crash)
+		make_brief(json);
+	json_array_append_new(is_crash ? m->crashes : m->runs, json);
+	return STATUS_OK;
 }
 
 /* ---- writing ---- */
 
 static void
-write_page(FILE *f, json_t *runs)
+write_page(FILE *f, const struct matrix *m)
 {
 	struct runs_page page;
-	json_t *run;
+	json_t *report;
 	size_t i;
 
 	runs_page_begin(&page, f, "NBD conformance");
-	json_array_foreach(runs, i, run)
+	json_array_foreach(m->runs, i, report)
 	{
 		if (i > 0)
 			fputs(",\n", page.json);
-		json_put(page.json, json_incref(run), JSON_COMPACT);
+		json_put(page.json, json_incref(report), JSON_COMPACT);
+	}
+	runs_page_crashes(&page);
+	json_array_foreach(m->crashes, i, report)
+	{
+		if (i > 0)
+			fputs(",\n", page.json);
+		crash_page_put(page.json, report);
 	}
 	runs_page_end(&page);
 }
@@ -50,7 +81,7 @@ static int
 run_matrix(struct cli *cli)
 {
 	const char *path = cli->n_given > 0 ? cli->given[0].value : "-";
-	json_t *runs = json_array();
+	struct matrix m = { json_array(), json_array() };
 	int status = STATUS_OK;
 	FILE *f;
 
@@ -59,28 +90,34 @@ run_matrix(struct cli *cli)
 	else if (path[0] == '\0')
 		status = cli_usage_error(cli, "--output '': want FILE, not an empty text");
 	for (size_t i = 0; i < cli->n_args && status == STATUS_OK; i++)
-		json_array_append_new(runs, read_run(cli, cli->args[i], &status));
+		status = take_report(&m, cli, cli->args[i]);
 	if (status == STATUS_OK) {
 		f = strcmp(path, "-") == 0 ? stdout : cli_create(cli, path);
 		if (f != NULL)
-			write_page(f, runs);
+			write_page(f, &m);
 		status = f != NULL && cli_close(cli, f, path, "page") ? STATUS_OK : STATUS_BROKEN;
 	}
-	json_decref(runs);
+	json_decref(m.runs);
+	json_decref(m.crashes);
 	return status;
 }
 
 COMMAND(matrix) = {
 	.name = "matrix",
 	.usage = "[-o FILE] JSON...",
-	.summary = "one page over many runs, from their JSON reports",
+	.summary = "one page over many runs and power cuts, from their JSON reports",
 	.help = "Each row is a run, with the implementation and its version as --target has them; each column a "
 		"chapter "
 		"of the\n"
-		"protocol text. A cell opens the cases, with what was expected and seen, and the messages.\n\n"
+		"protocol text. A cell opens the cases, with what was expected and seen, and the messages. What "
+		"'nbdspec crash\n"
+		"explore --json' has written may stand among them: of each such report the page has a row of another "
+		"table, which\n"
+		"opens the timeline of the recording.\n\n"
 		"  nbdspec server --target 'qemu-nbd, 7.2' --json a.json -- qemu-nbd -t -f raw -k {socket} {file}\n"
 		"  nbdspec server --target 'nbdkit, 1.32' --json b.json -- nbdkit -f -U {socket} memory 64M\n"
-		"  nbdspec matrix -o matrix.html a.json b.json\n",
+		"  nbdspec crash explore trace --check 'e2fsck -fn {file}' --json c.json\n"
+		"  nbdspec matrix -o matrix.html a.json b.json c.json\n",
 	.options = options,
 	.run = run_matrix,
 };

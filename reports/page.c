@@ -12,6 +12,10 @@
 PAGE_TEMPLATE(page_head, "reports/page.html");
 PAGE_TEMPLATE(page_style, "reports/page.css");
 PAGE_TEMPLATE(page_script, "reports/page.js");
+/* The view of an exploration of power cuts. */
+PAGE_TEMPLATE(page_crash_view, "reports/crash_view.html");
+PAGE_TEMPLATE(page_crash_style, "reports/crash.css");
+PAGE_TEMPLATE(page_crash_script, "reports/crash.js");
 
 /* ---- the template ---- */
 
@@ -41,10 +45,21 @@ place_end(const char *place)
 static const char *
 shared_text(const char *place)
 {
-	return place_is(place, "HEAD")     ? page_head
-	       : place_is(place, "STYLE")  ? page_style
-	       : place_is(place, "SCRIPT") ? page_script
-	                                   : NULL;
+	static const struct {
+		const char *name, *text;
+	} shared[] = {
+		{ "HEAD", page_head },
+		{ "STYLE", page_style },
+		{ "SCRIPT", page_script },
+		{ "CRASHVIEW", page_crash_view },
+		{ "CRASHSTYLE", page_crash_style },
+		{ "CRASHSCRIPT", page_crash_script },
+	};
+
+	for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++)
+		if (place_is(place, shared[i].name))
+			return shared[i].text;
+	return NULL;
 }
 
 const char *

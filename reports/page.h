@@ -12,8 +12,9 @@
 #define PAGE_TEMPLATE(ident, path) EMBEDDED_TEXT(ident, path)
 
 /*
- * Writes the template from `at` up to its next place, and returns that; NULL when it is written to its end. What all
- * pages share, page.html, page.css and page.js, is put into @HEAD@, @STYLE@ and @SCRIPT@ meanwhile.
+ * Writes the template from `at` up to its next place, and returns that; NULL when it is written to its end. What
+ * pages share is put into its places meanwhile: page.html, page.css and page.js into @HEAD@, @STYLE@ and @SCRIPT@;
+ * crash_view.html, crash.css and crash.js into @CRASHVIEW@, @CRASHSTYLE@ and @CRASHSCRIPT@.
  */
 const char *page_write(FILE *f, const char *at);
 bool place_is(const char *place, const char *name);

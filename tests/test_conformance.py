@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from conftest import NBDSPEC, ROOT
+from test_crash_page import Tags
 
 TARGET = f"""about='the honest server'
 needs={NBDSPEC}
@@ -45,6 +46,73 @@ def test_matrix_of_all(conformance, nbdspec):
     assert done.returncode == 0 and f"all of it as a page: {page}" in done.stdout
     assert page.read_text().count('"target":"one, ') == 1
     assert "left out, for the reasons above: two\n" in done.stdout
+
+
+WORKLOAD = """[DEFAULT]
+record = --size 64k
+explore =
+small = 40
+needs =
+because =
+
+[log]
+workload = {bin}/append_log write {file} 2
+check = {bin}/append_log check {file}
+expect = found
+because = the head may count a record that is not there
+
+[lacking]
+workload = true
+check = true {file}
+expect = sound
+needs = no-such-program
+"""
+
+
+@pytest.fixture
+def crash(nbdspec):
+    """ci/crash in that tree, with one workload that can run; and what an earlier run has left."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("there is no /dev/fuse")
+    subprocess.run(["make", "-s", "build/crash/append_log"], cwd=ROOT, check=True, capture_output=True)
+    tree = nbdspec.cwd / "tree"
+    for folder in ("cases/crash", "build/reports/crash"):
+        (tree / folder).mkdir(parents=True)
+    shutil.copy(os.path.join(ROOT, "ci/crash"), tree / "ci")
+    (tree / "build/crash").symlink_to(os.path.join(ROOT, "build/crash"))
+    (tree / "cases/crash/workloads").write_text(WORKLOAD)
+    for name in ("gone", "lacking"):
+        (tree / f"build/reports/crash/{name}.json").write_text("{}")
+    return tree
+
+
+def in_the_page(tree):
+    return json.loads(Tags((tree / "build/reports/matrix.html").read_text()).scripts[0])
+
+
+def test_power_cuts_of_now(conformance, crash):
+    """What an earlier run has left is not in the page, nor is anything without --crash."""
+    done, _ = conformance("--crash")
+    assert done.returncode == 0 and done.stderr == "" and re.search(r"(?m)^log +found ", done.stdout) and "lacking" in done.stdout
+    page = in_the_page(crash)
+    assert [r["target"].split(",")[0] for r in page["runs"]] == ["one"]
+    assert [(r["judged"], r["failing_states"] > 0) for r in page["crashes"]] == [
+        ({"verdict": "found", "because": "the head may count a record that is not there", "red": False}, True)]
+    done, _ = conformance()
+    assert done.returncode == 0 and in_the_page(crash)["crashes"] == []
+
+
+def test_power_cuts_that_are_red(conformance, crash):
+    """They are in the page as such, and in the exit status; and where nothing of them can be done, that is told."""
+    table = crash / "cases/crash/workloads"
+    table.write_text(WORKLOAD.replace("expect = found", "expect = sound"))
+    done, _ = conformance("--crash", "--full")
+    assert done.returncode == 1 and "all as expected" not in done.stdout
+    judged = in_the_page(crash)["crashes"][0]["judged"]
+    assert judged == {"verdict": "not as expected", "because": "failing states where there may be none", "red": True}
+    table.write_text("[DEFAULT]\n" + WORKLOAD[WORKLOAD.index("[lacking]"):])
+    done, _ = conformance("--crash")
+    assert done.returncode == 3 and in_the_page(crash)["crashes"] == []
 
 
 def sequences(message):
@@ -121,7 +189,7 @@ def test_those_of_full_runs_are_of_targets():
             assert re.search("^full=", target.read(), re.M), name
 
 
-@pytest.mark.parametrize("args, words", [(["--deep"], "no option '--deep'"), (["--full", "--full"], "no option '--full'"), (["two"], "no target 'two'"),
+@pytest.mark.parametrize("args, words", [(["--deep"], "no option '--deep'"), (["--full", "--full"], "no option '--full'"), (["--crash", "--crash"], "no option '--crash'"), (["two"], "no target 'two'"),
                                          (["--full", "two"], "no target 'two'")])
 def test_usage(conformance, args, words):
     done, told = conformance(*args)

@@ -107,6 +107,9 @@ class Page:
                      "build/reports/debian-12/qemu-nbd.json", "build/reports/debian-13/qemu-nbd.json"):
             (self.cwd / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.cwd / "before.json", self.cwd / path)
+        (self.cwd / "build/reports/crash").mkdir()
+        log(2).save(self.cwd / "build/reports/crash/log.trace")
+        self.nbdspec("crash", "explore", "build/reports/crash/log.trace", "--check", "true {file}", "--json", "build/reports/crash/log.json", status=0)
         if "--write-expect known" not in page:
             (self.cwd / "known").write_text("")
         if "crash record" not in page:

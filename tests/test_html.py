@@ -10,7 +10,9 @@ import subprocess
 import pytest
 
 from conftest import NBDSPEC, PATIENCE, ROOT, read_until
-from test_crash_page import Tags, drawn, fits  # noqa: F401 (a fixture)
+from test_crash_explore import explore, log, log_checker  # noqa: F401 (fixtures)
+from test_crash_page import HOSTILE as HOSTILE_MARKS
+from test_crash_page import NASTY_CHECK, Tags, drawn, fits, hostile  # noqa: F401 (a fixture)
 
 UNIT = os.path.join(os.path.dirname(NBDSPEC), "tests/unit_reports")
 HOSTILE = ["</script><script>document.title='owned'</script>", "<img src=x onerror=alert(1)>", "\x1b[31m\x07\x00\x7f", "\u202e\u2028 & @JSON@ \"'", "x" * 4096,
@@ -100,7 +102,7 @@ def test_page_stands_alone(page):
 def test_no_request_and_no_markup(nbdspec, page, run):
     tags, _ = page(run)
     text = (nbdspec.cwd / f"{run}.html").read_text()
-    assert "default-src 'none'" in text and not re.search(r"@import|url\(|https?://", text.replace(tags.scripts[0], ""))
+    assert "default-src 'none'" in text and not re.search(r"@import|url\(|https?://", text.replace(tags.scripts[0], "").replace('"http://www.w3.org/2000/svg"', ""))
     assert not re.search("[<>&]", tags.scripts[0])
 
 
@@ -399,3 +401,165 @@ def test_hostile_reports(matrix, look):
         location.hash = "#run=99&chapter=zz&requirement=" + encodeURIComponent("<b>"); await wait(); seen.home = $("#all").hidden;""")
     assert seen["open"] == len(results) and seen["title"] == HOSTILE[0] and not seen["home"] and HOSTILE[4] in seen["text"]
     assert "img" not in Tags(dom).tags and Tags(dom).tags.count("script") == 3 and "\x1b" not in seen["text"] and "\u202e" not in seen["text"]
+
+
+# ---- power cuts, in the page of many runs ----
+
+@pytest.fixture
+def cuts(nbdspec, log_checker):  # noqa: F811
+    """Reports of explorations: one that fails at each of 3 of 4 crash points, and one in which a sample is good."""
+    def make():
+        reports = []
+        for name, recording, args, status in (("bad", log(flush_records=False), ("--budget", "40"), 1), ("good", log(), ("--budget", "30"), 0)):
+            recording.save(nbdspec.cwd / f"{name}.trace")
+            nbdspec("crash", "explore", f"{name}.trace", "--check", log_checker, "--json", f"{name}.crash", *args, status=status)
+            reports.append(json.loads((nbdspec.cwd / f"{name}.crash").read_text()))
+        return reports
+
+    return make
+
+
+CUTS = """const cutRows = () => $$("#cuts-table tbody tr").map(tr => [...tr.cells].slice(0, 5).map(td => td.firstChild.textContent));
+    const sections = () => ["all", "one", "cut"].filter(name => !document.getElementById(name).hidden).join();"""
+
+
+def test_power_cuts_in_the_matrix(matrix, cuts, look):
+    """Beside the runs, in whatever order they are given; a row has the figures of its report."""
+    bad, good = cuts()
+    runs = several()
+    matrix(good, *runs[:2], bad, *runs[2:])
+    seen, _ = look("matrix.html", CUTS + """seen.rows = cutRows(); seen.hidden = $("#cuts").hidden; seen.runs = $$("#matrix tbody tr:not(.suite)").length; seen.verdict = $("#verdict").textContent;
+        seen.strips = $$("#cuts-table svg").map(svg => ["fail", "some", "good"].map(c => svg.querySelectorAll("." + c).length)); seen.label = $("#cuts-table svg").getAttribute("aria-label");""")
+    assert not seen["hidden"] and seen["runs"] == 4
+    assert seen["rows"] == [[name, "file", str(r["exploration"]["crash_points"]), str(sum(r["states"][v] for v in ("good", "bad", "crash", "hang"))), str(len(r["failing"]))]
+                            for name, r in (("bad", bad), ("good", good))]
+    for strip, r in zip(seen["strips"], (bad, good)):
+        fail = sum(p["failing"] > 0 for p in r["points"])
+        some = sum(not p["complete"] and p["failing"] == 0 for p in r["points"])
+        assert strip == [fail, some, len(r["points"]) - fail - some]
+    assert seen["strips"][0][0] > 0 and seen["strips"][1][1] > 0 and seen["label"].startswith(f"{seen['strips'][0][0]} crash points fail, at ")
+    assert seen["verdict"] == "1 run of 4 not as expected; 1 recording of 2 fails"
+
+
+def test_no_power_cuts(matrix, look):
+    matrix(*several())
+    seen, _ = look("matrix.html", "seen.hidden = $('#cuts').hidden; seen.shown = $('#cuts').offsetHeight;")
+    assert seen == {"hidden": True, "shown": 0}
+
+
+def test_power_cuts_alone(matrix, cuts, look):
+    """Without a run, too; and with a single one, which has the page to itself else."""
+    _, good = cuts()
+    matrix(good)
+    seen, _ = look("matrix.html", "seen.rows = $$('#cuts-table tbody tr').length; seen.runs = $('#some-runs').hidden; seen.title = document.title; seen.verdict = $('#verdict').textContent;")
+    assert seen == {"rows": 1, "runs": True, "title": "Power cuts", "verdict": "All 1 recording as expected"}
+    matrix(report([result()]), good)
+    seen, _ = look("matrix.html", CUTS + """seen.all = sections(); $$("#matrix td")[0].click(); await wait(); seen.one = sections(); seen.back = $("#back").hidden;""")
+    assert seen == {"all": "all", "one": "one", "back": False}
+
+
+def test_a_row_opens_its_timeline(nbdspec, matrix, cuts, look):
+    """The drawing of the exploration's own page; by a click, by Enter, by its address; Escape goes back to the row."""
+    bad, good = cuts()
+    matrix(*several(), bad, good)
+    seen, _ = look("matrix.html", CUTS + """const drawing = () => [$$("[data-command]").length, $$("[data-point]").length, $$("#cut article").length];
+        $("#cuts-table tbody tr").cells[3].click(); await wait(); seen.clicked = sections(); seen.hash = location.hash; seen.title = document.title; seen.drawing = drawing();
+        seen.verdict = $("#verdict").textContent; seen.check = $("#command").textContent;
+        $("#cut article button[aria-pressed]").click(); seen.lost = $$("#cut .write.lost").length; key($("#chart"), "End"); seen.point = $("#chart").getAttribute("aria-valuenow");
+        key(document.body, "Escape"); await wait(); seen.back = sections(); seen.focus = document.activeElement.textContent; seen.left = $$("#chart").length;
+        const link = $("#cuts-table a"); seen.link = link.tagName + link.getAttribute("href"); link.click(); await wait(); seen.entered = sections();
+        location.hash = "#cut=1"; await wait(); seen.other = document.title; seen.drawn = drawing(); seen.charts = $$("#chart").length;
+        $("#back a").click(); await wait(); seen.home = sections(); location.hash = "#cut=7"; await wait(); seen.none = sections();""")
+    assert (seen["clicked"], seen["hash"], seen["title"]) == ("cut", "#cut=0", "Power cuts: bad")
+    for drawing, r in ((seen["drawing"], bad), (seen["drawn"], good)):
+        assert drawing == [sum(c[1] != "FLUSH" for c in r["timeline"]["commands"]), len(r["points"]), len(r["findings"])]
+    assert f"{len(bad['failing'])} states of " in seen["verdict"] and seen["check"] == bad["exploration"]["check"]
+    assert seen["lost"] == len(bad["findings"][0]["lost"]) > 0 and seen["point"] == str(len(bad["points"]))
+    assert (seen["back"], seen["focus"], seen["left"], seen["link"], seen["entered"]) == ("all", "bad", 0, "A#cut=0", "cut")
+    assert (seen["other"], seen["charts"], seen["home"], seen["none"]) == ("Power cuts: good", 1, "all", "all")
+    text = (nbdspec.cwd / "matrix.html").read_text()
+    (nbdspec.cwd / "linked.html").write_text(text.replace('"use strict";', '"use strict"; location.hash = "#cut=1";', 1))
+    seen, _ = look("linked.html", CUTS + "seen.at = sections() + document.title;")
+    assert seen["at"] == "cutPower cuts: good"
+
+
+def test_power_cuts_on_paper(matrix, cuts, look):
+    matrix(*cuts())
+    seen, _ = look("matrix.html", """location.hash = "#cut=0"; await wait(); seen.before = $("#table").open; window.dispatchEvent(new Event("beforeprint")); seen.open = $("#table").open;
+        location.hash = ""; await wait(); window.dispatchEvent(new Event("beforeprint"));""")
+    assert seen == {"before": False, "open": True}
+
+
+def test_judged_power_cuts(matrix, cuts, look):
+    """Who knows the workload says whether it should fail: what should is no reason to worry, what should not comes first."""
+    bad, good = cuts()
+    bad["judged"] = {"verdict": "found", "because": "its records are not flushed", "red": False}
+    matrix(*several()[:2], bad, good)
+    seen, _ = look("matrix.html", "seen.verdict = $('#verdict').textContent; seen.text = $('#cuts-table').textContent; seen.tag = $('#cuts-table .tag').className;")
+    assert seen["verdict"] == "All 2 runs and 2 recordings as expected" and "found its records are not flushed" in seen["text"] and seen["tag"] == "tag fail"
+    good["judged"] = {"verdict": "not as expected", "because": "nothing was found", "red": True}
+    matrix(*several()[:2], bad, good)
+    seen, _ = look("matrix.html", CUTS + "seen.verdict = $('#verdict').textContent; seen.first = cutRows()[0][0]; seen.tag = $('#cuts-table .tag').className;")
+    assert seen == {"verdict": "1 recording of 2 fails", "first": "good", "tag": "tag red"}
+
+
+@pytest.mark.parametrize("where", ["", "#cut=0"])
+def test_power_cuts_fit(nbdspec, matrix, cuts, drawn, where):  # noqa: F811
+    """On a phone nothing is wider than the screen."""
+    bad, good = cuts()
+    bad["exploration"]["trace"] = "a/" + "long-name" * 20
+    matrix(*several(), bad, good)
+    text = (nbdspec.cwd / "matrix.html").read_text()
+    assert fits(nbdspec.cwd, drawn, text, f"page.defaultView.location.hash = '{where}';")
+
+
+def test_hostile_power_cuts(matrix, explore, look):  # noqa: F811
+    """The marks, the checker's words and a report that somebody has made by hand are text."""
+    _, by_hand = explore(hostile(), NASTY_CHECK, "--budget", "50", status=1)
+    for text, key in zip([m for m in HOSTILE if "\0" not in m] * 3, ("trace", "check", "fs", "version", "identity", "tear")):
+        by_hand["exploration"][key] = text
+    by_hand["judged"] = {"verdict": HOSTILE[0], "because": HOSTILE[1], "red": True}
+    by_hand["timeline"]["marks"][0][1] = HOSTILE[0]
+    by_hand["timeline"]["commands"][0][1] = HOSTILE[1]
+    by_hand["findings"][0]["told"] = [text for text in HOSTILE if "\0" not in text]
+    matrix(report([result()]), by_hand)
+    seen, dom = look("matrix.html", """seen.row = $("#cuts-table").textContent; location.hash = "#cut=0"; await wait(); $("#table").open = true;
+        $$("#cut button[aria-pressed]").forEach(b => b.click()); seen.text = document.body.textContent; seen.title = document.title;""")
+    assert "img" not in Tags(dom).tags and Tags(dom).tags.count("script") == 3 and HOSTILE[1] in seen["row"] and seen["title"].startswith("Power cuts: ")
+    assert HOSTILE[0] in seen["text"] and HOSTILE_MARKS[1] in seen["text"] and not set("\x1b\u202e") & set(seen["text"])
+
+
+def test_damaged_power_cuts(nbdspec, matrix, cuts):
+    """Whatever the page relies on is looked at before; one line says which file it is."""
+    def changed(r, path, value):
+        copy = at = json.loads(json.dumps(r))
+        for key in path[:-1]:
+            at = at[key]
+        if value is None:
+            del at[path[-1]]
+        else:
+            at[path[-1]] = value
+        return copy
+
+    bad, _ = cuts()
+    matrix(report([result()]), bad)
+    (nbdspec.cwd / "matrix.html").unlink()
+    for path, value in [(["exploration"], []), (["exploration", "trace"], 7), (["exploration", "crash_points"], -1), (["states", "bad"], None), (["failing"], None),
+                        (["shard"], [1]), (["points", 0, "at"], -1), (["points", 0, "complete"], 1), (["findings", 0, "told"], []), (["findings", 0, "told"], [1]),
+                        (["findings", 0, "lost"], ["1"]), (["findings", 0, "torn"], [{}]), (["findings", 0, "replay"], None), (["timeline"], None), (["timeline", "events"], "1"),
+                        (["timeline", "commands", 0], [1]), (["timeline", "commands", 0, 6], -1), (["timeline", "commands", 0, 8], -2), (["timeline", "marks"], [[1]]),
+                        (["seconds"], "1"), (["interrupted"], 0), (["judged"], {"verdict": "found"}), (["judged"], 1), (["points_complete"], 99)]:
+        done = matrix(report([result()]), changed(bad, path, value), status=3)
+        assert done.stderr == "nbdspec matrix: r1.json: is a damaged report\n" and not (nbdspec.cwd / "matrix.html").exists(), path
+    done = matrix(changed(bad, ["format"], "nbdspec crash 1"), status=3)
+    assert done.stderr == "nbdspec matrix: r0.json: is a report of another version of 'nbdspec crash explore'; explore anew\n"
+
+
+def test_reports_through_a_pipe(nbdspec, matrix, cuts):
+    """Each is read once."""
+    cuts()
+    matrix(report([result()]))
+    with open(nbdspec.cwd / "bad.crash", "rb") as f:
+        nbdspec("matrix", "-o", "piped.html", "r0.json", "/dev/stdin", stdin=f, status=0)
+    data = json.loads(Tags((nbdspec.cwd / "piped.html").read_text()).scripts[0])
+    assert len(data["runs"]) == len(data["crashes"]) == 1 and "failing" not in data["crashes"][0]
