@@ -136,6 +136,16 @@ cli_create(const struct cli *cli, const char *path)
 	return f;
 }
 
+bool
+cli_same_file(const char *a, const char *b)
+{
+	struct stat one, other;
+
+	if (stat(a, &one) != 0 || stat(b, &other) != 0)
+		return strcmp(a, b) == 0;
+	return S_ISREG(one.st_mode) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
 void
 cli_discard(FILE *f, const char *path)
 {

@@ -73,6 +73,8 @@ bool size_parse(const char *value, unsigned long long *bytes);
 FILE *cli_create(const struct cli *cli, const char *path);
 /* Closes a file that was written, but for standard output. Where it is not whole it is removed: false, and one line. */
 bool cli_close(const struct cli *cli, FILE *f, const char *path, const char *what);
+/* They are one file, whatever it is called, and one use would destroy the other; a device takes any number of them. */
+bool cli_same_file(const char *a, const char *b);
 /* Closes it and, for no half of a report is left behind, removes it; a device is not ours to remove. */
 void cli_discard(FILE *f, const char *path);
 

@@ -709,15 +709,6 @@ take_target(struct server_run *run)
 	return take_uri(run);
 }
 
-/* Devices, such as /dev/null, may be named as often as one likes. */
-static bool
-is_device(const char *path)
-{
-	struct stat st;
-
-	return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
-}
-
 static int
 check_paths(const struct server_run *run)
 {
@@ -734,7 +725,7 @@ check_paths(const struct server_run *run)
 	paths[n++] = run->write_expect_path;
 	for (size_t i = 0; i < n; i++)
 		for (size_t k = 0; k < i && paths[i] != NULL; k++)
-			if (paths[k] != NULL && strcmp(paths[i], paths[k]) == 0 && !is_device(paths[i]))
+			if (paths[k] != NULL && cli_same_file(paths[i], paths[k]))
 				return cli_usage_error(run->cli, "%s is named twice: each file has one use", paths[i]);
 	if (run->write_expect_path != NULL && stat(run->write_expect_path, &st) == 0 && S_ISREG(st.st_mode))
 		return cli_usage_error(run->cli,

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- what is sound ---- */
 
@@ -207,6 +208,18 @@ made_printable(json_t *value, unsigned flags)
 	return made;
 }
 
+/* It can be opened, and has no byte to read. */
+static bool
+is_directory(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
+		return false;
+	errno = EISDIR;
+	return true;
+}
+
 json_t *
 saved_printable(json_t *value)
 {
@@ -216,8 +229,8 @@ saved_printable(json_t *value)
 json_t *
 saved_load(const char *path, char error[512])
 {
-	json_error_t wrong;
-	json_t *value = json_load_file(path, 0, &wrong);
+	json_error_t wrong = { .line = -1 };
+	json_t *value = is_directory(path) ? NULL : json_load_file(path, 0, &wrong);
 
 	if (value == NULL && wrong.line < 0)
 		snprintf(error, 512, "%.300s: %s", path, strerror(errno));

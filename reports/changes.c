@@ -113,20 +113,36 @@ add_those_after(struct changes *c, const json_t *were, const json_t *are)
 	}
 }
 
+/* The cases of a run that came to its end, but for those that were skipped or could not be tested. */
+static json_t *
+cases_that_ran(const json_t *run)
+{
+	json_t *ran = json_object(), *result;
+	size_t i;
+
+	json_array_foreach(whole_broken(run) == NULL ? json_object_get(run, "results") : NULL, i, result)
+	{
+		if (saved_verdict(result) != VERDICT_SKIP && saved_verdict(result) != VERDICT_ERROR)
+			json_object_set_new(ran, saved_text(result, "case"), json_true());
+	}
+	return ran;
+}
+
 /* A finding that comes no more, of a case that ran, is gone. */
 static void
 add_those_before(struct changes *c, const json_t *were, const json_t *are)
 {
+	json_t *before, *cases = cases_that_ran(c->after);
 	const char *key;
-	json_t *before;
 
 	json_object_foreach((json_t *)(uintptr_t)were, key, before)
 	{
-		bool ran = saved_case(c->after, before) != NULL && whole_broken(c->after) == NULL;
+		bool ran = json_object_get(cases, saved_text(before, "case")) != NULL;
 
 		if (json_object_get(are, key) == NULL)
 			add(c, deviates(before) && ran ? CHANGE_MENDED : CHANGE_ONLY_BEFORE, before, NULL);
 	}
+	json_decref(cases);
 }
 
 /* By kind, by how bad, by case. */
@@ -153,7 +169,9 @@ changes_between(const json_t *before, const json_t *after)
 	add_those_before(&c, were, are);
 	if (c.n > 0)
 		qsort(c.list, c.n, sizeof(*c.list), in_order);
-	c.ended_early = whole_broken(after) != NULL && whole_broken(before) == NULL;
+	c.broken[0] = whole_broken(before);
+	c.broken[1] = whole_broken(after);
+	c.ended_early = c.broken[1] != NULL && c.broken[0] == NULL;
 	json_decref(were);
 	json_decref(are);
 	return c;

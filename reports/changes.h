@@ -29,6 +29,7 @@ struct changes {
 	const json_t *before, *after;	/* the runs */
 	struct change *list;		/* in the order of their kinds; what breaks a MUST is before what breaks a SHOULD */
 	size_t n, count[N_CHANGES], same;
+	const char *broken[2];		/* why the run before, and that after, ended early; NULL: it did not */
 	bool ended_early;		/* the run after, but not the one before */
 };
 

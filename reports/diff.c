@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { OPT_EXIT = 1, OPT_QUIET, OPT_MARKDOWN, OPT_JSON, ONLY_SHOWN = 10, INDENT = 7 };
 
@@ -135,6 +136,9 @@ read_all(struct diff *d)
 	bool directories = is_directory(args[0]);
 	int status = 0;
 
+	for (int side = 0; side < 2; side++)
+		if (access(args[side], F_OK) != 0)
+			return cli_broken(d->cli, "%s: %s", args[side], strerror(errno));
 	if (directories != is_directory(args[1]))
 		return cli_usage_error(d->cli, "want two reports or two directories of them, not one of each");
 	for (int side = 0; side < 2 && status == 0; side++)
@@ -219,8 +223,9 @@ put_text(FILE *f, const struct pair *p)
 	}
 	put_run(f, "before", p->runs[0], p->paths[0]);
 	put_run(f, "after", p->runs[1], p->paths[1]);
-	if (p->c.ended_early)
-		fprintf(f, "\nThe run after ended early: %s\n", whole_broken(p->runs[1]));
+	for (int side = 0; side < 2; side++)
+		if (p->c.broken[side] != NULL)
+			fprintf(f, "\nThe run %s ended early: %s\n", side == 0 ? "before" : "after", p->c.broken[side]);
 	for (size_t i = 0; i < p->c.n; i += p->c.count[p->c.list[i].kind])
 		put_kind(f, &p->c, i);
 	put_sums(f, &p->c);
@@ -417,12 +422,25 @@ take_options(struct diff *d)
 	if (cli->n_args != 2)
 		return cli_usage_error(
 			cli, "want two reports of --json, that before and that after, or two directories of them");
-	if (d->markdown != NULL && d->json != NULL && strcmp(d->markdown, d->json) == 0)
+	if (d->markdown != NULL && d->json != NULL && cli_same_file(d->markdown, d->json))
 		return cli_usage_error(cli, "%s is named twice: each file has one use", d->json);
-	for (int i = 0; i < 2; i++)
-		if ((d->markdown != NULL && strcmp(d->markdown, cli->args[i]) == 0) ||
-		    (d->json != NULL && strcmp(d->json, cli->args[i]) == 0))
-			return cli_usage_error(cli, "%s is a report to be compared: it would be lost", cli->args[i]);
+	return 0;
+}
+
+/* Also one of a directory. */
+static int
+check_inputs(const struct diff *d)
+{
+	const char *outputs[] = { d->markdown, d->json };
+
+	for (size_t i = 0; i < 2 * d->n; i++) {
+		const char *input = d->pairs[i / 2].paths[i % 2];
+
+		for (int k = 0; k < 2 && input != NULL; k++)
+			if (outputs[k] != NULL && cli_same_file(outputs[k], input))
+				return cli_usage_error(d->cli, "%s is a report to be compared: it would be lost",
+				                       input);
+	}
 	return 0;
 }
 
@@ -434,6 +452,8 @@ run_diff(struct cli *cli)
 
 	if (status == 0)
 		status = read_all(&d);
+	if (status == 0)
+		status = check_inputs(&d);
 	if (status == 0)
 		status = write_all(&d);
 	for (size_t i = 0; i < d.n; i++) {

@@ -184,9 +184,11 @@ markup_changes(struct markup *m, const struct changes *c, size_t keep)
 {
 	bool all = true;
 
-	if (c->ended_early) {
-		fputs("\n**The run ended early:** ", part_begin(m));
-		markup_code(m->part, whole_broken(c->after));
+	for (int side = 0; side < 2; side++) {
+		if (c->broken[side] == NULL)
+			continue;
+		fprintf(part_begin(m), "\n**The run %s ended early:** ", side == 0 ? "before" : "after");
+		markup_code(m->part, c->broken[side]);
 		putc('\n', m->part);
 		(void)part_end(m, keep);
 	}

@@ -90,6 +90,9 @@ run_matrix(struct cli *cli)
 	else if (path[0] == '\0')
 		status = cli_usage_error(cli, "--output '': want FILE, not an empty text");
 	for (size_t i = 0; i < cli->n_args && status == STATUS_OK; i++)
+		if (cli_same_file(path, cli->args[i]))
+			status = cli_usage_error(cli, "%s is one of the reports: it would be lost", cli->args[i]);
+	for (size_t i = 0; i < cli->n_args && status == STATUS_OK; i++)
 		status = take_report(&m, cli, cli->args[i]);
 	if (status == STATUS_OK) {
 		f = strcmp(path, "-") == 0 ? stdout : cli_create(cli, path);

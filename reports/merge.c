@@ -60,10 +60,10 @@ take_option(struct merge *m, const struct cli_given *g)
 	if (m->n_outputs == OUTPUTS_MOST)
 		return cli_usage_error(m->cli, "at most %d reports", OUTPUTS_MOST);
 	for (unsigned i = 0; i < m->n_outputs; i++)
-		if (strcmp(m->outputs[i].path, g->value) == 0 && strcmp(g->value, "/dev/null") != 0)
+		if (cli_same_file(m->outputs[i].path, g->value))
 			return cli_usage_error(m->cli, "%s is named twice: each file has one use", g->value);
 	for (size_t i = 0; i < m->cli->n_args; i++)
-		if (strcmp(m->cli->args[i], g->value) == 0)
+		if (cli_same_file(m->cli->args[i], g->value))
 			return cli_usage_error(m->cli, "%s is one of the shards: it would be lost", g->value);
 	m->outputs[m->n_outputs++] = (struct output){ report_named(o->name), g->value };
 	return 0;
@@ -297,20 +297,33 @@ run_of(const struct merge *m, const json_t *result)
 	abort();
 }
 
+/* Before anything is written. */
 static bool
-give(const struct merge *m, const struct report_writer *w, void *state)
+are_requirements_known(const struct merge *m)
 {
 	struct saved_result s;
+	bool known = true;
 	json_t *one;
-	bool ok = true;
 	size_t i;
 
 	json_array_foreach(m->results, i, one)
 	{
-		if (!ok)
-			break;
-		ok = saved_result(run_of(m, one), one, &s);
-		if (ok)
+		known &= saved_result(run_of(m, one), one, &s);
+		saved_forget(&s);
+	}
+	return known;
+}
+
+static void
+give(const struct merge *m, const struct report_writer *w, void *state)
+{
+	struct saved_result s;
+	json_t *one;
+	size_t i;
+
+	json_array_foreach(m->results, i, one)
+	{
+		if (saved_result(run_of(m, one), one, &s))
 			w->result(state, &s.result);
 		saved_forget(&s);
 	}
@@ -323,7 +336,6 @@ give(const struct merge *m, const struct report_writer *w, void *state)
 			w->stale(state, &(struct stale){ file, (unsigned)saved_number(one, "line"), pattern });
 	}
 	w->finish(state, &m->summary);
-	return ok;
 }
 
 static const char *
@@ -360,13 +372,7 @@ write_output(const struct merge *m, const struct run_info *info, const struct ou
 
 	if (f == NULL)
 		return STATUS_BROKEN;
-	if (!give(m, o->writer, o->writer->open(f, info))) {
-		cli_discard(f, o->path);
-		return cli_broken(m->cli,
-		                  "the shards name requirements that nbdspec " NBDSPEC_VERSION
-		                  " does not know: merge them with the %s that ran them",
-		                  info->version);
-	}
+	give(m, o->writer, o->writer->open(f, info));
 	return cli_close(m->cli, f, o->path, "report") ? STATUS_OK : STATUS_BROKEN;
 }
 
@@ -384,12 +390,18 @@ static int
 write_all(struct merge *m)
 {
 	struct run_info info = head(m);
+	bool known;
 	int status;
 
 	join(m);
 	add_stdout(m);
-	status = status_of(m);
-	for (unsigned i = 0; i < m->n_outputs; i++)
+	known = are_requirements_known(m);
+	status = known ? status_of(m)
+	               : cli_broken(m->cli,
+	                            "the shards name requirements that nbdspec " NBDSPEC_VERSION
+	                            " does not know: merge them with the %s that ran them",
+	                            info.version);
+	for (unsigned i = 0; i < m->n_outputs && known; i++)
 		if (write_output(m, &info, &m->outputs[i]) != STATUS_OK)
 			status = STATUS_BROKEN;
 	json_decref(m->results);
@@ -435,7 +447,8 @@ COMMAND(merge) = {
 		"  nbdspec merge -o all.json --junit all.xml 1.json 2.json\n\n"
 		"Exit status, as of the whole run: 0 all as expected; 1 a case failed; 2 usage, and when a shard is "
 		"missing or of\n"
-		"another run; 3 the set-up broke in one of them, or a report cannot be read or written.\n",
+		"another run; 3 one of them was interrupted or its set-up broke, or a report cannot be read or "
+		"written.\n",
 	.options = options,
 	.run = run_merge,
 };

@@ -778,6 +778,17 @@ def test_stopped_with_its_processes(nbdspec):
     assert p.returncode == 130 and "interrupted" in out and err == ""
 
 
+def test_stopped_while_it_starts_processes(nbdspec):
+    """One that is just being executed has no environment by which it is found."""
+    log(1).save(nbdspec.cwd / "trace")
+    for _ in range(8):
+        p = nbdspec.start("crash", "explore", "trace", "--check", "sh -c 'i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; wait; : {file}'", "-j", "2")
+        until(lambda: any(line.startswith("sleep") for line in processes(nbdspec.mark).values()))
+        p.send_signal(signal.SIGTERM)
+        _, err = p.communicate(timeout=PATIENCE)
+        assert p.returncode == 130 and err == "" and not nbdspec.leftovers()
+
+
 @pytest.mark.parametrize("checks", [1, 2, 3])
 def test_verdicts_are_written_in_time(nbdspec, script, checks):
     """While a checker takes long, as well one of the last state or of a finding: also a kill must not lose what came before."""

@@ -148,6 +148,16 @@ def test_points_are_compared_by_their_names(nbdspec, honest):
     assert kinds(nbdspec, 1, before="b.json", after="c.json") == [("worse", "a/a"), ("mended", "a/a")]
 
 
+@pytest.mark.parametrize("verdict", ["skip", "error"])
+def test_a_point_of_a_case_that_was_not_tested_is_not_mended(nbdspec, honest, verdict):
+    write(nbdspec, "a.json", with_results(honest, ("a/a", "x=1", BROKEN), ("b/b", None, {})))
+    write(nbdspec, "b.json", with_results(honest, ("a/a", None, {"verdict": verdict}), ("b/b", None, {})))
+    assert kinds(nbdspec, int(verdict == "error")) == [("worse" if verdict == "error" else "only_before", "a/a"), ("only_before" if verdict == "error" else "only_after", "a/a")]
+    # A skip beside another point that ran does not hide that.
+    write(nbdspec, "b.json", with_results(honest, ("a/a", "x=2", {"verdict": "skip"}), ("a/a", "x=3", {}), ("b/b", None, {})))
+    assert ("mended", "a/a") in kinds(nbdspec, 0)
+
+
 def test_the_worst_is_first_and_alike_is_one_line(nbdspec, honest):
     points = [("b/many", f"x={i}", BROKEN) for i in range(40)]
     write(nbdspec, "a.json", with_results(honest, ("a/a", None, BROKEN), *[(c, p, {}) for c, p, _ in points], ("c/c", None, {}), ("d/d", None, {})))
@@ -165,6 +175,12 @@ def test_a_run_that_ended_early_got_worse(nbdspec, honest, end, worse):
     assert kinds(nbdspec, int(worse)) == []
     assert ("ended early" in nbdspec("diff", "a.json", "b.json").stdout) == worse
     assert kinds(nbdspec, 0, before="b.json", after="b.json") == []
+    # What explains the rest is said of both, though it counts for the one after alone.
+    for before, after in ("b", "a"), ("b", "b"), ("a", "b"):
+        sides = [side for side, name in (("before", before), ("after", after)) if worse and name == "b"]
+        for options in [], ["--markdown", "-"]:
+            text = nbdspec("diff", *options, f"{before}.json", f"{after}.json", status=int(worse and before == "a")).stdout
+            assert re.findall("The run (before|after) ended early:", text) == sides
     # Then what is not there is not mended.
     write(nbdspec, "c.json", with_results(honest, ("a/a", "x=1", BROKEN), ("a/a", "x=2", {})))
     cut = with_results(honest, ("a/a", "x=2", {}))
@@ -219,8 +235,10 @@ def test_damaged_reports(nbdspec, honest):
             assert "bad.json" in said and says in said and said.count("\n") == 1, name
     said = nbdspec.broken("server", "-q", "--baseline", "nowhere.json", "--markdown", "m", "--", *command())
     assert said == "nbdspec server: --baseline nowhere.json: No such file or directory\n" and not (nbdspec.cwd / "m").exists()
-    for arguments in (["diff", "nowhere.json", "good.json"], ["merge", "nowhere.json"]):
+    for arguments in (["diff", "nowhere.json", "good.json"], ["diff", ".", "nowhere.json"], ["merge", "nowhere.json"]):
         assert "nowhere.json: No such file or directory" in nbdspec.broken(*arguments)
+    for command_ in "merge", "matrix":
+        assert nbdspec.broken(command_, ".") == f"nbdspec {command_}: .: Is a directory\n"
 
 
 def test_texts_that_nobody_of_us_wrote(nbdspec, honest):
@@ -243,6 +261,19 @@ def test_wrong_command_lines_of_diff(nbdspec, honest, arguments, says):
         write(nbdspec, name, {**honest, "suite": suite})
     assert says in nbdspec.usage("diff", *arguments)
     assert read(nbdspec, "a.json") == honest
+
+
+def test_no_report_is_lost(nbdspec, honest):
+    """By whatever name it is called, and where it is read from a directory."""
+    for name in "a.json", "b.json", "old/a.json":
+        write(nbdspec, name, honest)
+    (nbdspec.cwd / "link").symlink_to("a.json")
+    for arguments in (["diff", "--json", "./a.json", "a.json", "b.json"], ["diff", "--markdown", "link", "b.json", "a.json"], ["diff", "--json", "old/a.json", "old", "."],
+                      ["merge", "-o", "./a.json", "a.json"], ["merge", "--junit", "link", "a.json"], ["matrix", "-o", "a.json", "a.json"], ["matrix", "-o", "link", "b.json", "a.json"]):
+        assert "it would be lost" in nbdspec.usage(*arguments)
+    assert "named twice" in nbdspec.usage("server", "-q", "--baseline", "a.json", "--markdown", "link", "--", *command())
+    assert read(nbdspec, "a.json") == read(nbdspec, "old/a.json") == honest
+    nbdspec("diff", "-q", "--json", "/dev/null", "--markdown", "/dev/null", "a.json", "b.json", status=0)
 
 
 # ---- a full disk ----
@@ -441,6 +472,8 @@ def test_shards_that_do_not_belong_together(nbdspec, honest):
     unknown = with_results(honest, ("a/a", None, {**BROKEN, "requirement": "of_times_to_come"}))
     said = nbdspec.broken("merge", "-q", "-o", "merged.json", write(nbdspec, "0.json", {**unknown, "nbdspec": "9.9", "shard": {**honest["shard"], "cases": honest["cases"]}}))
     assert "requirements" in said and "9.9" in said and not (nbdspec.cwd / "merged.json").exists()
+    done = nbdspec("merge", "-o", "-", "--junit", "merged.xml", "--html", "merged.html", "0.json", status=3)
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and not list(nbdspec.cwd.glob("merged*"))
 
 
 @pytest.mark.parametrize("end, status", [({"interrupted": True}, 3), ({"broken": "the server is \\x1b gone"}, 3), ({"error": 1}, 3), ({"red": 1}, 1), ({}, 0)])

@@ -7,12 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WORKERS_MOST = 64, AHEAD = 2, SHORT_ORDER = 8192 };
+enum { WORKERS_MOST = 64, AHEAD = 2, SHORT_ORDER = 8192, CHILDREN_MOST = 1024, ORPHAN_ROUNDS = 3000 };
 
 struct worker {
 	pid_t pid;
@@ -180,11 +181,50 @@ pool_new(const struct space *s, const struct checker_setup *setup, unsigned work
 	return p;
 }
 
+static bool
+is_one_of(pid_t pid, const pid_t *pids, size_t n)
+{
+	while (n-- > 0)
+		if (pids[n] == pid)
+			return true;
+	return false;
+}
+
+/*
+ * What the checkers have started becomes ours when they die, and is found so; by its mark it is not, while it is just being
+ * executed. Each may have a child in turn.
+ */
+static void
+end_orphans(const pid_t *ours, size_t n_ours)
+{
+	pid_t pids[CHILDREN_MOST];
+
+	for (int round = 0; round < ORPHAN_ROUNDS; round++) {
+		size_t n = list_children(pids, CHILDREN_MOST), orphans = 0;
+
+		for (size_t i = 0; i < n; i++) {
+			if (is_one_of(pids[i], ours, n_ours))
+				continue;
+			orphans++;
+			kill(pids[i], SIGKILL);
+			waitpid(pids[i], NULL, WNOHANG);
+		}
+		if (orphans == 0)
+			break;
+		poll(NULL, 0, 1);
+	}
+}
+
 void
 pool_free(struct pool *p)
 {
+	pid_t ours[CHILDREN_MOST];
+	size_t n_ours;
+
 	if (p == NULL)
 		return;
+	n_ours = list_children(ours, CHILDREN_MOST);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	for (unsigned i = 0; i < p->n; i++) {
 		struct worker *w = &p->workers[i];
 
@@ -200,6 +240,8 @@ pool_free(struct pool *p)
 	if (p->signals >= 0)
 		close(p->signals);
 	signal_marked(p->setup.dir, NULL, SIGKILL);
+	end_orphans(ours, n_ours);
+	prctl(PR_SET_CHILD_SUBREAPER, 0);
 	free(p);
 }
 
