@@ -91,6 +91,12 @@ def test_ended(nbdspec, which):
     until(lambda: not nbdspec.leftovers())
 
 
+def test_a_slow_client_is_waited_for(nbdspec):
+    """Its WRITE, whose reply is kept back, comes when one might have taken it for one that does not come."""
+    driver = f"while read -r line; do sleep 0.1; echo \"$line\"; done | {os.path.join(ROOT, 'build/drivers/libnbd')}"
+    nbdspec("client", "-c", "replies/flush", "--driver", "sh", "--", "-c", driver, status=0)
+
+
 def points_of_a_liar(nbdspec, case, lie, status):
     nbdspec("client", "-q", "-c", case, "--time-factor", "0.2", "--json", "json", "--driver", os.path.join(ROOT, "tests/broken_driver.py"),
             lie, status=status)

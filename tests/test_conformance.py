@@ -129,6 +129,66 @@ def test_full_is_more(conformance):
     assert "left out" not in done.stdout
 
 
+def test_what_is_known_of_full_runs_alone(conformance, nbdspec):
+    """What the sample has not would be stale there; without its line it is red in the full run."""
+    tree = nbdspec.cwd / "tree"
+    (tree / "ci/targets/one").write_text(
+        f"needs={NBDSPEC}\nversion='{NBDSPEC} --version'\noptions=(--destructive -c read/first_block)\n"
+        "full=(--destructive -c read/first_block -c read/last_byte)\n"
+        f"command=({NBDSPEC} serve --unix '{{socket}}' --export size=1M --lie read_eio)\n")
+    assert conformance("--full")[0].returncode == 1
+    report = json.loads((tree / "build/reports/one.json").read_text())
+    first, last = (f"{r['case']}  fail  {r['requirement']}  reads fail" for r in report["results"])
+    known, beyond = tree / "ci/expectations/one", tree / "ci/expectations/one-full"
+
+    def statuses():
+        return [conformance(*args)[0].returncode for args in ([], ["--full"])]
+
+    known.write_text(first)
+    assert statuses() == [0, 1]
+    beyond.write_text(last)
+    assert statuses() == [0, 0]
+    # The names of the files stand in what was made of them, which is of the last run.
+    made = tree / "build/reports/one.expect"
+    assert made.read_text() == f"# ci/expectations/one-full\n{last}\n# ci/expectations/one\n{first}\n"
+    known.unlink()
+    beyond.write_text(f"{first}\n{last}\n")
+    assert statuses() == [1, 0]
+    beyond.write_text(f"{first}\n{last}\nread/middle  fail  {report['results'][0]['requirement']}\n")
+    done, _ = conformance("--full")
+    assert done.returncode == 2 and "build/reports/one.expect:4: the reason is missing" in done.stdout
+    beyond.unlink()
+    conformance()
+    assert not made.exists()
+
+
+def test_what_full_runs_omit_is_told(conformance, nbdspec):
+    """Once for all targets of which it is said."""
+    for name, omits in (("two", "a: why"), ("three", "b, for reasons"), ("four", "a: why")):
+        (nbdspec.cwd / "tree/ci/targets" / name).write_text(f"{TARGET}omits='{omits}'\n")
+    for args in ([], ["--full"]):
+        done, _ = conformance(*args)
+        assert done.returncode == 0 and "\nleft out in full runs, too:\n  a: why: four two\n  b, for reasons: three\nall as" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(os.listdir(os.path.join(ROOT, "ci/targets"))) - {"README.md"}))
+def test_full_runs_omit_what_they_tell(name):
+    """Whose options choose cases, or a sample, says so, and nobody else."""
+    script = 'options=() full=(); . "$0"; [ ${#full[@]} -gt 0 ] || full=("${options[@]}"); printf "%s\\n" "${omits-}" "${full[@]@Q}"'
+    omits, *full = subprocess.run(["bash", "-c", script, f"ci/targets/{name}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    chooses = re.search("'(-c|--case|--pairwise|--shard)'|'--crowd' '0'", " ".join(full)) is not None
+    assert chooses == bool(omits)
+
+
+def test_those_of_full_runs_are_of_targets():
+    """Each has a longer run, or nobody would read it."""
+    found = [name.removesuffix("-full") for name in os.listdir(os.path.join(ROOT, "ci/expectations")) if name.endswith("-full")]
+    assert found
+    for name in found:
+        with open(os.path.join(ROOT, "ci/targets", name), encoding="utf-8") as target:
+            assert re.search("^full=", target.read(), re.M), name
+
+
 @pytest.mark.parametrize("args, words", [(["--deep"], "no option '--deep'"), (["--full", "--full"], "no option '--full'"), (["--crash", "--crash"], "no option '--crash'"), (["two"], "no target 'two'"),
                                          (["--full", "two"], "no target 'two'")])
 def test_usage(conformance, args, words):

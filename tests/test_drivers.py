@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import zlib
 
 import pytest
 
@@ -19,8 +20,8 @@ needs_nbdkit = pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is 
 class Driver:
     """A driver, asked by hand."""
 
-    def __init__(self, name, env):
-        self.process = subprocess.Popen([os.path.join(ROOT, "ci/drivers", name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, name, env, *args):
+        self.process = subprocess.Popen([os.path.join(ROOT, "ci/drivers", name), *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=env)
         self.tag, self.greeting = 0, read_until(self.process.stdout, "\n")
 
@@ -37,8 +38,8 @@ class Driver:
 def driver(nbdspec):
     started = []
 
-    def start(name):
-        started.append(Driver(name, nbdspec.env))
+    def start(name, *args):
+        started.append(Driver(name, nbdspec.env, *args))
         return started[-1]
 
     yield start
@@ -95,6 +96,19 @@ def test_qemu_io_reconnects(nbdspec, fake, driver, delay):
     assert d("write 0 4096 7") == "ok"
     assert control(nbdspec.cwd / "c", "disconnect all").startswith("ok")
     assert d("read 0 4096").startswith("ok " if delay else "error EIO ")
+
+
+@needs_qemu_io
+def test_qemu_io_dumps_all(nbdspec, fake, driver):
+    """A long read takes its time, so it is made where this is asked for."""
+    uri = fake("--unix", nbdspec.cwd / "s", "--export", "name=a,size=8M")
+    for args, long in (((), "unsupported its dump would take too long"), (("--dump-all",), f"ok {zlib.crc32(bytes(5 << 20)):08x}")):
+        d = driver("qemu-io", *args)
+        assert d(f"connect {uri}").startswith("ok ")
+        assert d("read 0 4194304") == f"ok {zlib.crc32(bytes(4 << 20)):08x}"
+        assert d("read 0 5242880") == long
+    done = subprocess.run([os.path.join(ROOT, "ci/drivers/qemu-io"), "--all"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "ci/drivers/qemu-io: usage: qemu-io [--dump-all]\n")
 
 
 @needs_qemu_io
