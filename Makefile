@@ -136,7 +136,7 @@ conformance-full:
 	@$(MAKE) --no-print-directory all passthrough drivers workloads machine
 	@ci/conformance --full --crash
 	@ci/slurm
-	@ci/releases
+	@ci/releases '*'
 
 check:
 	@ci/install build targets check
