@@ -86,7 +86,7 @@ def test_a_death_says_how(nbdspec):
 
 
 def test_who_is_served_beside(nbdspec):
-    findings, _ = mutate(nbdspec, "--mutate", 1500, *serve("--lie", "waiting_for_one_refuses_others"), status=1)
+    findings, _ = mutate(nbdspec, "--mutate", 6000, *serve("--lie", "waiting_for_one_refuses_others"), status=1)
     assert findings and all("the connection was closed" in r["got"] for r in findings)
 
 
