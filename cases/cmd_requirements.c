@@ -154,6 +154,7 @@ take_options(struct cli *cli, struct query *q)
 	return 0;
 }
 
+/* The first glob that no requirement matches, or NULL. */
 static const char *
 names_nothing(const struct query *q)
 {
@@ -183,13 +184,13 @@ run_requirements(struct cli *cli)
 {
 	struct query q = { .binds = -1, .globs = cli->args, .n_globs = cli->n_args };
 	int status = take_options(cli, &q);
+	const char *nothing = names_nothing(&q);
 	char *why = NULL;
 
 	if (status != 0)
 		return status;
-	if (names_nothing(&q) != NULL)
-		return cli_usage_error(cli, "no requirement '%s'; 'nbdspec requirements' prints them",
-		                       names_nothing(&q));
+	if (nothing != NULL)
+		return cli_usage_error(cli, "no requirement '%s'; 'nbdspec requirements' prints them", nothing);
 	if (q.prove && !prove(&q, &why))
 		status = why == NULL ? STATUS_INTERRUPTED : cli_broken(cli, "%s", why);
 	else

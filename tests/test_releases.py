@@ -1,6 +1,8 @@
 """ci/releases: its command line, why it is skipped, its folders, the expectations of a release, and its tables."""
 
 import fcntl
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
@@ -250,6 +252,18 @@ def test_those_of_the_releases_are_right(monkeypatch):
         targets = os.listdir("ci/targets")
         of_it = [target] if target in targets else [t for t in targets if t.startswith(target + "-")]
         assert of_it and all(expect.composed(t, release) != expect.composed(t, "debian-12") for t in of_it)
+
+
+# ---- the targets ----
+
+def test_what_has_to_be_named(monkeypatch):
+    """Without a name it is left out, and nothing else is."""
+    monkeypatch.chdir(ROOT)
+    loader = importlib.machinery.SourceFileLoader("releases", "ci/releases")
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("releases", loader))
+    loader.exec_module(module)
+    assert set(module.NAMED) and set(module.chosen(["*"])) - set(module.chosen([])) == set(module.NAMED)
+    assert module.chosen([module.NAMED[0]]) == [module.NAMED[0]]
 
 
 # ---- tables ----
