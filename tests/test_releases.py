@@ -1,5 +1,6 @@
 """ci/releases: its command line, why it is skipped, its folders, the expectations of a release, and its tables."""
 
+import argparse
 import fcntl
 import importlib.machinery
 import importlib.util
@@ -256,14 +257,57 @@ def test_those_of_the_releases_are_right(monkeypatch):
 
 # ---- the targets ----
 
-def test_what_has_to_be_named(monkeypatch):
-    """Without a name it is left out, and nothing else is."""
-    monkeypatch.chdir(ROOT)
-    loader = importlib.machinery.SourceFileLoader("releases", "ci/releases")
+@pytest.fixture
+def program_itself():
+    loader = importlib.machinery.SourceFileLoader("releases", os.path.join(ROOT, "ci/releases"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("releases", loader))
     loader.exec_module(module)
-    assert set(module.NAMED) and set(module.chosen(["*"])) - set(module.chosen([])) == set(module.NAMED)
-    assert module.chosen([module.NAMED[0]]) == [module.NAMED[0]]
+    return module
+
+
+def test_what_has_to_be_named(program_itself, monkeypatch):
+    """Without a name it is left out, and nothing else is."""
+    monkeypatch.chdir(ROOT)
+    named, chosen = program_itself.NAMED, program_itself.chosen
+    assert set(named) and set(chosen(["*"])) - set(chosen([])) == set(named)
+    assert chosen([named[0]]) == [named[0]]
+
+
+@pytest.mark.parametrize("ends, status", [
+    ({}, 0),
+    ({"debian-11/nbdkit-file": 4}, 0),
+    ({"debian-12/qemu-nbd": 1}, 1),
+    ({"debian-12/qemu-nbd": 1, "debian-11/qemu-nbd": 3}, 3),
+    ({"debian-12/qemu-nbd": 139}, 3),
+    ({"debian-11/nbdkit-file": 4, "debian-11/qemu-nbd": 4}, 3),
+])
+def test_each_target_of_each_release(nbdspec, tree, program_itself, monkeypatch, capfd, ends, status):
+    """Side by side; the newest first. Each has its row, each release its page, and the worst counts."""
+    began = []
+
+    def enter(run, release, command, **options):
+        began.append((release, *command))
+        end = ends.get(f"{release}/{command[1]}", 0)
+        if end < 2:
+            report(nbdspec, tree, release, command[1], GOOD, cases=("-c", "read/first_block"))
+        return subprocess.Popen(["sh", "-c", f"echo the row of {command[1]}; exit {end}"], **options), str(tree / f"build/{release}-{command[1]}")
+
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(program_itself, "enter", enter)
+    monkeypatch.setattr(program_itself, "versions", lambda release: f"{release}: versions")
+    monkeypatch.setattr(program_itself, "stop_on_signals", lambda run: None)
+    monkeypatch.setattr(program_itself.folders, "need", lambda releases, say: None)
+    monkeypatch.setattr(program_itself.folders, "CACHE", str(tree / "folders"))
+    options = argparse.Namespace(release=["debian-11", "debian-12"], jobs=1, globs=["*"])
+    targets = ["nbdkit-file", "qemu-nbd"]
+    assert program_itself.run_all(options, targets) == status
+    assert began == [(r, "ci/conformance", t) for r in reversed(options.release) for t in targets]
+    out = capfd.readouterr().out
+    for release in options.release:
+        ran = any(ends.get(f"{release}/{t}", 0) < 2 for t in targets)
+        assert (tree / f"build/reports/{release}/matrix.html").exists() == ran == (f"{release}       all of it as a page: " in out)
+        assert ran or f"{release}       no target could be run" in out
+        assert all(f"{release}       the row of {t}\n" in out for t in targets)
 
 
 # ---- tables ----
