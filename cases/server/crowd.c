@@ -3,11 +3,13 @@
  * No text obliges a server to let so many in; how many it does is recorded. But whom it serves already it goes on serving,
  * and once the crowd has left, the next client is served. What the server takes of descriptors and memory is told.
  */
+#include "harness/clock.h"
 #include "harness/crowd.h"
 #include "cases/server/transmission.h"
 
 #include <stdio.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { UNREAD_BYTES = 320 << 10, UNREAD_MOST = 64, DROP = 5 };
 
@@ -225,7 +227,7 @@ CASE_BULK(crowd, dribbling,
 
 /* ---- no more descriptors ---- */
 
-enum { RUSHES = 2, CLIENTS_TO_SPARE = 4 };
+enum { RUSHES = 2, CLIENTS_TO_SPARE = 4, PRICED = 4, SETTLED_MS = 50, SETTLED_MOST_MS = 1000 };
 
 /* A request may fail for want of descriptors; that it is answered is all that is looked at. */
 static void
@@ -243,22 +245,36 @@ answered_beside(struct test *t, struct session *honest)
 	recv_simple_reply(t, cookie, length, R(each_request_one_reply));
 }
 
-/* In descriptors; at least one. */
+/* What they are when those who have left before are gone, or do not go. */
+static struct usage
+settled_usage(const struct test *t)
+{
+	struct usage now = { 0 }, then;
+	int64_t end = now_ms() + SETTLED_MOST_MS;
+
+	server_usage(t, &now);
+	do {
+		then = now;
+		usleep(SETTLED_MS * 1000);
+		server_usage(t, &now);
+	} while (now.descriptors != then.descriptors && now_ms() < end);
+	return now;
+}
+
+/* In descriptors, to the nearest; at least one. */
 static unsigned
 price_of_a_client(const struct session *like)
 {
-	struct crowd *c;
-	struct usage before, with;
-	unsigned price = 1;
+	struct usage before = settled_usage(like->test), with;
+	struct crowd *c = crowd_gather(like, PRICED);
+	unsigned price = 0;
 
-	server_usage(like->test, &before);
-	c = crowd_gather(like, 1);
 	crowd_enter(c);
 	if (server_usage(like->test, &with) && with.descriptors > before.descriptors)
-		price = with.descriptors - before.descriptors;
+		price = (with.descriptors - before.descriptors + PRICED / 2) / PRICED;
 	crowd_leave(c);
-	await_usage(like->test, &before, 1);
-	return price;
+	await_usage(like->test, &before, PRICED);
+	return price > 0 ? price : 1;
 }
 
 /* The descriptors that are there are enough for several clients, and all are there again once the rush is over. */
