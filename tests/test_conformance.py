@@ -162,6 +162,23 @@ def test_what_is_known_of_full_runs_alone(conformance, nbdspec):
     assert not made.exists()
 
 
+def test_full_runs_may_know_what_another_target_knows(conformance, nbdspec):
+    """And then nothing else: the target's own lines, and those of full runs, are not read."""
+    tree = nbdspec.cwd / "tree"
+    target = (f"needs={NBDSPEC}\nversion='{NBDSPEC} --version'\noptions=(--destructive -c read/first_block)\n"
+              "full=(--destructive -c read/last_byte)\nfull_expectations=another\n"
+              f"command=({NBDSPEC} serve --unix '{{socket}}' --export size=1M --lie read_eio)\n")
+    (tree / "ci/targets/one").write_text(target)
+    known = []
+    for args in ([], ["--full"]):
+        assert conformance(*args)[0].returncode == 1
+        result, = json.loads((tree / "build/reports/one.json").read_text())["results"]
+        known.append(f"{result['case']}  fail  {result['requirement']}  reads fail\n")
+    for name, lines in (("one", known[0]), ("one-full", "nonsense\n"), ("another", known[1])):
+        (tree / "ci/expectations" / name).write_text(lines)
+    assert [conformance(*args)[0].returncode for args in ([], ["--full"])] == [0, 0]
+
+
 def test_what_full_runs_omit_is_told(conformance, nbdspec):
     """Once for all targets of which it is said."""
     for name, omits in (("two", "a: why"), ("three", "b, for reasons"), ("four", "a: why")):
