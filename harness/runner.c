@@ -180,7 +180,7 @@ ready_server(struct state *st, struct slot *s, const struct target *t)
 	if (!t->fresh && !s->one_shot && !s->suspect && s->server.target == t && server_running(&s->server))
 		return true;
 	server_stop(&s->server);
-	if (t->cuts)
+	if (t->via != VIA_FORK || t->cuts)
 		reap_orphans(st);
 	free(s->end);
 	s->end = NULL;

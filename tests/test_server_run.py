@@ -302,6 +302,17 @@ def test_crash_in_the_background(nbdspec):
     assert {r["server"] for r in report["results"]} == {"the server was killed by signal 11 (Segmentation fault)"}
 
 
+def test_dead_orphans_are_waited_for(nbdspec):
+    """What dies behind a server in the background is ours; it piles up for no longer than one server lives."""
+    log = nbdspec.cwd / "log"
+    states = 'for p in $(cat /proc/$PPID/task/$PPID/children); do cut -d" " -f3 /proc/$p/stat; done'
+    command = ["sh", "-c", "(true &); (true &); (true &); setsid \"$@\" & exit 0", "sh", *server("{socket}")]
+    prepare = f'echo "$({states})" | tr -cd Z >> {log}; echo >> {log}'
+    found, _ = results(nbdspec, "-c", "read/*", "--fresh", "--daemon", "-j", "1", "--prepare", prepare, "--", *command, status=0)
+    zombies = [len(line) for line in log.read_text().splitlines()]
+    assert len(zombies) > 8 and max(zombies) <= 5
+
+
 @pytest.mark.skipif(shutil.which("nbdkit") is None, reason="no nbdkit")
 def test_nbdkit(nbdspec):
     for how in (["--", "nbdkit", "-U", "{socket}", "memory", "1M"], ["--daemon", "--", "nbdkit", "-U", "{socket}", "memory", "1M"],
