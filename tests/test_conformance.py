@@ -177,6 +177,14 @@ def test_full_runs_may_know_what_another_target_knows(conformance, nbdspec):
     for name, lines in (("one", known[0]), ("one-full", "nonsense\n"), ("another", known[1])):
         (tree / "ci/expectations" / name).write_text(lines)
     assert [conformance(*args)[0].returncode for args in ([], ["--full"])] == [0, 0]
+    # Of several, each with what its full runs know.
+    (tree / "ci/targets/one").write_text(target.replace("full_expectations=another", "full_expectations='another one'")
+                                               .replace("full=(--destructive", "full=(--destructive -c read/first_block"))
+    (tree / "ci/expectations/one-full").write_text("# nothing\n")
+    assert [conformance(*args)[0].returncode for args in ([], ["--full"])] == [0, 0]
+    made = (tree / "build/reports/one.expect").read_text()
+    assert made == (f"# ci/expectations/another\n{known[1]}\n# ci/expectations/one-full\n# nothing\n\n"
+                    f"# ci/expectations/one\n{known[0]}\n")
 
 
 def test_what_full_runs_omit_is_told(conformance, nbdspec):
