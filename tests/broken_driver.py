@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A driver that is wrong in one way, which its first argument names; it is ci/drivers/minimal.py otherwise."""
+"""A driver that is wrong, or unusual, in one way, which its first argument names; it is ci/drivers/minimal.py otherwise."""
 
 import importlib.util
 import os
@@ -150,6 +150,13 @@ def at_its_end(act):
     minimal.Client.receive_bytes = receive
 
 
+def leave_late(self, disconnect=False):
+    """As from another machine: that it has left is said before its last bytes have come. This is not wrong."""
+    left = minimal.Client()
+    left.socket, self.socket = self.socket, None
+    threading.Timer(0.05, DISCONNECT, (left, disconnect)).start()
+
+
 def greet(*words):
     say(*words)
     sys.stdin.read()
@@ -179,6 +186,7 @@ LIES = {
     "stale": lambda: setattr(minimal, "carry_out", stale),
     "mixed-up": lambda: setattr(minimal, "carry_out", mixed_up),
     "no-disc": lambda: setattr(minimal.Client, "close", lambda self, disconnect=False: DISCONNECT(self)),
+    "leaves-late": lambda: setattr(minimal.Client, "close", leave_late),
     "waits-for-the-dead": lambda: at_its_end(lambda client: time.sleep(1000)),
     "looks-for-the-dead": lambda: at_its_end(look_again),
     "unknown-is-ok": lambda: wrong_answers(lambda op, words, a: "ok" if a == "unsupported" else a),

@@ -37,6 +37,14 @@ def test_bad(nbdspec, script, what):
     assert r["verdict"] == "fail" and what in r["got"]
 
 
+@pytest.mark.parametrize("case", ["delivery/two_pieces", "connections/server_dies", "session/baseline", "truth/*shutdown"])
+def test_leaving_takes_time(nbdspec, case):
+    """What the client has sent may come behind its word that it has left."""
+    nbdspec("client", "-q", "--pairwise", "-c", case, "--json", "json", "--driver", BROKEN, "--", "leaves-late", status=0)
+    verdicts = {r["verdict"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"]}
+    assert "pass" in verdicts and verdicts <= {"pass", "skip"}
+
+
 def test_write_cache(nbdspec):
     """What a block device's queue says is held against the flags."""
     nbdspec("client", "-q", "--pairwise", "-c", "flags/go_simple", "--json", "json", "--driver", BROKEN, "--", "always-write-back", status=1)

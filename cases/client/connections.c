@@ -556,6 +556,7 @@ measure(struct drive *d, struct relay *relay)
 	must_read_disk(d, R(baseline_client_read), 1, &d->exports[0], 0, 512);
 	n.read = relay_carried(relay, 1);
 	must(d, R(baseline_client_disc), 1, "disconnect");
+	relay_await_end(relay, 1);
 	return n;
 }
 

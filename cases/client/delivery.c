@@ -76,6 +76,14 @@ talk(struct drive *d, struct relay *relay, const struct stages *owed, const stru
 	now->left = ask(d, 1, "disconnect");
 	expect_same(d, "disconnect", &now->left, plain != NULL ? &plain->left : NULL);
 	now->carried = relay_carried(relay, 1);
+	relay_await_end(relay, 1);
+}
+
+static void
+leave(struct drive *d, struct relay *relay)
+{
+	must(d, R(baseline_client_disc), 1, "disconnect");
+	relay_await_end(relay, relay_connections(relay));
 }
 
 /* The first that is undisturbed, so that what the client says then is known to be right. */
@@ -89,7 +97,7 @@ talk_plainly(struct drive *d, struct relay *relay, struct talk *plain)
 	must(d, R(baseline_client_info_go), 1, "connect %s", d->uri);
 	must_read_disk(d, r, 1, e, 512, 512);
 	must_read_disk(d, r, 1, e, 4096, 1024);
-	must(d, R(baseline_client_disc), 1, "disconnect");
+	leave(d, relay);
 	talk(d, relay, &owed, NULL, plain);
 }
 
@@ -122,7 +130,7 @@ serve_flavour(struct drive *d, const struct flavour *f, struct talk *plain, stru
 	if (a.result != DRIVER_OK && f->knob == KNOB_no_fixed_newstyle)
 		skip(d->t, "newstyle", "the client does without newstyle negotiation that is not fixed: %s", a.text);
 	if (a.result == DRIVER_OK)
-		must(d, R(baseline_client_disc), 1, "disconnect");
+		leave(d, relay);
 	talk_plainly(d, relay, plain);
 	owed->handshake = R(client_reads_option_reply);
 	owed->transmission = f->structured && drive_options(d, NBD_OPT_STRUCTURED_REPLY) > 0

@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 50, LOOKS_ON_MS = 500 };
+enum { LOOK_MS = 50, LOOKS_ON_MS = 500, LEAVES_MS = 1000 };
 
 /* ---- the server, while an answer is waited for ---- */
 
@@ -660,6 +660,17 @@ drive_sent(struct drive *d, uint16_t type, uint16_t flags)
 
 	while (trace_next(&w, &r))
 		n += request_in(&r, &q) && q.type == type && (q.flags & flags) == flags;
+	return n;
+}
+
+unsigned
+drive_sent_disc(struct drive *d)
+{
+	int64_t until = now_ms() + (int64_t)(LEAVES_MS * client_factor(d->client));
+	unsigned n;
+
+	while ((n = drive_sent(d, NBD_CMD_DISC, 0)) == 0 && now_ms() < until)
+		drive_pause(d, 1);
 	return n;
 }
 

@@ -115,6 +115,8 @@ void drive_end_driver(struct drive *d, enum requirement_id r);
 
 /* Requests of this type that came since drive_serve or drive_mark, with all of these command flags. */
 unsigned drive_sent(struct drive *d, uint16_t type, uint16_t flags);
+/* Likewise NBD_CMD_DISC, behind an answered disconnect: it may come later from another machine, a second, times the factor, at most. */
+unsigned drive_sent_disc(struct drive *d);
 unsigned drive_options(struct drive *d, uint32_t option);	/* likewise */
 unsigned drive_connections(struct drive *d);			/* likewise: accepted */
 void drive_mark(struct drive *d);		/* forgets them */

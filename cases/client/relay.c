@@ -314,3 +314,13 @@ relay_gather(struct relay *r, unsigned connection, enum trace_direction to, size
 		drive_pause(r->d, 1);
 	return relay_held(r, connection, to) >= bytes;
 }
+
+void
+relay_await_end(struct relay *r, unsigned connection)
+{
+	const struct link *l = link_of(r, connection);
+	int64_t until = now_ms() + (int64_t)(GATHER_MS * client_factor(r->d->client));
+
+	while (l->fd[0] >= 0 && !l->half[TO_SERVER].ended && now_ms() < until)
+		drive_pause(r->d, 1);
+}

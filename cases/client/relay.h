@@ -39,5 +39,7 @@ size_t relay_held(const struct relay *r, unsigned connection, enum trace_directi
 void relay_release(struct relay *r, unsigned connection, enum trace_direction to);
 /* Serves until so much is held. False: it did not come within a second, times the factor, as with a client that waits for an answer first. */
 bool relay_gather(struct relay *r, unsigned connection, enum trace_direction to, size_t bytes);
+/* Serves until the client's end has come, likewise: from another machine it may come behind the word that it has left. */
+void relay_await_end(struct relay *r, unsigned connection);
 
 #endif

@@ -850,6 +850,6 @@ CASE_DRIVER(replies, disc_awaits,
 			EXPECT(t, R(baseline_client_disc), a.result == DRIVER_OK, "'disconnect' is answered 'error %s'",
 			       a.text);
 	}
-	EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+	EXPECT_EQ(t, R(baseline_client_disc), drive_sent_disc(d), 1);
 	drive_finish(d);
 }

@@ -16,6 +16,6 @@ CASE_DRIVER(session, baseline,
 	must(d, R(baseline_client_write), 1, "write 4096 8192 7");
 	must_read_disk(d, R(baseline_client_write), 1, e, 0, 65536);
 	must(d, R(baseline_client_disc), 1, "disconnect");
-	EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+	EXPECT_EQ(t, R(baseline_client_disc), drive_sent_disc(d), 1);
 	drive_finish(d);
 }

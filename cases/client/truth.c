@@ -486,7 +486,7 @@ static void
 judge_soft_disconnect(struct drive *d, unsigned handle)
 {
 	ask(d, handle, "disconnect");
-	EXPECT(d->t, R(client_disconnects_on_eshutdown), drive_sent(d, NBD_CMD_DISC, 0) > 0,
+	EXPECT(d->t, R(client_disconnects_on_eshutdown), drive_sent_disc(d) > 0,
 	       "after NBD_ESHUTDOWN and 'disconnect' no NBD_CMD_DISC came");
 }
 
@@ -724,7 +724,7 @@ CASE_DRIVER(truth, disc_in_flight,
 		else if (a.result == DRIVER_OK)
 			judge_slot(d, slot_of(d, &a), &a, R(baseline_client_read));
 	}
-	EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+	EXPECT_EQ(t, R(baseline_client_disc), drive_sent_disc(d), 1);
 	drive_finish(d);
 }
 

@@ -601,7 +601,7 @@ CASE_DRIVER(wire, disconnect,
 			must(d, R(baseline_client_disc), 1, "disconnect");
 			EXPECT(t, R(client_transmission_no_disconnect), all_ended(d),
 			       "the client keeps the connection after NBD_CMD_DISC");
-			EXPECT_EQ(t, R(baseline_client_disc), drive_sent(d, NBD_CMD_DISC, 0), 1);
+			EXPECT_EQ(t, R(baseline_client_disc), drive_sent_disc(d), 1);
 			drive_finish(d);
 		}
 }
