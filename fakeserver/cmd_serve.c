@@ -35,6 +35,7 @@ enum option_id {
 	OPT_SEED,
 	OPT_ONCE,
 	OPT_TRACE,
+	OPT_TRACE_MEMORY,
 	OPT_LOG,
 	OPT_CONTROL,
 	OPT_GRACE,
@@ -71,6 +72,8 @@ static const struct cli_option options[] = {
 	{ "seed", 0, "N", "for all that is chosen at random (default: 1)", OPT_SEED, false },
 	{ "once", '1', NULL, "stop when a connection has ended", OPT_ONCE, false },
 	{ "trace", 0, "FILE", "record every message", OPT_TRACE, false },
+	{ "trace-memory", 0, "SIZE", "memory that is made ready for what comes faster than FILE takes it",
+	  OPT_TRACE_MEMORY, false },
 	{ "log", 0, "FILE", "write every message as a line of JSON", OPT_LOG, false },
 	{ "control", 'c', "SOCKET", "take requests on a Unix socket: status, flags, disconnect, shutdown …",
 	  OPT_CONTROL, false },
@@ -114,6 +117,7 @@ struct serve {
 	int activated;      /* descriptors that systemd, or who plays it, hands over */
 	struct trace trace; /* .fd is -1 once it has ended */
 	int trace_fd;
+	unsigned long long trace_memory; /* bytes */
 	unsigned long grace_ms;
 	struct control *control;
 	bool made_control;
@@ -250,6 +254,10 @@ read_option(struct serve *q, int id, const char *value)
 		break;
 	case OPT_TRACE:
 		q->trace_path = value;
+		break;
+	case OPT_TRACE_MEMORY:
+		if (!memory_parse(value, &q->trace_memory, error))
+			return cli_usage_error(q->cli, "--trace-memory %s: %s", value, error);
 		break;
 	case OPT_LOG:
 		q->log_path = value;
@@ -634,7 +642,7 @@ open_trace(struct serve *q)
 	if (fd < 0 || trace_start(&q->trace, fd, UINT32_MAX) < 0)
 		return cli_broken(q->cli, "--trace %s: %s", q->trace_path, strerror(errno));
 	q->trace_fd = fd;
-	trace_hold(&q->trace);
+	trace_hold(&q->trace, (size_t)q->trace_memory);
 	q->config.trace = &q->trace;
 	note_lies(q);
 	note_export(q);

@@ -50,11 +50,11 @@ record(struct fake_server *s, struct trace_record r)
 		describe_record(s->config->log, &r, s->started_ns, 32);
 }
 
-/* Who has seen something end may look into the trace for it. */
+/* Who has seen something end may look into the trace for it, unless it is to wait in memory. */
 void
 fake_flush_trace(struct fake_server *s)
 {
-	if (s->config->trace != NULL)
+	if (s->config->trace != NULL && !s->config->trace->is_ready)
 		trace_flush(s->config->trace);
 }
 
@@ -892,7 +892,7 @@ wait_for_events(struct fake_server *s, struct epoll_event *events)
 	int n, ms = next_timer(s);
 	size_t waiting = s->config->trace != NULL ? trace_waiting(s->config->trace) : 0;
 
-	if (waiting >= TRACE_MUCH)
+	if (waiting >= TRACE_MUCH && !s->config->trace->is_ready)
 		ms = 0;
 	if (waiting > 0 && trace_is_due(s->config->trace)) {
 		trace_rest(s->config->trace);

@@ -18,22 +18,27 @@
 
 enum {
 	PIECES = 64,
+	PIECE_LEAST = 128 << 10, /* bytes of ready memory to each piece */
 	BLOCKS = 16,
+	BLOCKS_SHARE = 8, /* of ready memory: what is not lent is in blocks */
 	SPARE_MOST = 8,
 	SPARE_BYTES = 4 << 20,
-	UNWRITTEN_MOST = 8 << 20, /* bytes; more is taken only when it is less */
-	WAKE_AT = 256 << 10,      /* bytes; to wake the thread for less costs more than it saves */
-	AT_ONCE = 16,             /* pieces in one write */
-	STILL_MS = 2000,          /* that a reader may stand still once we stop */
-	LOOK_MS = 20,             /* between two looks at whether we do */
+	SPARE_READY = (1 << 20) + (64 << 10), /* bytes: a request with a payload of 1 MiB */
+	UNWRITTEN_MOST = 8 << 20,             /* bytes; more is taken only when it is less */
+	WAKE_AT = 256 << 10,                  /* bytes; to wake the thread for less costs more than it saves */
+	AT_ONCE = 16,                         /* pieces in one write */
+	STILL_MS = 2000,                      /* that a reader may stand still once we stop */
+	LOOK_MS = 20,                         /* between two looks at whether we do */
 };
 
 struct piece {
 	const uint8_t *at;
 	size_t len;
 	bool whole;       /* the file may end behind it */
+	uint64_t offset;  /* in the file */
 	uint8_t *block;   /* what it is in, or … */
-	struct buf given; /* … a buffer that was given with it */
+	struct buf given; /* … a buffer that was given with it, or … */
+	uint8_t copied[BEHIND_SHORT];
 };
 
 /* After a write that failed the pieces stay, as they may be read still; nothing is written any more. */
@@ -48,12 +53,14 @@ struct behind {
 	_Atomic bool hurries;      /* behind_hurry */
 	uint64_t end, written;     /* of what was put, and of what is in the file */
 	uint64_t whole;            /* up to here the file is whole */
-	uint64_t first, last;      /* pieces first … last-1 are unwritten; piece i is at [i % PIECES] */
+	uint64_t first, last;      /* pieces first … last-1 are unwritten; piece i is at [i % n_pieces] */
 	uint64_t lent;             /* the piece behind the last that was lent */
-	struct piece piece[PIECES];
-	uint8_t *blocks, *free_block[BLOCKS];
-	unsigned n_free, n_spare;
-	struct buf spare[SPARE_MOST];
+	struct piece *piece;
+	uint8_t *blocks, **free_block;
+	struct buf *spare;
+	unsigned n_pieces, n_blocks, n_free, spare_most, n_spare;
+	uint64_t most, wake_at; /* unwritten bytes: what is more waits; the thread is woken */
+	bool holds;             /* there is ready memory */
 };
 
 /* ---- the thread ---- */
@@ -61,7 +68,7 @@ struct behind {
 static void
 keep_buffer(struct behind *b, struct buf *given)
 {
-	if (given->at != NULL && given->cap <= SPARE_BYTES && b->n_spare < SPARE_MOST)
+	if (given->at != NULL && given->cap <= SPARE_BYTES && b->n_spare < b->spare_most)
 		b->spare[b->n_spare++] = *given;
 	else
 		buf_free(given);
@@ -72,8 +79,8 @@ keep_buffer(struct behind *b, struct buf *given)
 static size_t
 release(struct behind *b, size_t n)
 {
-	while (b->first < b->last && n >= b->piece[b->first % PIECES].len) {
-		struct piece *p = &b->piece[b->first++ % PIECES];
+	while (b->first < b->last && n >= b->piece[b->first % b->n_pieces].len) {
+		struct piece *p = &b->piece[b->first++ % b->n_pieces];
 
 		if (p->block != NULL)
 			b->free_block[b->n_free++] = p->block;
@@ -154,7 +161,7 @@ write_some(struct behind *b)
 	int failed;
 
 	for (; up_to < b->last && up_to - b->first < AT_ONCE; up_to++) {
-		struct piece *p = &b->piece[up_to % PIECES];
+		struct piece *p = &b->piece[up_to % b->n_pieces];
 
 		iov[up_to - b->first] = (struct iovec){ (void *)p->at, p->len };
 	}
@@ -216,31 +223,81 @@ start_thread(struct behind *b)
 	return failed == 0;
 }
 
+static void
+free_memory(struct behind *b)
+{
+	for (uint64_t i = b->first; i < b->last; i++)
+		buf_free(&b->piece[i % b->n_pieces].given);
+	for (unsigned i = 0; i < b->n_spare; i++)
+		buf_free(&b->spare[i]);
+	if (b->blocks != MAP_FAILED)
+		munmap(b->blocks, (size_t)b->n_blocks * BEHIND_BLOCK);
+	free(b->free_block);
+	free(b->spare);
+	free(b->piece);
+	if (b->read_fd >= 0)
+		close(b->read_fd);
+	free(b);
+}
+
+/* Memory that nobody has used yet would have to be found when there is no time for it. */
+static void
+make_ready(struct behind *b, size_t ready)
+{
+	size_t in_blocks = ready / BLOCKS_SHARE;
+
+	memset(b->blocks, 0, in_blocks);
+	for (size_t n = (ready - in_blocks) / SPARE_READY; n > 0; n--) {
+		struct buf *spare = &b->spare[b->n_spare];
+
+		spare->at = malloc(SPARE_READY);
+		if (spare->at == NULL)
+			break;
+		spare->cap = SPARE_READY;
+		memset(spare->at, 0, SPARE_READY);
+		b->n_spare++;
+	}
+	b->most = ready - in_blocks;
+	b->wake_at = b->most / 4 * 3;
+	b->holds = true;
+}
+
 struct behind *
-behind_new(int fd, uint64_t end)
+behind_new(int fd, uint64_t end, size_t ready)
 {
 	struct behind *b = calloc(1, sizeof(*b));
-	size_t size = (size_t)BLOCKS * BEHIND_BLOCK;
 
 	if (b == NULL)
 		return NULL;
-	*b = (struct behind){ .fd = fd, .read_fd = open_to_read(fd), .end = end, .written = end, .whole = end };
-	b->blocks = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	*b = (struct behind){ .fd = fd,
+		              .read_fd = open_to_read(fd),
+		              .end = end,
+		              .written = end,
+		              .whole = end,
+		              .n_pieces = (unsigned)(PIECES + ready / PIECE_LEAST),
+		              .n_blocks = (unsigned)(BLOCKS + ready / BLOCKS_SHARE / BEHIND_BLOCK),
+		              .spare_most = (unsigned)(SPARE_MOST + ready / SPARE_READY),
+		              .most = UNWRITTEN_MOST,
+		              .wake_at = WAKE_AT };
+	b->blocks = mmap(NULL, (size_t)b->n_blocks * BEHIND_BLOCK, PROT_READ | PROT_WRITE,
+	                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	b->piece = calloc(b->n_pieces, sizeof(*b->piece));
+	b->free_block = calloc(b->n_blocks, sizeof(*b->free_block));
+	b->spare = calloc(b->spare_most, sizeof(*b->spare));
 	pthread_mutex_init(&b->lock, NULL);
 	pthread_cond_init(&b->more, NULL);
 	pthread_cond_init(&b->less, NULL);
-	if (b->blocks == MAP_FAILED || !start_thread(b)) {
-		if (b->blocks != MAP_FAILED)
-			munmap(b->blocks, size);
-		if (b->read_fd >= 0)
-			close(b->read_fd);
-		free(b);
+	if (b->blocks == MAP_FAILED || b->piece == NULL || b->free_block == NULL || b->spare == NULL ||
+	    !start_thread(b)) {
+		free_memory(b);
 		return NULL;
 	}
-	madvise(b->blocks, size, MADV_HUGEPAGE);
+	madvise(b->blocks, (size_t)b->n_blocks * BEHIND_BLOCK, MADV_HUGEPAGE);
+	if (ready > 0)
+		make_ready(b, ready);
 	/* The last that is free is taken first: it is in the processor's cache. */
-	while (b->n_free < BLOCKS) {
-		b->free_block[b->n_free] = b->blocks + (size_t)(BLOCKS - 1 - b->n_free) * BEHIND_BLOCK;
+	while (b->n_free < b->n_blocks) {
+		b->free_block[b->n_free] = b->blocks + (size_t)(b->n_blocks - 1 - b->n_free) * BEHIND_BLOCK;
 		b->n_free++;
 	}
 	return b;
@@ -257,17 +314,10 @@ behind_free(struct behind *b)
 	pthread_cond_signal(&b->more);
 	pthread_mutex_unlock(&b->lock);
 	pthread_join(b->thread, NULL);
-	for (uint64_t i = b->first; i < b->last; i++)
-		buf_free(&b->piece[i % PIECES].given);
-	for (unsigned i = 0; i < b->n_spare; i++)
-		buf_free(&b->spare[i]);
-	munmap(b->blocks, (size_t)BLOCKS * BEHIND_BLOCK);
-	if (b->read_fd >= 0)
-		close(b->read_fd);
 	pthread_cond_destroy(&b->more);
 	pthread_cond_destroy(&b->less);
 	pthread_mutex_destroy(&b->lock);
-	free(b);
+	free_memory(b);
 }
 
 /* ---- what its owner does ---- */
@@ -295,33 +345,62 @@ behind_block(struct behind *b)
 		make_less(b);
 	if (b->failed == 0)
 		block = b->free_block[--b->n_free];
+	if (b->sleeps && b->n_free < b->n_blocks / 4)
+		pthread_cond_signal(&b->more);
 	pthread_mutex_unlock(&b->lock);
 	return block;
 }
 
-/* Under the lock. False: nothing can be written any more. */
-static bool
-put(struct behind *b, struct piece p)
+/* Under the lock. NULL: nothing can be written any more. */
+static struct piece *
+put(struct behind *b, const uint8_t *at, size_t len, bool whole)
 {
+	struct piece *p;
+
 	while (b->failed == 0 && b->last > b->first &&
-	       (b->last - b->first == PIECES || b->end - b->written + p.len > UNWRITTEN_MOST))
+	       (b->last - b->first == b->n_pieces || b->end - b->written + len > b->most))
 		make_less(b);
 	if (b->failed != 0)
-		return false;
-	b->piece[b->last++ % PIECES] = p;
-	b->end += p.len;
-	if (b->sleeps && b->end - b->written >= WAKE_AT)
+		return NULL;
+	p = &b->piece[b->last++ % b->n_pieces];
+	p->at = at;
+	p->len = len;
+	p->whole = whole;
+	p->offset = b->end;
+	p->block = NULL;
+	b->end += len;
+	if (b->sleeps && (b->end - b->written >= b->wake_at || b->last - b->first >= b->n_pieces / 4 * 3))
 		pthread_cond_signal(&b->more);
-	return true;
+	return p;
 }
 
 void
 behind_put(struct behind *b, uint8_t *block, size_t len, bool whole)
 {
+	struct piece *p;
+
 	pthread_mutex_lock(&b->lock);
-	if (!put(b, (struct piece){ .at = block, .len = len, .block = block, .whole = whole }))
+	p = put(b, block, len, whole);
+	if (p != NULL)
+		p->block = block;
+	else
 		b->free_block[b->n_free++] = block;
 	pthread_mutex_unlock(&b->lock);
+}
+
+int
+behind_put_short(struct behind *b, struct bytes data, bool whole)
+{
+	struct piece *p;
+	int failed;
+
+	pthread_mutex_lock(&b->lock);
+	p = put(b, NULL, data.len, whole);
+	if (p != NULL)
+		p->at = memcpy(p->copied, data.at, data.len);
+	failed = b->failed;
+	pthread_mutex_unlock(&b->lock);
+	return failed;
 }
 
 uint64_t
@@ -332,7 +411,7 @@ behind_lend(struct behind *b, struct bytes data)
 	pthread_mutex_lock(&b->lock);
 	if (b->read_fd >= 0)
 		where = b->end;
-	if (put(b, (struct piece){ .at = data.at, .len = data.len, .whole = true }))
+	if (put(b, data.at, data.len, true) != NULL)
 		b->lent = b->last;
 	else
 		where = BEHIND_NOWHERE;
@@ -360,7 +439,7 @@ behind_give(struct behind *b, struct buf *input, size_t gone)
 	if (b->lent > b->first) {
 		if (b->n_spare > 0)
 			fresh = b->spare[--b->n_spare];
-		b->piece[(b->lent - 1) % PIECES].given = *input;
+		b->piece[(b->lent - 1) % b->n_pieces].given = *input;
 		buf_clear(&fresh);
 		buf_put(&fresh, input->at + gone, input->len - gone);
 		*input = fresh;
@@ -390,21 +469,48 @@ behind_wait(struct behind *b)
 	return failed;
 }
 
-/* Under the lock, of what is unwritten for ever. */
+int
+behind_rest(struct behind *b)
+{
+	int failed;
+
+	if (!b->holds)
+		return behind_wait(b);
+	pthread_mutex_lock(&b->lock);
+	if (b->sleeps && b->first < b->last)
+		pthread_cond_signal(&b->more);
+	failed = b->failed;
+	pthread_mutex_unlock(&b->lock);
+	return failed;
+}
+
+/* Under the lock. The unwritten piece that this byte is in. */
+static uint64_t
+piece_of(const struct behind *b, uint64_t offset)
+{
+	uint64_t low = b->first, high = b->last - 1;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low + 1) / 2;
+
+		if (b->piece[middle % b->n_pieces].offset <= offset)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return low;
+}
+
+/* Under the lock, of what is unwritten. A part of the first piece may be in the file after a write that failed. */
 static void
 read_pieces(const struct behind *b, uint64_t offset, size_t len, uint8_t *data)
 {
-	uint64_t at = b->written;
+	for (uint64_t i = b->first < b->last ? piece_of(b, offset) : b->last; i < b->last && len > 0; i++) {
+		const struct piece *p = &b->piece[i % b->n_pieces];
+		size_t n = p->len - (size_t)(offset - p->offset);
 
-	for (uint64_t i = b->first; i < b->last && len > 0; at += b->piece[i++ % PIECES].len) {
-		const struct piece *p = &b->piece[i % PIECES];
-		size_t n = p->len;
-
-		if (offset >= at + n)
-			continue;
-		n -= (size_t)(offset - at);
 		n = n < len ? n : len;
-		memcpy(data, p->at + (offset - at), n);
+		memcpy(data, p->at + (offset - p->offset), n);
 		data += n;
 		offset += n;
 		len -= n;
@@ -418,8 +524,6 @@ behind_read(struct behind *b, uint64_t offset, size_t len, uint8_t *data)
 	size_t in_file;
 
 	pthread_mutex_lock(&b->lock);
-	while (b->failed == 0 && offset + len > b->written)
-		make_less(b);
 	in_file = offset >= b->written ? 0 : b->written - offset < len ? (size_t)(b->written - offset) : len;
 	if (in_file < len)
 		read_pieces(b, offset + in_file, len - in_file, data + in_file);

@@ -16,9 +16,10 @@ struct behind;
 
 /*
  * The descriptor stays the caller's; nobody else writes to it from now on, and a pipe no longer blocks. `end`: where the
- * file does. NULL without a thread.
+ * file does. `ready`: bytes of memory that are there from now on, and in which much waits: the thread leaves it alone until
+ * three quarters are in use, or behind_rest. 0: a few MiB, and the thread writes at once. NULL without a thread.
  */
-struct behind *behind_new(int fd, uint64_t end);
+struct behind *behind_new(int fd, uint64_t end, size_t ready);
 void behind_free(struct behind *b);	/* once all is written, or cannot be; may be NULL */
 
 /*
@@ -35,6 +36,8 @@ size_t behind_unwritten(struct behind *b);	/* bytes that nobody is at, so that b
  */
 #define BEHIND_NOWHERE UINT64_MAX
 uint64_t behind_lend(struct behind *b, struct bytes data);
+enum { BEHIND_SHORT = 256 };
+int behind_put_short(struct behind *b, struct bytes data, bool whole);	/* copies at most so many bytes; as behind_wait */
 /* What was lent lies in this buffer, of which the first bytes go: where they are needed still, another takes its place. */
 void behind_give(struct behind *b, struct buf *input, size_t gone);
 
@@ -44,6 +47,7 @@ void behind_give(struct behind *b, struct buf *input, size_t gone);
  */
 void behind_hurry(struct behind *b);
 int behind_wait(struct behind *b);	/* until all is written: 0, or what ended it, an errno */
+int behind_rest(struct behind *b);	/* there is time to write: likewise, or the thread does where much waits */
 
 /* What was lent. False: somebody has changed the file. */
 bool behind_read(struct behind *b, uint64_t offset, size_t len, uint8_t *data);

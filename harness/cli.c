@@ -125,6 +125,33 @@ size_parse(const char *value, unsigned long long *bytes)
 	return true;
 }
 
+/* Bytes; 0: the kernel does not say. */
+static unsigned long long
+memory_available(void)
+{
+	unsigned long long kib = 0;
+	char line[128];
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL && sscanf(line, "MemAvailable: %llu", &kib) != 1)
+		;
+	if (f != NULL)
+		fclose(f);
+	return kib << 10;
+}
+
+bool
+memory_parse(const char *value, unsigned long long *bytes, char error[256])
+{
+	unsigned long long there = memory_available();
+
+	snprintf(error, 256, "want bytes from 1M on, with k, M, G or T");
+	if (!size_parse(value, bytes) || *bytes < 1 << 20)
+		return false;
+	snprintf(error, 256, "%llu MiB of memory are available", there >> 20);
+	return there == 0 || *bytes <= there;
+}
+
 FILE *
 cli_create(const struct cli *cli, const char *path)
 {

@@ -68,6 +68,8 @@ bool cli_factor(const struct cli *cli, const char *option, const char *value, do
 bool cli_shard(const struct cli *cli, const char *value, unsigned most, unsigned *number, unsigned *of);
 /* A size in bytes with an optional suffix k, M, G, T, P, E (powers of 1024). */
 bool size_parse(const char *value, unsigned long long *bytes);
+/* The same of memory to be used at once: from 1M on, and no more than the machine can give; else what is wrong. */
+bool memory_parse(const char *value, unsigned long long *bytes, char error[256]);
 
 /* Creates a file; NULL and one line, as cli_broken(). */
 FILE *cli_create(const struct cli *cli, const char *path);

@@ -171,12 +171,14 @@ lower_connect(const struct lower *l)
 }
 
 bool
-lower_ask(const struct lower *l, const char *request, char reply[512], char error[512])
+lower_ask_within(const struct lower *l, const char *request, char reply[512], int ms, char error[512])
 {
+	struct timeval limit = { ms / 1000, 0 };
 	int fd = lower_connect(l);
 	size_t len = 0;
 	ssize_t n = 1;
 
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	if (fd < 0 || dprintf(fd, "%s\n", request) < 0)
 		n = -1;
 	while (n > 0 && len < 511 && (len == 0 || reply[len - 1] != '\n')) {
@@ -191,6 +193,12 @@ lower_ask(const struct lower *l, const char *request, char reply[512], char erro
 		return true;
 	snprintf(error, 512, "the fake disk below, asked to %.100s: %.300s", request, n > 0 ? reply : "no answer");
 	return false;
+}
+
+bool
+lower_ask(const struct lower *l, const char *request, char reply[512], char error[512])
+{
+	return lower_ask_within(l, request, reply, ASK_MS, error);
 }
 
 /* ---- starting ---- */
@@ -209,7 +217,7 @@ export_of(bool file, const char *flags)
 }
 
 static bool
-start_disk(struct lower *l, const char *trace, int ms, char error[512])
+start_disk(struct lower *l, const char *trace, const char *memory, int ms, char error[512])
 {
 	char size[32];
 	char *argv[] = { (char *)"nbdspec",
@@ -225,6 +233,7 @@ start_disk(struct lower *l, const char *trace, int ms, char error[512])
 		         (char *)"--cache",
 		         (char *)"--export",
 		         (char *)"name=witness,size=4096",
+		         NULL,
 		         NULL };
 	int64_t until = now_ms() + ms;
 	char reply[512];
@@ -233,7 +242,8 @@ start_disk(struct lower *l, const char *trace, int ms, char error[512])
 	if (trace != NULL) {
 		argv[10] = (char *)"--trace";
 		argv[11] = (char *)trace;
-		argv[12] = NULL;
+		argv[12] = memory != NULL ? (char *)"--trace-memory" : NULL;
+		argv[13] = (char *)memory;
 	}
 	l->disk = spawn(l, "/proc/self/exe", argv, &l->disk_fd, error);
 	if (l->disk == 0)
@@ -346,7 +356,7 @@ lower_unmount(const char *dir)
 
 struct lower *
 lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags,
-            const char *trace, int ms, char error[512])
+            const char *trace, const char *memory, int ms, char error[512])
 {
 	struct lower *l = calloc(1, sizeof(*l));
 
@@ -369,7 +379,8 @@ lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t si
 	}
 	if (fs != NULL)
 		l->root = join_path(dir, ROOT);
-	if (start_disk(l, trace, ms, error) && (!file || start_fuse(l, ms, error)) && make_filesystem(l, ms, error))
+	if (start_disk(l, trace, memory, ms, error) && (!file || start_fuse(l, ms, error)) &&
+	    make_filesystem(l, ms, error))
 		return l;
 	lower_stop(l);
 	return NULL;

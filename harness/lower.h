@@ -19,10 +19,10 @@ const char *lower_lacks(const struct filesystem *fs);
  * Starts it in `dir`, the server's private directory; everything that it starts carries a mark of its own
  * (lower_mark). `file`: with a file, dir/mnt/disk, and with a filesystem on it where `fs` is not NULL. `flags` are what
  * it offers, or NULL. With `trace` all is recorded there from the first byte on; such a disk has no cache and loses
- * nothing. NULL, and one line in error.
+ * nothing; `memory`: serve's --trace-memory, or NULL. NULL, and one line in error.
  */
 struct lower *lower_start(const char *dir, bool file, const struct filesystem *fs, uint64_t size, const char *flags,
-                          const char *trace, int ms, char error[512]);
+                          const char *trace, const char *memory, int ms, char error[512]);
 /* What was written so far is durable. */
 bool lower_sync(const struct lower *l, int ms, char error[512]);
 /* A fake server that is itself under test, in a process of ours: it listens for requests at an abstract address. */
@@ -39,6 +39,8 @@ const char *lower_uri(const struct lower *l);	/* "nbd+unix:///?socket=…" */
 const char *lower_socket(const struct lower *l);
 
 /* One request to the fake server's control socket; its reply without the line end in reply, or one line in error. */
+/* The same, which takes its time. */
+bool lower_ask_within(const struct lower *l, const char *request, char reply[512], int ms, char error[512]);
 bool lower_ask(const struct lower *l, const char *request, char reply[512], char error[512]);
 
 /* A connection to that socket, for requests of one's own; -1 and errno. lower_control is its path. */

@@ -501,7 +501,7 @@ make_lower(struct server *s, char error[512])
 	const struct target *t = s->target;
 
 	s->lower = lower_start(s->dir, t->fs != NULL || target_names(t, "{file}"), t->fs, t->size, t->lower_flags, NULL,
-	                       start_ms(t), error);
+	                       NULL, start_ms(t), error);
 	if (s->lower == NULL || lower_file(s->lower) == NULL)
 		return s->lower != NULL;
 	free(s->file);

@@ -47,12 +47,13 @@ write_out(struct trace *t, struct bytes head, struct bytes data)
 /* ---- records that a thread writes ---- */
 
 void
-trace_hold(struct trace *t)
+trace_hold(struct trace *t, size_t ready)
 {
 	off_t end = lseek(t->fd, 0, SEEK_END);
 
 	/* Without it each record is written at once. */
-	t->behind = behind_new(t->fd, end > 0 ? (uint64_t)end : 0);
+	t->behind = behind_new(t->fd, end > 0 ? (uint64_t)end : 0, ready);
+	t->is_ready = ready > 0;
 	if (t->behind != NULL)
 		t->waiting = behind_block(t->behind);
 }
@@ -71,6 +72,11 @@ hand_over(struct trace *t, bool whole)
 {
 	if (t->n_waiting == 0)
 		return;
+	if (t->n_waiting <= BEHIND_SHORT) {
+		note_failure(t, behind_put_short(t->behind, (struct bytes){ t->waiting, t->n_waiting }, whole));
+		t->n_waiting = 0;
+		return;
+	}
 	behind_put(t->behind, t->waiting, t->n_waiting, whole);
 	t->n_waiting = 0;
 	t->waiting = behind_block(t->behind);
@@ -87,7 +93,7 @@ trace_waiting(const struct trace *t)
 bool
 trace_is_due(const struct trace *t)
 {
-	return t->waits_since != 0 && now_ns() - t->waits_since > HELD_NS;
+	return !t->is_ready && t->waits_since != 0 && now_ns() - t->waits_since > HELD_NS;
 }
 
 /* Once the thread is at it, it goes on until nothing is left. */
@@ -99,7 +105,7 @@ trace_rest(struct trace *t)
 	hand_over(t, true);
 	t->waits_since = 0;
 	if (t->fd >= 0 && behind_unwritten(t->behind) > 0)
-		note_failure(t, behind_wait(t->behind));
+		note_failure(t, behind_rest(t->behind));
 }
 
 void

@@ -52,6 +52,7 @@ struct trace {
 	struct bytes lent;		/* the last data that was lent … */
 	uint64_t lent_at;		/* … and where in the file it stands, or BEHIND_NOWHERE */
 	uint64_t waits_since;		/* the moment of the first record that may not be written; 0: there is none */
+	bool is_ready;			/* there is memory to wait in */
 	int failed;			/* the errno of the write that ended it, else 0 */
 };
 
@@ -60,8 +61,11 @@ enum { TRACE_HEADER = 16 };	/* bytes of a file before its records */
 /* Writes the file header. Returns -1 and errno. The descriptor stays the caller's. */
 int trace_start(struct trace *t, int fd, uint32_t snap);
 
-/* From now on records wait for the owner to have time, or for a thread. */
-void trace_hold(struct trace *t);
+/*
+ * From now on records wait for the owner to have time, or for a thread. `ready`: as of behind_new (behind.h), bytes; where it is
+ * not 0, records wait there for as long as it takes.
+ */
+void trace_hold(struct trace *t, size_t ready);
 size_t trace_waiting(const struct trace *t);	/* bytes that nobody is writing yet */
 bool trace_is_due(const struct trace *t);	/* some have waited for a second: its owner must take the time */
 void trace_rest(struct trace *t);		/* there is time to write them */

@@ -110,6 +110,41 @@ def test_file(nbdspec, record):
     assert ("N", "export size 67108864 minimum 1 multi-conn 0") in list(story(nbdspec.cwd / "t"))
 
 
+@pytest.mark.skipif(not shutil.which("nbdcopy"), reason="needs nbdcopy")
+@pytest.mark.parametrize("memory", ["2M", "256M"])
+def test_memory(nbdspec, record, memory):
+    """What waits there can be read, has its place among marks, and is stored in the end, whether there is room for all of it or not."""
+    data = nbdspec.cwd / "data"
+    data.write_bytes(os.urandom(24 << 20))
+    script = f"nbdcopy {data} {{uri}}; {NBDSPEC} mark copied; nbdcopy --no-extents {{uri}} back; cmp {data} back; {QEMU_IO}"
+    done = record("--size", "24M", "--memory", memory, *shell(script), status=0)
+    assert done.stderr == ""
+    events = of_workload(nbdspec.cwd / "t")
+    said = short(events)
+    assert set(said[:said.index("mark copied")]) == {"write"} and said[said.index("mark copied") + 1:][:2] == ["write", "flush"]
+    assert said[-1] == f"mark {END}" and sum(e[4] for e in events[:events.index(("M", "copied"))] if e[0] == "C") == 24 << 20
+    replayed(nbdspec.cwd / "t", nbdspec.cwd / "image")
+    assert (nbdspec.cwd / "image").read_bytes() == b"\7" * 4096 + data.read_bytes()[4096:]
+
+
+@pytest.mark.parametrize("memory, why", [("0", "want bytes from 1M on"), ("1023k", "want bytes from 1M on"), ("much", "want bytes from 1M on"),
+                                         ("1000T", "MiB of memory are available")])
+def test_memory_refused(nbdspec, memory, why):
+    for command in (["crash", "record", "--memory", memory, *shell(SYNCED)], ["serve", "--stdio", "--trace-memory", memory]):
+        assert why in nbdspec(*command, status=2).stderr
+
+
+def test_memory_and_a_full_disk(nbdspec, record):
+    """It is told at the end, and what came before is there."""
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+
+    writes = "for i in 0 1 2 3 4 5; do qemu-io -f raw -c \"write -P 7 ${i}M 1M\" {uri} >/dev/null; done"
+    done = record("--size", "16M", "--memory", "64M", *shell(writes), status=3, preexec_fn=limited)
+    assert "t: the recording ended too early, and holds what came before: error File too large" in done.stderr
+    assert 0 < (nbdspec.cwd / "t").stat().st_size <= 4 << 20 and len(list(records(nbdspec.cwd / "t"))) > 3
+
+
 def replayed(path, image):
     """The disk, with all that was written to it."""
     with open(image, "wb") as f:

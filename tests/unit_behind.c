@@ -68,6 +68,18 @@ put(struct behind *b, struct buf *all, size_t n, bool whole)
 	behind_put(b, block, n, whole);
 }
 
+static void
+put_short(struct behind *b, struct buf *all)
+{
+	uint8_t data[BEHIND_SHORT];
+	size_t n = 1 + below(BEHIND_SHORT);
+
+	fill(data, n);
+	buf_put(all, data, n);
+	assert_int_equal(behind_put_short(b, (struct bytes){ data, n }, true), 0);
+	fill(data, n);
+}
+
 /* As a connection does: some messages of a buffer are lent, then the front of it goes. */
 static void
 lend(struct behind *b, struct buf *all, struct buf *input)
@@ -104,13 +116,12 @@ compare(struct behind *b, const struct buf *all)
 }
 
 static void
-test_all_is_there_in_order(void **state)
+is_there_in_order(size_t ready)
 {
 	struct buf all = { 0 }, input = { 0 };
 	int fd = new_file();
-	struct behind *b = behind_new(fd, 0);
+	struct behind *b = behind_new(fd, 0, ready);
 
-	(void)state;
 	for (unsigned i = 0; i < 300; i++) {
 		unsigned what = below(8);
 
@@ -120,15 +131,62 @@ test_all_is_there_in_order(void **state)
 			lend(b, &all, &input);
 		else if (what == 6)
 			compare(b, &all);
+		else if (what == 7 && below(2) == 0)
+			assert_int_equal(behind_rest(b), 0);
 		else
 			assert_int_equal(behind_wait(b), 0);
+		if (below(4) == 0)
+			put_short(b, &all);
 	}
 	behind_free(b);
 	assert_int_equal(size_of(fd), all.len);
-	b = behind_new(fd, all.len);
+	b = behind_new(fd, all.len, ready);
 	for (unsigned i = 0; i < 10; i++)
 		compare(b, &all);
 	behind_free(b);
+	buf_free(&all);
+	buf_free(&input);
+	close(fd);
+}
+
+static void
+test_all_is_there_in_order(void **state)
+{
+	static const size_t ready[] = { 0, 1 << 20, 8 << 20, 64 << 20 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(ready) / sizeof(ready[0]); i++)
+		is_there_in_order(ready[i]);
+}
+
+/* With memory for it nothing is written before there is time, or three quarters are in use. */
+static void
+test_it_waits_in_memory(void **state)
+{
+	struct buf all = { 0 }, input = { 0 };
+	int fd = new_file();
+	struct behind *b = behind_new(fd, 0, 64 << 20);
+	size_t written;
+
+	(void)state;
+	while (all.len < 32 << 20)
+		lend(b, &all, &input);
+	assert_int_equal(size_of(fd), 0);
+	assert_int_equal(behind_unwritten(b), all.len);
+	compare(b, &all);
+	assert_int_equal(behind_rest(b), 0);
+	for (unsigned i = 0; i < 10000 && size_of(fd) < (off_t)all.len; i++)
+		usleep(1000);
+	assert_int_equal(size_of(fd), all.len);
+	written = all.len;
+	while (all.len < written + (48 << 20))
+		lend(b, &all, &input);
+	for (unsigned i = 0; i < 10000 && size_of(fd) == (off_t)written; i++)
+		usleep(1000);
+	assert_true(size_of(fd) > (off_t)written);
+	compare(b, &all);
+	behind_free(b);
+	assert_int_equal(size_of(fd), all.len);
 	buf_free(&all);
 	buf_free(&input);
 	close(fd);
@@ -141,7 +199,7 @@ ends_at(rlim_t limit, off_t end)
 	struct rlimit old, less;
 	struct buf all = { 0 };
 	int fd = new_file();
-	struct behind *b = behind_new(fd, 0);
+	struct behind *b = behind_new(fd, 0, 0);
 
 	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
 	less = (struct rlimit){ limit, old.rlim_max };
@@ -180,7 +238,7 @@ test_what_was_lent_is_kept(void **state)
 	struct buf first = { 0 }, second = { 0 };
 	struct rlimit old, less;
 	int fd = new_file();
-	struct behind *b = behind_new(fd, 0);
+	struct behind *b = behind_new(fd, 0, 0);
 	uint8_t seen[2000], want[2000];
 
 	(void)state;
@@ -247,7 +305,7 @@ test_a_pipe_that_takes_a_part(void **state)
 	fill(buf_grow(&all, 200 << 10), 200 << 10);
 	pid = slow_reader(ends, &all);
 	close(ends[0]);
-	b = behind_new(ends[1], 0);
+	b = behind_new(ends[1], 0, 0);
 	assert_true(behind_lend(b, (struct bytes){ all.at, all.len }) == BEHIND_NOWHERE);
 	sigaction(SIGALRM, &act, NULL);
 	setitimer(ITIMER_REAL, &soon, NULL);
@@ -269,7 +327,7 @@ test_a_pipe_that_nobody_reads(void **state)
 	(void)state;
 	signal(SIGPIPE, SIG_IGN);
 	assert_int_equal(pipe(ends), 0);
-	b = behind_new(ends[1], 0);
+	b = behind_new(ends[1], 0, 0);
 	put(b, &all, 100, true);
 	assert_int_equal(behind_wait(b), 0);
 	close(ends[0]);
@@ -285,8 +343,11 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_all_is_there_in_order),    cmocka_unit_test(test_a_limit),
-		cmocka_unit_test(test_what_was_lent_is_kept),    cmocka_unit_test(test_a_pipe_that_takes_a_part),
+		cmocka_unit_test(test_all_is_there_in_order),
+		cmocka_unit_test(test_it_waits_in_memory),
+		cmocka_unit_test(test_a_limit),
+		cmocka_unit_test(test_what_was_lent_is_kept),
+		cmocka_unit_test(test_a_pipe_that_takes_a_part),
 		cmocka_unit_test(test_a_pipe_that_nobody_reads),
 	};
 

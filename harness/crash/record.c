@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { OPT_OUTPUT = 1, OPT_SIZE, OPT_FS, OPT_MKFS, OPT_MOUNT, OPT_PREPARE, OPT_SYNC, OPT_QUIET };
+enum { OPT_OUTPUT = 1, OPT_SIZE, OPT_FS, OPT_MKFS, OPT_MOUNT, OPT_PREPARE, OPT_SYNC, OPT_MEMORY, OPT_QUIET };
 
 static const struct cli_option options[] = {
 	{ "output", 'o', "TRACE", "where the recording goes (default: crash.trace)", OPT_OUTPUT, false },
@@ -35,6 +35,8 @@ static const struct cli_option options[] = {
 	{ "prepare", 0, "SHELL", "run this first; what it leaves is durable before any power cut", OPT_PREPARE, false },
 	{ "sync", 0, NULL, "write back at the end what the workload left in the page cache, as the kernel does in time",
 	  OPT_SYNC, false },
+	{ "memory", 0, "SIZE", "memory that is made ready for what is written faster than TRACE takes it", OPT_MEMORY,
+	  false },
 	{ "quiet", 'q', NULL, "do not print what was recorded", OPT_QUIET, false },
 	{ 0 },
 };
@@ -42,13 +44,13 @@ static const struct cli_option options[] = {
 enum kind { KIND_NONE, KIND_URI, KIND_FILE, KIND_MOUNT };
 static const char *const places[] = { NULL, "{uri}", "{file}", "{mount}" };
 
-enum { SETUP_MS = 60000, END_MS = 5000, MARK_FD = 9, MOST_CHILDREN = 1024 };
+enum { SETUP_MS = 60000, END_MS = 5000, STORED_A_MS = 10 << 10 /* bytes */, MARK_FD = 9, MOST_CHILDREN = 1024 };
 
 struct record {
 	struct cli *cli;
-	const char *output, *prepare, *mkfs, *mount_options;
-	struct filesystem fs; /* .name is NULL without one; its .mkfs and .options are ours */
-	unsigned long long size;
+	const char *output, *prepare, *mkfs, *mount_options, *memory;
+	struct filesystem fs;           /* .name is NULL without one; its .mkfs and .options are ours */
+	unsigned long long size, waits; /* bytes; so many may still be in memory at the end */
 	bool sync, quiet;
 	enum kind kind;
 	char *dir; /* removed at the end, by the guard where we are killed */
@@ -65,6 +67,8 @@ struct record {
 static int
 read_option(struct record *r, int id, const char *value)
 {
+	char error[256];
+
 	switch (id) {
 	case OPT_OUTPUT:
 		r->output = value;
@@ -90,6 +94,11 @@ read_option(struct record *r, int id, const char *value)
 		break;
 	case OPT_SYNC:
 		r->sync = true;
+		break;
+	case OPT_MEMORY:
+		if (!memory_parse(value, &r->waits, error))
+			return cli_usage_error(r->cli, "--memory %s: %s", value, error);
+		r->memory = value;
 		break;
 	case OPT_QUIET:
 		r->quiet = true;
@@ -192,13 +201,22 @@ filled_in(const struct record *r, const char *text)
 	return (char *)b.at;
 }
 
+/* What waits in memory comes into it now. */
+static bool
+end_trace(struct record *r, char error[512])
+{
+	char reply[512];
+
+	return lower_ask_within(r->lower, "trace end", reply, (int)(END_MS + r->waits / STORED_A_MS), error);
+}
+
 static int
 interrupted(struct record *r)
 {
-	char reply[512], error[512];
+	char error[512];
 
 	if (r->trace.published)
-		lower_ask(r->lower, "trace end", reply, error);
+		end_trace(r, error);
 	if (r->trace.published)
 		fprintf(stderr, "nbdspec crash record: interrupted; %s holds what was recorded until then\n",
 		        r->output);
@@ -262,7 +280,7 @@ set_up(struct record *r)
 	if (r->dir == NULL)
 		return cli_broken(r->cli, "%s", error);
 	snprintf(trace, sizeof(trace), "/proc/%ld/fd/%d", (long)getpid(), r->trace.fd);
-	r->lower = lower_start(r->dir, r->kind != KIND_URI, fs, r->size, NULL, trace, SETUP_MS, error);
+	r->lower = lower_start(r->dir, r->kind != KIND_URI, fs, r->size, NULL, trace, r->memory, SETUP_MS, error);
 	return r->lower == NULL ? broken(r, error) : prepare(r);
 }
 
@@ -376,7 +394,7 @@ finish(struct record *r, char counters[512])
 	in_words(how, r->workload);
 	snprintf(request, sizeof(request), "mark " MARK_END " %s", how);
 	if (lower_ask(r->lower, "counters", counters, error) && lower_ask(r->lower, request, reply, error) &&
-	    lower_ask(r->lower, "trace end", reply, error))
+	    end_trace(r, error))
 		return 0;
 	return cli_broken(r->cli, "%s: the recording ended too early, and holds what came before: %s", r->output,
 	                  strrchr(error, ':') != NULL ? strrchr(error, ':') + 2 : error);

@@ -157,7 +157,7 @@ import(struct cli *cli, uint64_t size)
 	if (!new_file_open(&file, cli->args[1]) || trace_start(&t, file.fd, UINT32_MAX) < 0)
 		status = cli_broken(cli, "%s: %s", cli->args[1], strerror(errno));
 	else {
-		trace_hold(&t);
+		trace_hold(&t, 0);
 		if (!dmlog_read(log, size, &t, error))
 			status = cli_usage_error(cli, "%s: %s", cli->args[0], error);
 	}
