@@ -44,7 +44,7 @@ static const struct cli_option options[] = {
 enum kind { KIND_NONE, KIND_URI, KIND_FILE, KIND_MOUNT };
 static const char *const places[] = { NULL, "{uri}", "{file}", "{mount}" };
 
-enum { SETUP_MS = 60000, END_MS = 5000, STORED_A_MS = 10 << 10 /* bytes */, MARK_FD = 9, MOST_CHILDREN = 1024 };
+enum { SETUP_MS = 60000, END_MS = 5000, STORE_MS = 10000, STORED_A_MS = 10 << 10 /* bytes */, MARK_FD = 9, MOST_CHILDREN = 1024 };
 
 struct record {
 	struct cli *cli;
@@ -207,7 +207,7 @@ end_trace(struct record *r, char error[512])
 {
 	char reply[512];
 
-	return lower_ask_within(r->lower, "trace end", reply, (int)(END_MS + r->waits / STORED_A_MS), error);
+	return lower_ask_within(r->lower, "trace end", reply, (int)(STORE_MS + r->waits / STORED_A_MS), error);
 }
 
 static int
