@@ -44,7 +44,14 @@ static const struct cli_option options[] = {
 enum kind { KIND_NONE, KIND_URI, KIND_FILE, KIND_MOUNT };
 static const char *const places[] = { NULL, "{uri}", "{file}", "{mount}" };
 
-enum { SETUP_MS = 60000, END_MS = 5000, STORE_MS = 10000, STORED_A_MS = 10 << 10 /* bytes */, MARK_FD = 9, MOST_CHILDREN = 1024 };
+enum {
+	SETUP_MS = 60000,
+	END_MS = 5000,
+	STORE_MS = 10000,
+	STORED_A_MS = 10 << 10 /* bytes */,
+	MARK_FD = 9,
+	MOST_CHILDREN = 1024
+};
 
 struct record {
 	struct cli *cli;
