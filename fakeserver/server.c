@@ -203,6 +203,13 @@ unlink_conn(struct conn *c)
 	c->server->dead = c;
 }
 
+static void
+tell_full(const struct fake_server *s, bool full)
+{
+	if (s->config->quiet != NULL)
+		quiet_be_full(s->config->quiet, full);
+}
+
 /* `who` has reset the connection; for the other kinds it is NO_DIRECTION. */
 static void
 conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
@@ -233,6 +240,7 @@ conn_close_by(struct conn *c, enum trace_kind why, enum trace_direction who)
 		unwatch(s, &p->in_source);
 	else
 		close_descriptors(c);
+	tell_full(s, false);
 	if (s->config->quiet != NULL)
 		quiet_end(s->config->quiet, c->number - 1);
 	s->accept_again_ns = s->accept_again_ns != 0 ? 1 : 0;
@@ -740,6 +748,8 @@ rest_listeners(struct fake_server *s, bool rest)
 	s->accept_again_ns = rest ? now_ns() + (uint64_t)ACCEPT_RETRY_MS * 1000000 : 0;
 	for (struct listener *l = s->listeners; l != NULL; l = l->next)
 		watch(s, &l->source, rest ? 0 : EPOLLIN);
+	if (rest)
+		tell_full(s, true);
 }
 
 static void
@@ -759,6 +769,7 @@ accept_some(struct fake_server *s, struct listener *l)
 			return;
 		if (s->config->quiet != NULL)
 			atomic_fetch_add(&s->config->quiet->accepts, 1);
+		tell_full(s, false);
 		/* proto.md:73-77 */
 		if (l->tcp)
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));

@@ -14,9 +14,10 @@
 
 enum {
 	CROWD_DEFAULT = 100,
-	OWN_DESCRIPTORS = 64, /* of ours, beside those of the crowd */
-	STALL_MS = 200,       /* without another member let in: the rest is not waited for */
-	LEAVE_MS = 5,         /* the time that a server has to take notice of one client that has left */
+	OWN_DESCRIPTORS = 64,  /* of ours, beside those of the crowd */
+	STALL_MS = 200,        /* without another member let in: the rest is not waited for */
+	QUIET_STALL_MS = 5000, /* likewise, of the fake server, which says when nothing more comes */
+	LEAVE_MS = 5,          /* the time that a server has to take notice of one client that has left */
 	PAUSE_MS = 5,
 	READ_AT_ONCE = 64 << 10,
 };
@@ -24,7 +25,7 @@ enum {
 static int
 stall_ms(const struct test *t)
 {
-	return (int)(STALL_MS * t->private->factor);
+	return (int)((t->private->server->quiet != NULL ? QUIET_STALL_MS : STALL_MS) * t->private->factor);
 }
 
 unsigned
@@ -281,7 +282,7 @@ is_quiet(const struct crowd *c, struct member *const *who, unsigned n)
 	if (q == NULL)
 		return false;
 	for (unsigned i = 0; i < n; i++)
-		if (!quiet_is_over(q, who[i]->slot, who[i]->sent))
+		if (!quiet_is_over(q, who[i]->slot, who[i]->sent) && !quiet_waits_for_room(q, who[i]->slot))
 			return false;
 	return true;
 }

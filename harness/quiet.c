@@ -40,6 +40,7 @@ quiet_reset(struct quiet *q)
 	atomic_store(&q->connects, 0);
 	atomic_store(&q->accepts, 0);
 	atomic_store(&q->idle, false);
+	atomic_store(&q->full, false);
 	atomic_store(&q->ending, false);
 	atomic_store(&q->reloads, 0);
 	for (int i = 0; i < QUIET_CONNECTIONS; i++) {
@@ -86,6 +87,18 @@ quiet_await_end(const struct quiet *q, unsigned n, int pidfd)
 		if (p[0].revents != 0)
 			(void)!read(q->event, &count, sizeof(count));
 	}
+}
+
+void
+quiet_be_full(struct quiet *q, bool full)
+{
+	atomic_store(&q->full, full);
+}
+
+bool
+quiet_waits_for_room(const struct quiet *q, unsigned n)
+{
+	return atomic_load(&q->accepts) <= n && atomic_load(&q->full);
 }
 
 void

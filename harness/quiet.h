@@ -19,6 +19,7 @@ struct quiet {
 	int event;			/* eventfd, inherited by both: written whenever the server falls idle */
 	_Atomic uint32_t connects;	/* connections that clients made so far; the server accepts in this order */
 	_Atomic uint32_t accepts;	/* connections that the server took, in the same order */
+	_Atomic bool full;	/* it takes no more until one of its connections has ended */
 	_Atomic bool ending;		/* it was asked to end, and has begun with it */
 	_Atomic uint32_t reloads;	/* so many times it was asked to reload, and has done so */
 	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */
@@ -43,6 +44,10 @@ void quiet_end(struct quiet *q, unsigned n);
  * server comes before the next connection and not beside it; at most 50 ms, as some lies never look. pidfd: the server.
  */
 void quiet_await_end(const struct quiet *q, unsigned n, int pidfd);
+
+/* Server: it has no room for another connection, or has again. Client: connection n waits for room. */
+void quiet_be_full(struct quiet *q, bool full);
+bool quiet_waits_for_room(const struct quiet *q, unsigned n);
 
 /* Server: it was asked to end; from now on that shows. Client: waits for it, and no longer than the server lives. */
 void quiet_begin_end(struct quiet *q);
