@@ -157,6 +157,32 @@ def leave_late(self, disconnect=False):
     threading.Timer(0.05, DISCONNECT, (left, disconnect)).start()
 
 
+def connect_by_itself():
+    """It puts another connection in a lost one's place, and flushes that before it gives it up. This is not wrong."""
+    places, spare = {}, {}
+
+    def give_up(client):
+        if client and client.flags & minimal.COMMANDS["flush"][3]:
+            client.command(minimal.FLUSH, 0, 0, 0)
+        if client:
+            client.close(disconnect=True)
+
+    def carry_out(clients, handle, operation, words):
+        if operation in ("connect", "disconnect", "close"):
+            give_up(spare.pop(handle, None))
+        if operation == "connect":
+            places[handle] = words[0]
+        try:
+            return right(clients, handle, operation, words)
+        except (minimal.Failed, OSError):
+            if operation == "read":
+                time.sleep(0.05)
+                spare[handle] = minimal.Client()
+                spare[handle].connect(places[handle])
+            raise
+    minimal.carry_out = carry_out
+
+
 def greet(*words):
     say(*words)
     sys.stdin.read()
@@ -187,6 +213,7 @@ LIES = {
     "mixed-up": lambda: setattr(minimal, "carry_out", mixed_up),
     "no-disc": lambda: setattr(minimal.Client, "close", lambda self, disconnect=False: DISCONNECT(self)),
     "leaves-late": lambda: setattr(minimal.Client, "close", leave_late),
+    "connects-by-itself": connect_by_itself,
     "waits-for-the-dead": lambda: at_its_end(lambda client: time.sleep(1000)),
     "looks-for-the-dead": lambda: at_its_end(look_again),
     "unknown-is-ok": lambda: wrong_answers(lambda op, words, a: "ok" if a == "unsupported" else a),

@@ -45,6 +45,12 @@ def test_leaving_takes_time(nbdspec, case):
     assert "pass" in verdicts and verdicts <= {"pass", "skip"}
 
 
+def test_connecting_by_itself(nbdspec):
+    """What a client sends on a connection that it made in place of a lost one, and gives up, is of neither session."""
+    nbdspec("client", "-q", "--pairwise", "-c", "reconnect/after_cut_off", "--json", "json", "--driver", BROKEN, "--", "connects-by-itself", status=0)
+    assert {r["verdict"] for r in json.loads((nbdspec.cwd / "json").read_text())["results"]} == {"pass", "info"}
+
+
 def test_write_cache(nbdspec):
     """What a block device's queue says is held against the flags."""
     nbdspec("client", "-q", "--pairwise", "-c", "flags/go_simple", "--json", "json", "--driver", BROKEN, "--", "always-write-back", status=1)

@@ -79,6 +79,8 @@ connect_again(struct twice *w, unsigned handle)
 		twice_begin(w);
 		a = ask(w->d, handle, "connect %s", w->d->uri);
 	}
+	drive_records(w->d);
+	w->answered = trace_end(w->d->config.trace);
 	return twice_tell(w, handle, &a);
 }
 

@@ -108,34 +108,73 @@ tell_request(FILE *f, struct bytes data)
 	        q.flags, q.length, q.offset);
 }
 
-/* The connections that the client has a request on; 0 where it has one on any. */
+/* Leaves of them those that the client has a request on, if any. */
 static void
-find_used(struct wire all, bool used[UINT16_MAX + 1])
+keep_used(struct wire all, bool told[UINT16_MAX + 1])
 {
+	static bool used[UINT16_MAX + 1];
 	struct trace_record r;
+	bool any = false;
 
-	memset(used, 0, UINT16_MAX + 1);
+	memset(used, 0, sizeof(used));
 	while (trace_next(&all, &r))
-		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST)
-			used[0] = used[r.connection] = true;
+		if (r.kind == TRACE_MESSAGE && r.message == MSG_REQUEST && told[r.connection])
+			any = used[r.connection] = true;
+	if (any)
+		memcpy(told, used, sizeof(used));
+}
+
+static bool
+is_disc(const struct trace_record *r)
+{
+	struct request q;
+
+	if (r->message != MSG_REQUEST)
+		return false;
+	wire_get_request(wire_over(r->data), &q);
+	return q.type == NBD_CMD_DISC;
+}
+
+/* Of the connections from before the answer to connect, the newest, and those on which the client goes on; all later ones. */
+static void
+find_connected(struct twice *w, struct wire all, bool connected[UINT16_MAX + 1])
+{
+	const uint8_t *answered = all.at + (w->answered - w->from);
+	struct trace_record r;
+	uint16_t newest = 0;
+
+	while (trace_next(&all, &r)) {
+		bool behind = all.at > answered;
+
+		if (r.kind == TRACE_CONNECT && !behind)
+			newest = r.connection;
+		else if (behind && (r.kind == TRACE_CONNECT ||
+		                    (r.kind == TRACE_MESSAGE && r.direction == TO_SERVER && !is_disc(&r))))
+			connected[r.connection] = true;
+	}
+	connected[newest] = true;
 }
 
 /*
  * A connection that is given up unused, beside one that is used, is told nothing of: a client that lost the one before it may
- * open another as it closes its handle, and when that comes is chance.
+ * open another as it closes its handle, and when that comes is chance. Likewise one that it has opened by itself in the
+ * lost one's place, be it used (qemu 5.2 sends a last FLUSH on it), and gives up once it is told to connect.
  */
 static void
 tell_sent(struct twice *w, FILE *f)
 {
-	static bool used[UINT16_MAX + 1];
+	static bool told[UINT16_MAX + 1];
 	struct wire all = drive_records(w->d);
 	size_t skipped = (size_t)(w->from - w->d->from);
 	struct trace_record r;
 
 	all = wire(all.at + skipped, all.left - skipped);
-	find_used(all, used);
+	memset(told, w->answered <= w->from, sizeof(told));
+	if (w->answered > w->from)
+		find_connected(w, all, told);
+	keep_used(all, told);
 	while (trace_next(&all, &r)) {
-		if (r.kind != TRACE_MESSAGE || r.direction != TO_SERVER || (used[0] && !used[r.connection]))
+		if (r.kind != TRACE_MESSAGE || r.direction != TO_SERVER || !told[r.connection])
 			continue;
 		if (r.message == MSG_CLIENT_FLAGS)
 			tell_flags(f, r.data);

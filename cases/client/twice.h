@@ -44,6 +44,7 @@ struct twice {
 	char *measure;			/* what a first session tells */
 	unsigned pairs;
 	off_t from;			/* where the current session begins in the trace */
+	off_t answered;			/* behind a lost session: where connect was answered; else not behind .from */
 };
 
 /* `words` up to a NULL. Those that the driver lacks are "unsupported" each time. */
