@@ -345,7 +345,7 @@ crowd_leave(struct crowd *c)
 			close(c->members[i].fd);
 	for (unsigned i = 0; i < c->n; i++) {
 		if (c->members[i].greeted && server->quiet != NULL)
-			quiet_await_end(server->quiet, c->members[i].slot, server->pidfd);
+			quiet_await_end(server->quiet, c->members[i].slot, server->pid, server->pidfd);
 		buf_free(&c->members[i].in);
 	}
 	free(c->members);

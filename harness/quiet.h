@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { QUIET_CONNECTIONS = 1024 };
 
@@ -41,9 +42,10 @@ void quiet_wake(struct quiet *q);
 void quiet_end(struct quiet *q, unsigned n);
 /*
  * Client: connection n is closed on our side. Waits until the server has seen it, so that what its end does to the
- * server comes before the next connection and not beside it; at most 50 ms, as some lies never look. pidfd: the server.
+ * server comes before the next connection and not beside it; at most 50 ms, as some lies never look, or 2 s where the
+ * server has work and no processor. pid, pidfd: the server.
  */
-void quiet_await_end(const struct quiet *q, unsigned n, int pidfd);
+void quiet_await_end(const struct quiet *q, unsigned n, pid_t pid, int pidfd);
 
 /* Server: it has no room for another connection, or has again. Client: connection n waits for room. */
 void quiet_be_full(struct quiet *q, bool full);

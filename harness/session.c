@@ -280,7 +280,7 @@ close_session(struct test *t, struct session *s)
 	close(s->fd);
 	s->fd = -1;
 	if (t->private->server->quiet != NULL)
-		quiet_await_end(t->private->server->quiet, s->slot, t->private->server->pidfd);
+		quiet_await_end(t->private->server->quiet, s->slot, t->private->server->pid, t->private->server->pidfd);
 	if (t->private->server->stdio >= 0)
 		shutdown(t->private->server->stdio, SHUT_RDWR);
 }
