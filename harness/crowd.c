@@ -14,10 +14,10 @@
 
 enum {
 	CROWD_DEFAULT = 100,
-	OWN_DESCRIPTORS = 64,  /* of ours, beside those of the crowd */
-	STALL_MS = 200,        /* without another member let in: the rest is not waited for */
-	QUIET_STALL_MS = 5000, /* likewise, of the fake server, which says when nothing more comes */
-	LEAVE_MS = 5,          /* the time that a server has to take notice of one client that has left */
+	OWN_DESCRIPTORS = 64, /* of ours, beside those of the crowd */
+	STALL_MS = 200,       /* without another member let in: the rest is not waited for */
+	STARVED_MS = 5000,    /* likewise, where that can only mean that the server has no processor */
+	LEAVE_MS = 5,         /* the time that a server has to take notice of one client that has left */
 	PAUSE_MS = 5,
 	READ_AT_ONCE = 64 << 10,
 };
@@ -25,7 +25,14 @@ enum {
 static int
 stall_ms(const struct test *t)
 {
-	return (int)((t->private->server->quiet != NULL ? QUIET_STALL_MS : STALL_MS) * t->private->factor);
+	return (int)(STALL_MS * t->private->factor);
+}
+
+/* The fake server says when it lets in nobody more. */
+static int
+let_in_ms(const struct test *t)
+{
+	return t->private->server->quiet != NULL ? (int)(STARVED_MS * t->private->factor) : stall_ms(t);
 }
 
 unsigned
@@ -98,7 +105,7 @@ crowd_gather(const struct session *like, unsigned n)
 	for (unsigned i = 0; i < n; i++)
 		c->members[i].fd = -1;
 	for (unsigned i = 0; i < n; i++)
-		if (!member_connect(c, &c->members[i], stall_ms(c->t)))
+		if (!member_connect(c, &c->members[i], let_in_ms(c->t)))
 			break;
 	if (!alone)
 		crowd_await(c, false, take_greeting);
@@ -287,12 +294,20 @@ is_quiet(const struct crowd *c, struct member *const *who, unsigned n)
 	return true;
 }
 
+static int
+patience_ms(const struct crowd *c, bool owed, bool (*take)(struct crowd *c, struct member *m))
+{
+	if (owed)
+		return (int)(WAIT_MS * c->t->private->factor);
+	return take == take_greeting ? let_in_ms(c->t) : stall_ms(c->t);
+}
+
 bool
 crowd_await(struct crowd *c, bool owed, bool (*take)(struct crowd *c, struct member *m))
 {
 	struct pollfd *p = calloc(c->n + 1, sizeof(*p));
 	struct member **who = calloc(c->n + 1, sizeof(struct member *));
-	int patience = owed ? (int)(WAIT_MS * c->t->private->factor) : stall_ms(c->t);
+	int patience = patience_ms(c, owed, take);
 	int64_t until = now_ms() + patience;
 	bool quiet;
 	unsigned n;
