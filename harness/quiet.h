@@ -20,7 +20,7 @@ struct quiet {
 	int event;			/* eventfd, inherited by both: written whenever the server falls idle */
 	_Atomic uint32_t connects;	/* connections that clients made so far; the server accepts in this order */
 	_Atomic uint32_t accepts;	/* connections that the server took, in the same order */
-	_Atomic bool full;	/* it takes no more until one of its connections has ended */
+	_Atomic bool full;		/* it takes no more until one of its connections has ended */
 	_Atomic bool ending;		/* it was asked to end, and has begun with it */
 	_Atomic uint32_t reloads;	/* so many times it was asked to reload, and has done so */
 	_Atomic bool idle;		/* blocked in its event loop, no timer running, nothing to send */

@@ -1,5 +1,6 @@
 #include "cases/client/twice.h"
 
+#include "cases/client/referee.h"
 #include "fakeserver/disk.h"
 #include "harness/client.h"
 #include "harness/names.h"
@@ -124,15 +125,15 @@ keep_used(struct wire all, bool told[UINT16_MAX + 1])
 		memcpy(told, used, sizeof(used));
 }
 
+/* By it a client begins or continues a connection. */
 static bool
-is_disc(const struct trace_record *r)
+goes_on(const struct trace_record *r)
 {
 	struct request q;
 
-	if (r->message != MSG_REQUEST)
-		return false;
-	wire_get_request(wire_over(r->data), &q);
-	return q.type == NBD_CMD_DISC;
+	if (r->kind == TRACE_MESSAGE && r->direction == TO_SERVER)
+		return !request_in(r, &q) || q.type != NBD_CMD_DISC;
+	return r->kind == TRACE_CONNECT;
 }
 
 /* Of the connections from before the answer to connect, the newest, and those on which the client goes on; all later ones. */
@@ -144,13 +145,10 @@ find_connected(struct twice *w, struct wire all, bool connected[UINT16_MAX + 1])
 	uint16_t newest = 0;
 
 	while (trace_next(&all, &r)) {
-		bool behind = all.at > answered;
-
-		if (r.kind == TRACE_CONNECT && !behind)
+		if (all.at > answered)
+			connected[r.connection] |= goes_on(&r);
+		else if (r.kind == TRACE_CONNECT)
 			newest = r.connection;
-		else if (behind && (r.kind == TRACE_CONNECT ||
-		                    (r.kind == TRACE_MESSAGE && r.direction == TO_SERVER && !is_disc(&r))))
-			connected[r.connection] = true;
 	}
 	connected[newest] = true;
 }
@@ -166,11 +164,12 @@ tell_sent(struct twice *w, FILE *f)
 	static bool told[UINT16_MAX + 1];
 	struct wire all = drive_records(w->d);
 	size_t skipped = (size_t)(w->from - w->d->from);
+	bool reconnected = w->answered > w->from;
 	struct trace_record r;
 
 	all = wire(all.at + skipped, all.left - skipped);
-	memset(told, w->answered <= w->from, sizeof(told));
-	if (w->answered > w->from)
+	memset(told, !reconnected, sizeof(told));
+	if (reconnected)
 		find_connected(w, all, told);
 	keep_used(all, told);
 	while (trace_next(&all, &r)) {
